@@ -1,0 +1,1 @@
+"""The four Guildhall services and the frame they are bolted onto."""

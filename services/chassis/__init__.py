@@ -1,0 +1,4 @@
+"""The frame every service bolts onto: server, interceptors, database, coalescing, outbox, inbox.
+
+No business word in it.
+"""

@@ -1,0 +1,102 @@
+"""Calls to other services: one channel per peer, mutual TLS, a deadline on every call."""
+
+import json
+from collections.abc import Awaitable
+from typing import Protocol, TypeVar
+
+import grpc
+
+from services.chassis.call import CURRENT
+from services.chassis.coalesce import FLUSH_SECONDS
+from services.chassis.errors import DeadlineExceeded, PeerUnavailable
+from services.chassis.settings import ServeSettings
+from services.chassis.tls import channel_credentials
+
+Request_contra = TypeVar("Request_contra", contravariant=True)
+Response_co = TypeVar("Response_co", covariant=True)
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+
+HOP_SECONDS = 0.02
+"""What each hop keeps of the caller's time, so that its own answer still arrives."""
+
+UNANSWERED = frozenset(
+    {
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.CANCELLED,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.UNKNOWN,
+    }
+)
+SERVICE_CONFIG = json.dumps(
+    {
+        "loadBalancingConfig": [{"round_robin": {}}],
+        "methodConfig": [
+            {
+                # Every PEER RPC is repeatable.
+                "name": [{}],
+                "retryPolicy": {
+                    "maxAttempts": 3,
+                    "initialBackoff": "0.02s",
+                    "maxBackoff": "0.2s",
+                    "backoffMultiplier": 2,
+                    "retryableStatusCodes": ["UNAVAILABLE"],
+                },
+            }
+        ],
+    }
+)
+
+
+class Rpc(Protocol[Request_contra, Response_co]):
+    """One RPC of a generated stub."""
+
+    def __call__(
+        self,
+        request: Request_contra,
+        /,
+        *,
+        timeout: float | None = None,
+        metadata: tuple[tuple[str, str], ...] | None = None,
+    ) -> Awaitable[Response_co]: ...
+
+
+def open_channel(settings: ServeSettings, peer: str) -> grpc.aio.Channel:
+    """A channel to a peer, whose certificate must name it. To be called inside the running loop."""
+    target: str = getattr(settings, f"{peer}_address")
+    options = [
+        ("grpc.ssl_target_name_override", peer),
+        ("grpc.service_config", SERVICE_CONFIG),
+        ("grpc.keepalive_time_ms", 30_000),
+        ("grpc.keepalive_timeout_ms", 10_000),
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.min_reconnect_backoff_ms", 100),
+        ("grpc.max_reconnect_backoff_ms", 1_000),
+    ]
+    return grpc.aio.secure_channel(target, channel_credentials(settings), options=options)
+
+
+async def ask(
+    rpc: Rpc[Request, Response], request: Request, *, timeout_seconds: float = FLUSH_SECONDS, for_user: bool = False
+) -> Response:
+    """Calls a peer, within what is left of the current call's time. `for_user` forwards that call's token.
+
+    PEER_UNAVAILABLE if it gives no answer; its refusals come through as grpc.RpcError, for peers.py to translate.
+    """
+    call = CURRENT.get(None)
+    metadata: list[tuple[str, str]] = []
+    if call is not None:
+        timeout_seconds = min(timeout_seconds, call.remaining() - HOP_SECONDS)
+        metadata.append(("x-request-id", call.request_id))
+        if for_user:
+            metadata.append(("authorization", f"Bearer {call.token}"))
+    if timeout_seconds <= 0:
+        raise DeadlineExceeded
+    try:
+        return await rpc(request, timeout=timeout_seconds, metadata=tuple(metadata))
+    except grpc.aio.AioRpcError as error:
+        if error.code() in UNANSWERED:
+            raise PeerUnavailable from error
+        raise

@@ -1,0 +1,100 @@
+"""Coalescing: calls that wait at the same moment share one batch. Nothing is cached (architecture, principle 2).
+
+A call joins only a batch that has not been sent yet, so an answer is never older than its question.
+"""
+
+import asyncio
+import contextvars
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+from services.chassis.errors import DeadlineExceeded, Overloaded
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+FLUSH_SECONDS = 2.0
+
+
+class Coalescer(Generic[Item, Result]):
+    """One queue with one flush in flight; the next batch gathers meanwhile, and there is no linger at rest.
+
+    `flush(items, timeout_seconds)` returns one result for each item, in order; an exception among them fails only its
+    own item. What it raises fails the whole batch.
+    """
+
+    def __init__(
+        self,
+        flush: Callable[[Sequence[Item], float], Awaitable[Sequence[Result | BaseException]]],
+        *,
+        batch_limit: int = 500,
+        queue_limit: int = 5000,
+        on_batch: Callable[[int], None] | None = None,
+    ) -> None:
+        self._flush = flush
+        self._batch_limit = batch_limit
+        self._queue_limit = queue_limit
+        self._on_batch = on_batch
+        self._waiting: deque[tuple[Item, float, asyncio.Future[Result]]] = deque()
+        self._running: asyncio.Task[None] | None = None
+
+    async def ask(self, item: Item, *, deadline: float) -> Result:
+        """The result for one item. `deadline` is on time.monotonic()'s clock. Cancelling it leaves the batch alone."""
+        if len(self._waiting) >= self._queue_limit:
+            raise Overloaded
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._waiting.append((item, deadline, future))
+        if self._running is None:
+            # An empty context: a batch is on behalf of many, and must not carry the first caller's identity.
+            self._running = asyncio.create_task(self._run(), context=contextvars.Context())
+        return await future
+
+    async def _run(self) -> None:
+        """Flushes until nobody waits."""
+        try:
+            while batch := self._take():
+                await self._send(batch)
+        finally:
+            self._running = None
+
+    def _take(self) -> list[tuple[Item, float, asyncio.Future[Result]]]:
+        """The next batch; who gave up or ran out of time leaves the queue here."""
+        batch: list[tuple[Item, float, asyncio.Future[Result]]] = []
+        now = time.monotonic()
+        while self._waiting and len(batch) < self._batch_limit:
+            entry = self._waiting.popleft()
+            if entry[2].done():
+                continue
+            if entry[1] <= now:
+                entry[2].set_exception(DeadlineExceeded())
+                continue
+            batch.append(entry)
+        return batch
+
+    async def _send(self, batch: list[tuple[Item, float, asyncio.Future[Result]]]) -> None:
+        """Flushes one batch and hands out its results."""
+        if self._on_batch:
+            self._on_batch(len(batch))
+        longest = max(deadline for _, deadline, _ in batch) - time.monotonic()
+        timeout = min(longest, FLUSH_SECONDS)
+        results: Sequence[Result | BaseException]
+        try:
+            async with asyncio.timeout(timeout):
+                results = await self._flush([item for item, _, _ in batch], timeout)
+            if len(results) != len(batch):
+                raise RuntimeError(f"a flush of {len(batch)} items gave {len(results)} results")
+        except asyncio.CancelledError:
+            for _, _, future in batch:
+                future.cancel()
+            raise
+        except Exception as error:
+            results = [error] * len(batch)
+        for (_, _, future), result in zip(batch, results, strict=True):
+            if future.done():
+                continue
+            if isinstance(result, BaseException):
+                future.set_exception(result)
+            else:
+                future.set_result(result)

@@ -1,0 +1,34 @@
+"""The command line of a service: `serve`, `worker`, `migrate`."""
+
+import argparse
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import sqlalchemy as sa
+
+from services.chassis.migrations import migrate
+from services.chassis.settings import DatabaseSettings, ServeSettings, WorkerSettings, load
+
+
+def run(
+    service: str,
+    *,
+    serve: Callable[[ServeSettings], Awaitable[None]],
+    worker: Callable[[WorkerSettings], None],
+    metadata: sa.MetaData,
+    serve_settings: type[ServeSettings] = ServeSettings,
+) -> None:
+    """Does what the command line says."""
+    parser = argparse.ArgumentParser(prog=f"python -m services.{service}")
+    parser.add_argument("command", choices=["serve", "worker", "migrate"])
+    match parser.parse_args().command:
+        case "serve":
+            asyncio.run(_serve(serve, load(serve_settings)))
+        case "worker":
+            worker(load(WorkerSettings))
+        case "migrate":
+            migrate(service, load(DatabaseSettings), metadata)
+
+
+async def _serve(serve: Callable[[ServeSettings], Awaitable[None]], settings: ServeSettings) -> None:
+    await serve(settings)

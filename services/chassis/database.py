@@ -1,0 +1,136 @@
+"""PostgreSQL: one pool per process, one transaction per unit of work, retried as a whole.
+
+Time limits belong to the database role (architecture §9): cancelling a statement from here can take ten seconds.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import psycopg
+from sqlalchemy import event, exc
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from services.chassis.errors import StorageUnavailable
+from services.chassis.settings import DatabaseSettings
+
+T = TypeVar("T")
+
+RETRYABLE = frozenset({"40001", "40P01", "55P03"})
+"""serialization_failure, deadlock_detected, lock_not_available."""
+TRIES = 5
+IDLE_SECONDS = 5.0
+OUTBOX_WRITTEN = "guildhall_outbox_written"
+
+
+class Database:
+    """The service's pool. `on_outbox` is called after each commit that wrote an outbox row."""
+
+    def __init__(self, settings: DatabaseSettings, *, pool_size: int = 8) -> None:
+        self._settings = settings
+        self._running: set[asyncio.Task[Any]] = set()
+        self.on_outbox: Callable[[], None] = lambda: None
+        # No pool_pre_ping: asking before every transaction costs a third more; only idle connections are asked.
+        self.engine = create_async_engine(
+            settings.database_url.replace("postgresql://", "postgresql+psycopg://", 1),
+            pool_size=pool_size,
+            max_overflow=0,
+            pool_timeout=1,
+            pool_recycle=1800,
+            connect_args={
+                "connect_timeout": 3,
+                "tcp_user_timeout": 5000,
+                "keepalives_idle": 30,
+                "keepalives_interval": 5,
+                "keepalives_count": 3,
+            },
+        )
+        self._reading = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+        event.listen(self.engine.sync_engine, "do_connect", self._add_password)
+        event.listen(self.engine.sync_engine, "checkin", _note_idle)
+        event.listen(self.engine.sync_engine, "checkout", _ping_idle)
+
+    def _add_password(self, _dialect: Any, _record: Any, _args: Any, parameters: dict[str, Any]) -> None:
+        parameters["password"] = self._settings.database_password
+
+    async def transaction(self, work: Callable[[AsyncConnection], Awaitable[T]], *, tries: int = TRIES) -> T:
+        """Runs `work` in one transaction and commits. `work` may run more than once, so it has no effect but on `tx`.
+
+        The caller's cancellation does not reach it: a unit of work ends by itself, within the role's limits.
+        """
+        return await self._shielded(self._retried(work, tries))
+
+    async def read(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+        """Runs statements that only read, each in a transaction of its own: no BEGIN and COMMIT to wait for."""
+        return await self._shielded(self._read(work))
+
+    async def _shielded(self, work: Awaitable[T]) -> T:
+        task = asyncio.ensure_future(work)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return await asyncio.shield(task)
+
+    async def _read(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+        async with self._reading.connect() as connection:
+            return await work(connection)
+
+    async def _retried(self, work: Callable[[AsyncConnection], Awaitable[T]], tries: int) -> T:
+        give_up = time.monotonic() + 8
+        for attempt in range(1, tries + 1):
+            try:
+                return await self._once(work)
+            except exc.DBAPIError as error:
+                if not _retryable(error) or time.monotonic() > give_up:
+                    raise
+                if attempt == tries:
+                    raise StorageUnavailable from error
+                await asyncio.sleep(random.uniform(0, 0.01 * 2**attempt))
+        raise AssertionError("unreachable")
+
+    async def _once(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+        async with self.engine.connect() as tx:
+            try:
+                async with tx.begin():
+                    result = await work(tx)
+                if tx.info.get(OUTBOX_WRITTEN):
+                    self.on_outbox()
+            finally:
+                # info lives as long as the pooled connection, so the mark must not outlive the transaction.
+                if not tx.invalidated:
+                    tx.info.pop(OUTBOX_WRITTEN, None)
+            return result
+
+    async def close(self) -> None:
+        """Waits for the units of work that still run, then closes the pool."""
+        if self._running:
+            await asyncio.wait(self._running, timeout=15)
+        await self.engine.dispose()
+
+
+def sqlstate(error: exc.DBAPIError) -> str:
+    """PostgreSQL's code of an error, or an empty string."""
+    return (error.orig.sqlstate or "") if isinstance(error.orig, psycopg.Error) else ""
+
+
+def _retryable(error: exc.DBAPIError) -> bool:
+    return sqlstate(error) in RETRYABLE
+
+
+def _note_idle(_connection: Any, record: ConnectionPoolEntry) -> None:
+    record.info["idle_since"] = time.monotonic()
+
+
+def _ping_idle(connection: Any, record: ConnectionPoolEntry, _proxy: Any) -> None:
+    """Asks a connection that was idle for long; the pool replaces one found dead and tries again."""
+    if time.monotonic() - record.info.get("idle_since", time.monotonic()) < IDLE_SECONDS:
+        return
+    try:
+        cursor = connection.cursor()
+        cursor.execute("SELECT 1")
+        cursor.close()
+        connection.rollback()
+    except Exception as error:
+        raise exc.DisconnectionError from error

@@ -1,0 +1,99 @@
+"""Repeatable writes: the key and the answer are stored in the transaction of the effect (semantics 18)."""
+
+import hashlib
+from collections.abc import Awaitable, Callable
+from typing import Protocol, TypeVar
+
+from google.protobuf.message import Message
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.chassis.call import current_call
+from services.chassis.database import Database
+from services.chassis.errors import IdempotencyMismatch
+from services.chassis.secret import SecretKey
+
+Answer = TypeVar("Answer", bound=Message)
+Granted = TypeVar("Granted")
+
+
+class Repeatable(Protocol):
+    """A request with an AIP-155 request id."""
+
+    request_id: str
+
+    def SerializeToString(self, deterministic: bool = ...) -> bytes: ...
+
+
+CLAIM = text("""
+    INSERT INTO idempotency_keys (caller, method, key_hash, request_mac)
+    VALUES (:caller, :method, :key_hash, :request_mac)
+    ON CONFLICT DO NOTHING
+""")
+FIND = text("""
+    SELECT request_mac, answer,
+           CASE WHEN statement_timestamp() < created_at + interval '10 minutes' THEN sealed_answer END AS sealed_answer
+    FROM idempotency_keys WHERE caller = :caller AND method = :method AND key_hash = :key_hash
+""")
+STORE = text("""
+    UPDATE idempotency_keys SET answer = :answer, sealed_answer = :sealed
+    WHERE caller = :caller AND method = :method AND key_hash = :key_hash
+""")
+FORGET = text("""
+    WITH unsealed AS (
+        UPDATE idempotency_keys SET sealed_answer = NULL
+        WHERE sealed_answer IS NOT NULL AND created_at <= statement_timestamp() - interval '10 minutes'
+    )
+    DELETE FROM idempotency_keys WHERE created_at <= statement_timestamp() - interval '48 hours'
+""")
+
+
+async def once(
+    database: Database,
+    secret: SecretKey,
+    request: Repeatable,
+    answer_class: type[Answer],
+    *,
+    access: Callable[[AsyncConnection], Awaitable[Granted]],
+    work: Callable[[AsyncConnection, Granted], Awaitable[Answer]],
+    without_secret: Callable[[Answer], Answer] | None = None,
+    caller: str | None = None,
+) -> Answer:
+    """Does `work` in one transaction, or returns the stored answer if the same caller's key did it before.
+
+    `access` comes first in either case: a stored answer is for those who may still ask. `without_secret` gives the
+    answer as it is kept for long, where it holds a secret. `caller` is for OPEN RPCs: what the request is about.
+    A second call with the same key waits for the first one's transaction. Errors: IDEMPOTENCY_MISMATCH.
+    """
+    call = current_call()
+    key = {
+        "caller": call.user_id if caller is None else hashlib.sha256(caller.encode()).hexdigest(),
+        "method": call.rpc,
+        "key_hash": hashlib.sha256(request.request_id.lower().encode()).digest(),
+    }
+    # Keyed: the body may hold a password, and a plain hash of it would be one to guess against.
+    request_mac = secret.mac("request", call.rpc.encode(), request.SerializeToString(deterministic=True))
+
+    async def unit(tx: AsyncConnection) -> Answer:
+        granted = await access(tx)
+        if not request.request_id:
+            return await work(tx, granted)
+        claimed = await tx.execute(CLAIM, {**key, "request_mac": request_mac})
+        if claimed.rowcount == 0:
+            # In a statement of its own: the row was committed after the first one's snapshot.
+            stored = (await tx.execute(FIND, key)).one()
+            if stored.request_mac != request_mac:
+                raise IdempotencyMismatch
+            opened = secret.open(request.request_id.lower(), stored.sealed_answer) if stored.sealed_answer else None
+            return answer_class.FromString(opened or stored.answer)
+        answer = await work(tx, granted)
+        kept = without_secret(answer) if without_secret else answer
+        sealed = secret.seal(request.request_id.lower(), answer.SerializeToString()) if without_secret else None
+        await tx.execute(STORE, {**key, "answer": kept.SerializeToString(), "sealed": sealed})
+        return answer
+
+    return await database.transaction(unit)
+
+
+async def no_access_needed(_tx: AsyncConnection) -> None:
+    """For `access`, where the handler asked another service before the transaction, or where nothing is to be asked."""

@@ -1,0 +1,137 @@
+"""Events from other services: stored first, applied later, each in the transaction of its effect.
+
+Delivered at least once and in no order; the event's id makes it apply once.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import structlog
+from guildhall.events.v1 import event_sink_pb2 as pb
+from guildhall.events.v1 import event_sink_pb2_grpc as rpc
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.chassis.call import current_call
+from services.chassis.database import Database
+from services.chassis.errors import InvalidRequest
+from services.chassis.outbox import MOST_TRIES, SWEEP_SECONDS
+
+log = structlog.get_logger()
+
+Handler = Callable[[AsyncConnection, Any], Awaitable[None]]
+"""Applies one payload in the given transaction."""
+
+STORE = text("""
+    INSERT INTO inbox (event_id, source, kind, payload)
+    SELECT * FROM unnest(
+        CAST(:ids AS uuid[]), CAST(:sources AS text[]), CAST(:kinds AS text[]), CAST(:payloads AS bytea[])
+    )
+    ON CONFLICT (event_id) DO NOTHING
+""")
+NEXT = text("""
+    SELECT event_id, kind, payload FROM inbox
+    WHERE applied_at IS NULL AND NOT dead AND due_at <= statement_timestamp()
+    ORDER BY due_at LIMIT 1 FOR UPDATE SKIP LOCKED
+""")
+APPLIED = text("UPDATE inbox SET applied_at = statement_timestamp(), payload = NULL WHERE event_id = :event_id")
+FAILED = text("""
+    UPDATE inbox
+    SET attempts = attempts + 1, dead = attempts + 1 >= :most,
+        due_at = statement_timestamp()
+            + least(interval '60 seconds', interval '200 milliseconds' * 2 ^ least(attempts, 10))
+    WHERE event_id = :event_id AND applied_at IS NULL
+    RETURNING dead
+""")
+FORGET = text("DELETE FROM inbox WHERE applied_at <= statement_timestamp() - interval '7 days'")
+
+
+class EventSink(rpc.EventSinkServicer):
+    """guildhall.events.v1.EventSink for any service."""
+
+    def __init__(self, database: Database, inbox: "Inbox") -> None:
+        self._database = database
+        self._inbox = inbox
+
+    async def DeliverEvents(self, request: pb.DeliverEventsRequest, context: Any) -> pb.DeliverEventsResponse:
+        """Stores the events; what this service does not consume is refused, so that a wrong target is noticed."""
+        source = current_call().peer
+        kinds = [event.WhichOneof("payload") or "" for event in request.events]
+        for number, kind in enumerate(kinds):
+            if kind not in self._inbox.handlers:
+                raise InvalidRequest(fields=[(f"events[{number}]", f"this service does not consume {kind}")])
+        rows = {
+            "ids": [event.event_id for event in request.events],
+            "sources": [source] * len(kinds),
+            "kinds": kinds,
+            "payloads": [event.SerializeToString() for event in request.events],
+        }
+
+        async def store(tx: AsyncConnection) -> None:
+            await tx.execute(STORE, rows)
+
+        await self._database.transaction(store)
+        self._inbox.wake()
+        return pb.DeliverEventsResponse()
+
+
+class Inbox:
+    """Applies what was stored. `handlers` maps an event's payload name to what applies it."""
+
+    def __init__(self, database: Database, handlers: Mapping[str, Handler]) -> None:
+        self._database = database
+        self.handlers = handlers
+        self._wake = asyncio.Event()
+
+    def wake(self) -> None:
+        """Has the inbox look at once; without it, it looks every five seconds."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Applies until cancelled."""
+        while True:
+            try:
+                if await self.apply_next():
+                    continue
+            except Exception as error:
+                log.warning("inbox_unreadable", error=type(error).__name__)
+            try:
+                async with asyncio.timeout(SWEEP_SECONDS):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+            self._wake.clear()
+
+    async def apply_next(self) -> bool:
+        """Applies one event that is due; False if there is none."""
+        failing: list[tuple[str, str, Exception]] = []
+
+        async def unit(tx: AsyncConnection) -> bool:
+            failing.clear()
+            row = (await tx.execute(NEXT)).one_or_none()
+            if row is None:
+                return False
+            event = pb.Event.FromString(row.payload)
+            try:
+                await self.handlers[row.kind](tx, getattr(event, row.kind))
+            except Exception as error:
+                failing.append((str(row.event_id), row.kind, error))
+                raise
+            await tx.execute(APPLIED, {"event_id": row.event_id})
+            return True
+
+        try:
+            return await self._database.transaction(unit)
+        except Exception:
+            if not failing:
+                raise
+        event_id, kind, error = failing[0]
+        log.warning("inbox_unapplied", event_id=event_id, kind=kind, error=type(error).__name__)
+
+        async def put_back(tx: AsyncConnection) -> bool:
+            return bool(await tx.scalar(FAILED, {"event_id": event_id, "most": MOST_TRIES}))
+
+        if await self._database.transaction(put_back):
+            log.error("inbox_row_dead", event_id=event_id, kind=kind)
+        return True

@@ -1,0 +1,285 @@
+"""What stands between the wire and a handler, in this order: errors, request id, deadline, certificate, capacity,
+well-formedness, token, validation, session.
+
+One wrapper per RPC is made at start, so that a call passes one frame, not nine.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from typing import Any, cast
+
+import grpc
+import protovalidate
+import structlog
+import uuid_utils
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import DecodeError, Message
+from guildhall.options.v1 import access_pb2
+
+from services.chassis.call import CURRENT, Call
+from services.chassis.contracts import Rpc
+from services.chassis.errors import (
+    DeadlineExceeded,
+    Internal,
+    InvalidRequest,
+    MalformedRequest,
+    Overloaded,
+    PeerNotAllowed,
+    Unauthenticated,
+    fault_of,
+    status_of,
+)
+from services.chassis.sessions import Sessions
+from services.chassis.telemetry import HANDLED, HANDLING, RECEIVED, SENT, STARTED, STREAMS, code_name
+from services.chassis.tls import peer_name
+from services.chassis.tokens import Verifier
+
+log = structlog.get_logger()
+
+DEFAULT_SECONDS = 5.0
+LONGEST_SECONDS = 10.0
+SHORTEST_SECONDS = 0.05
+MOST_UNARY = 1024
+MOST_STREAMS = 1000
+FOREVER = float("inf")
+
+
+class Malformed:
+    """Stands for a request whose bytes could not be parsed; parsing runs before any handler could answer."""
+
+
+MALFORMED = Malformed()
+
+
+class Interceptors:
+    """Wraps the handlers of one service."""
+
+    def __init__(self, *, service: str, verifier: Verifier, sessions: Sessions) -> None:
+        self._domain = f"guildhall.{service}"
+        self._verifier = verifier
+        self._sessions = sessions
+        self._unary = 0
+        self._streams = 0
+
+    def wrap(self, rpc: Rpc, handler: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any, Any]:
+        """The handler with everything before it. RPCs that stream requests come with the issue that needs one."""
+        parse = _parser(handler.request_deserializer)
+        write = handler.response_serializer
+        if rpc.client_streaming:
+            raise TypeError(f"{rpc.name}: there is no wrapper for streamed requests")
+        if rpc.server_streaming:
+            stream = self._stream(rpc, cast(Any, handler.unary_stream))
+            return grpc.unary_stream_rpc_method_handler(stream, parse, write)
+        return grpc.unary_unary_rpc_method_handler(self._one(rpc, cast(Any, handler.unary_unary)), parse, write)
+
+    def _one(self, rpc: Rpc, behavior: Callable[[Any, Any], Awaitable[Any]]) -> Callable[[Any, Any], Awaitable[Any]]:
+        around = self._around(rpc, "unary")
+
+        async def answer(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+            async with around(context) as call:
+                async with asyncio.timeout(call.remaining()):
+                    await self._enter(rpc, call, request)
+                    return await behavior(request, context)
+
+        return answer
+
+    def _stream(self, rpc: Rpc, behavior: Callable[[Any, Any], Any]) -> Callable[[Any, Any], AsyncIterator[Any]]:
+        around = self._around(rpc, "server_stream")
+        sent = SENT.labels("server_stream", rpc.service, rpc.method)
+
+        async def answer(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
+            async with around(context) as call:
+                async with asyncio.timeout(DEFAULT_SECONDS):
+                    await self._enter(rpc, call, request)
+                call.deadline = FOREVER
+                async with aclosing(behavior(request, context)) as responses:
+                    async for response in responses:
+                        sent.inc()
+                        yield response
+
+        return answer
+
+    def _around(
+        self, rpc: Rpc, kind: str
+    ) -> Callable[[grpc.aio.ServicerContext[Any, Any]], AbstractAsyncContextManager[Call]]:
+        """Errors outermost, then capacity; counts and logs the call."""
+        labels = (kind, rpc.service, rpc.method)
+        started, received, handling = STARTED.labels(*labels), RECEIVED.labels(*labels), HANDLING.labels(*labels)
+        sent = SENT.labels(*labels)
+        streaming = rpc.server_streaming
+
+        @asynccontextmanager
+        async def around(context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Call]:
+            began = time.perf_counter()
+            started.inc()
+            received.inc()
+            call = _begin(rpc, context)
+            CURRENT.set(call)
+            code, reason = "OK", ""
+            try:
+                self._take_place(streaming)
+                try:
+                    if call.remaining() < SHORTEST_SECONDS:
+                        raise DeadlineExceeded("Less than 50 ms of the call's time were left, so it was not begun.")
+                    yield call
+                finally:
+                    self._leave_place(streaming)
+                if not streaming:
+                    sent.inc()
+            except asyncio.CancelledError:
+                # No status is sent for a cancelled call; swallowing it would leak the call.
+                code = "CANCELLED"
+                raise
+            except GeneratorExit:
+                code = "CANCELLED"
+                raise
+            except Exception as error:
+                fault = fault_of(error)
+                if fault is None:
+                    log.error("defect", rpc=rpc.name, request_id=call.request_id, exc=_trace(error))
+                    fault = Internal()
+                code, reason = fault.code.name, fault.reason
+                status = status_of(fault, domain=self._domain, request_id=call.request_id)
+                details = ("grpc-status-details-bin", status.SerializeToString())
+                await context.abort(fault.code, status.message, (("x-request-id", call.request_id), details))
+            finally:
+                seconds = time.perf_counter() - began
+                handling.observe(seconds)
+                HANDLED.labels(*labels, code_name(code)).inc()
+                log.info(
+                    "call",
+                    rpc=rpc.name,
+                    code=code,
+                    reason=reason,
+                    ms=round(seconds * 1000, 2),
+                    request_id=call.request_id,
+                    peer=call.peer,
+                    user_id=call.user_id,
+                )
+
+        return around
+
+    def _take_place(self, streaming: bool) -> None:
+        if streaming:
+            if self._streams >= MOST_STREAMS:
+                raise Overloaded("This server has as many open streams as it takes; come back later.")
+            self._streams += 1
+            STREAMS.set(self._streams)
+        else:
+            if self._unary >= MOST_UNARY:
+                raise Overloaded
+            self._unary += 1
+
+    def _leave_place(self, streaming: bool) -> None:
+        if streaming:
+            self._streams -= 1
+            STREAMS.set(self._streams)
+        else:
+            self._unary -= 1
+
+    async def _enter(self, rpc: Rpc, call: Call, request: Any) -> None:
+        """Lets the call in, or refuses it."""
+        if rpc.lets_in(access_pb2.CALLER_PEER):
+            if call.peer not in rpc.access.peers:
+                raise PeerNotAllowed
+        elif not call.peer:
+            raise PeerNotAllowed
+        if call.token or rpc.lets_in(access_pb2.CALLER_USER):
+            if not call.token:
+                raise Unauthenticated
+            if not rpc.lets_in(access_pb2.CALLER_OPEN):
+                claims = await self._verifier.verify(call.token)
+                call.user_id, call.session_id = claims.user_id, claims.session_id
+        validate(request)
+        if rpc.lets_in(access_pb2.CALLER_USER) and rpc.access.session != access_pb2.SESSION_CHECK_IN_FLUSH:
+            await self._sessions.require_alive(call.session_id, deadline=call.deadline)
+
+
+def validate(request: Any) -> None:
+    """MALFORMED_REQUEST for bytes that did not parse; INVALID_REQUEST naming each field that breaks a rule."""
+    if isinstance(request, Malformed):
+        raise MalformedRequest
+    faults = [(path, "must not contain NUL characters") for path in _nul_paths(request)]
+    try:
+        protovalidate.validate(request)
+    except protovalidate.ValidationError as error:
+        faults += [(_path(violation), _what(violation)) for violation in error.violations]
+    if faults:
+        raise InvalidRequest(fields=faults)
+
+
+def _path(violation: Any) -> str:
+    """The field's path as AIP-193 wants it: "positions[3].event_seq"; empty for a rule of the whole message."""
+    path = ""
+    for element in violation.proto.field.elements if violation.proto.field else ():
+        path += f".{element.field_name}" if path else element.field_name
+        if element.subscript is not None:
+            path += f"[{element.subscript.value}]"
+    return path
+
+
+def _what(violation: Any) -> str:
+    return str(violation.proto.message or violation.proto.rule_id)
+
+
+def _nul_paths(message: Message, prefix: str = "") -> list[str]:
+    """Paths of text fields that hold NUL, which PostgreSQL's text cannot (lone surrogates do not parse at all)."""
+    paths = []
+    for field, value in message.ListFields():
+        if field.type not in (FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_MESSAGE):
+            continue
+        repeated = field.is_repeated
+        for number, item in enumerate(value if repeated else (value,)):
+            path = f"{prefix}{field.name}[{number}]" if repeated else f"{prefix}{field.name}"
+            if isinstance(item, str):
+                if "\0" in item:
+                    paths.append(path)
+            else:
+                paths += _nul_paths(item, f"{path}.")
+    return paths
+
+
+def _parser(parse: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
+    if parse is None:
+        raise TypeError("a handler without a deserialiser")
+
+    def parse_or_mark(data: bytes) -> Any:
+        try:
+            return parse(data)
+        except DecodeError:
+            return MALFORMED
+
+    return parse_or_mark
+
+
+def _begin(rpc: Rpc, context: grpc.aio.ServicerContext[Any, Any]) -> Call:
+    """Reads what the wire says of a call. Only the gateway is believed about who is behind it."""
+    metadata = {str(key): value for key, value in context.invocation_metadata() or ()}
+    peer = peer_name(context.auth_context())
+    inside = bool(peer)
+    remaining = context.time_remaining()
+    seconds = DEFAULT_SECONDS if remaining is None else min(remaining, LONGEST_SECONDS)
+    authorization = str(metadata.get("authorization", ""))
+    request_id = str(metadata.get("x-request-id", "")) if inside else ""
+    return Call(
+        rpc=rpc.name,
+        request_id=request_id[:64] or str(uuid_utils.uuid7()),
+        peer=peer,
+        deadline=time.monotonic() + seconds,
+        client_address=str(metadata.get("x-guildhall-client-address", ""))[:64] if peer == "gateway" else "",
+        user_agent=str(metadata.get("user-agent", ""))[:200] if peer == "gateway" else "",
+        token=authorization[7:] if authorization[:7].lower() == "bearer " else "",
+    )
+
+
+def _trace(error: BaseException) -> str:
+    """Where a defect is, without its text, which could hold personal data or a statement's parameters."""
+    frames = []
+    trace = error.__traceback__
+    while trace is not None:
+        frames.append(f"{trace.tb_frame.f_code.co_filename.rsplit('/', 2)[-1]}:{trace.tb_lineno}")
+        trace = trace.tb_next
+    cause = f" from {type(error.__cause__).__name__}" if error.__cause__ else ""
+    return f"{type(error).__name__}{cause} at {' > '.join(frames[-6:])}"

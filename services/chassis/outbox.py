@@ -1,0 +1,145 @@
+"""Work for later, written in the transaction of its cause: events for other services, tasks for the worker.
+
+A row is claimed by pushing its due time into the future, so that no lock is held while it is delivered; whoever dies
+with it loses it to the next claim. It is deleted when it is done, and set aside as dead after 20 tries.
+"""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+import structlog
+import uuid_utils
+from guildhall.events.v1 import event_sink_pb2 as pb
+from sqlalchemy import Row, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.chassis.database import OUTBOX_WRITTEN, Database
+
+log = structlog.get_logger()
+
+WORKER = "worker"
+SWEEP_SECONDS = 5.0
+MOST_TRIES = 20
+
+WRITE = text("""
+    INSERT INTO outbox (id, target, kind, subject_id, payload) VALUES (:id, :target, :kind, :subject_id, :payload)
+""")
+CLAIM = text("""
+    UPDATE outbox SET due_at = statement_timestamp() + interval '30 seconds', attempts = attempts + 1
+    WHERE id IN (
+        SELECT id FROM outbox WHERE NOT dead AND due_at <= statement_timestamp()
+        ORDER BY due_at LIMIT 200 FOR UPDATE SKIP LOCKED
+    )
+    RETURNING id, target, kind, subject_id, payload, created_at, attempts
+""")
+DONE = text("DELETE FROM outbox WHERE id = ANY(CAST(:ids AS uuid[]))")
+FAILED = text("""
+    UPDATE outbox
+    SET due_at = statement_timestamp()
+            + least(interval '60 seconds', interval '200 milliseconds' * 2 ^ least(attempts, 10)),
+        dead = attempts >= :most
+    WHERE id = ANY(CAST(:ids AS uuid[]))
+    RETURNING id, kind, dead
+""")
+
+
+async def emit(tx: AsyncConnection, targets: Sequence[str], event: pb.Event) -> None:
+    """Tells other services, after this transaction. `event` needs its payload only."""
+    kind = event.WhichOneof("payload")
+    if kind is None:
+        raise ValueError("an event needs a payload")
+    for target in targets:
+        row_id = str(uuid_utils.uuid7())
+        event.event_id = row_id
+        row = {"id": row_id, "target": target, "kind": kind, "subject_id": None, "payload": event.SerializeToString()}
+        await tx.execute(WRITE, row)
+    tx.info[OUTBOX_WRITTEN] = True
+
+
+async def enqueue(tx: AsyncConnection, work: str, subject_id: str) -> None:
+    """Has the worker do `work` about a row, after this transaction."""
+    row = {"id": str(uuid_utils.uuid7()), "target": WORKER, "kind": work, "subject_id": subject_id, "payload": None}
+    await tx.execute(WRITE, row)
+    tx.info[OUTBOX_WRITTEN] = True
+
+
+async def done(tx: AsyncConnection, ids: Sequence[str]) -> None:
+    """Forgets rows whose work is done."""
+    await tx.execute(DONE, {"ids": list(ids)})
+
+
+async def failed(tx: AsyncConnection, ids: Sequence[str]) -> None:
+    """Puts rows back with a growing delay, or sets them aside."""
+    for row in await tx.execute(FAILED, {"ids": list(ids), "most": MOST_TRIES}):
+        if row.dead:
+            log.error("outbox_row_dead", id=str(row.id), kind=row.kind)
+
+
+class Relay:
+    """Delivers this service's outbox. `deliver[target]` sends events to a service, `hand_over` gives ids to Celery."""
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        deliver: Mapping[str, Callable[[Sequence[pb.Event]], Awaitable[None]]],
+        hand_over: Callable[[Sequence[str]], Awaitable[None]],
+    ) -> None:
+        self._database = database
+        self._deliver = deliver
+        self._hand_over = hand_over
+        self._wake = asyncio.Event()
+
+    def wake(self) -> None:
+        """Has the relay look at once; without it, it looks every five seconds."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Delivers until cancelled."""
+        while True:
+            try:
+                if await self.deliver_due():
+                    continue
+            except Exception as error:
+                log.warning("outbox_unreadable", error=type(error).__name__)
+            try:
+                async with asyncio.timeout(SWEEP_SECONDS):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+            self._wake.clear()
+
+    async def deliver_due(self) -> int:
+        """Delivers what is due now; returns how many rows that were."""
+        rows = await self._database.transaction(_claim)
+        by_target: dict[str, list[Row[Any]]] = defaultdict(list)
+        for row in rows:
+            by_target[row.target].append(row)
+        await asyncio.gather(*(self._send(target, batch) for target, batch in by_target.items()))
+        return len(rows)
+
+    async def _send(self, target: str, rows: list[Row[Any]]) -> None:
+        ids = [str(row.id) for row in rows]
+        try:
+            if target == WORKER:
+                # The worker deletes the row; if the task is lost, the lease runs out and it is handed over again.
+                await self._hand_over(ids)
+                return
+            await self._deliver[target]([_event(row) for row in rows])
+        except Exception as error:
+            log.warning("outbox_undelivered", target=target, rows=len(ids), error=type(error).__name__)
+            await self._database.transaction(lambda tx: failed(tx, ids))
+            return
+        await self._database.transaction(lambda tx: done(tx, ids))
+
+
+async def _claim(tx: AsyncConnection) -> Sequence[Row[Any]]:
+    return (await tx.execute(CLAIM)).all()
+
+
+def _event(row: Row[Any]) -> pb.Event:
+    event = pb.Event.FromString(row.payload)
+    event.create_time.FromDatetime(row.created_at)
+    return event

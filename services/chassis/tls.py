@@ -1,0 +1,34 @@
+"""Mutual TLS: which service is at the other end, by the DNS name in its certificate."""
+
+from collections.abc import Iterable, Mapping
+
+import grpc
+
+from services.chassis.settings import ServeSettings
+
+NAMES = frozenset({"gateway", "identity", "membership", "guest", "messaging"})
+
+
+def server_credentials(settings: ServeSettings) -> grpc.ServerCredentials:
+    """Credentials that demand a client certificate of our authority; the files are read again at each handshake."""
+
+    def configuration() -> grpc.ServerCertificateConfiguration:
+        pair = (settings.tls_key_file.read_bytes(), settings.tls_cert_file.read_bytes())
+        return grpc.ssl_server_certificate_configuration([pair], root_certificates=settings.tls_ca_file.read_bytes())
+
+    return grpc.dynamic_ssl_server_credentials(configuration(), configuration, require_client_authentication=True)
+
+
+def channel_credentials(settings: ServeSettings) -> grpc.ChannelCredentials:
+    """Credentials that present this service's certificate and trust only our authority."""
+    return grpc.ssl_channel_credentials(
+        root_certificates=settings.tls_ca_file.read_bytes(),
+        private_key=settings.tls_key_file.read_bytes(),
+        certificate_chain=settings.tls_cert_file.read_bytes(),
+    )
+
+
+def peer_name(auth_context: Mapping[str, Iterable[bytes]]) -> str:
+    """The service named in the caller's certificate, or an empty string if it names none or several."""
+    names = {name.decode(errors="replace") for name in auth_context.get("x509_subject_alternative_name", ())} & NAMES
+    return names.pop() if len(names) == 1 else ""

@@ -1,0 +1,69 @@
+"""Access tokens: EdDSA JWTs of five minutes (RFC 7519, RFC 8037). The signature is checked once per token."""
+
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+import jwt
+
+from services.chassis.errors import Unauthenticated
+
+ISSUER = "guildhall"
+AUDIENCE = "guildhall"
+LEEWAY_SECONDS = 30
+REMEMBERED = 10_000
+REFETCH_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """What a genuine token says."""
+
+    user_id: str
+    session_id: str
+    expires_at: float
+    """Seconds since 1970."""
+
+
+class Verifier:
+    """`fetch_keys` returns the public keys by key id; it is asked again when a token names one that is not known."""
+
+    def __init__(self, fetch_keys: Callable[[], Awaitable[Mapping[str, jwt.PyJWK]]]) -> None:
+        self._fetch_keys = fetch_keys
+        self._keys: Mapping[str, jwt.PyJWK] = {}
+        self._fetched_at = float("-inf")
+        self._genuine: OrderedDict[str, Claims] = OrderedDict()
+
+    async def verify(self, token: str) -> Claims:
+        """The token's claims. UNAUTHENTICATED if it is not genuine or past its time; UNAVAILABLE if no keys are had."""
+        claims = self._genuine.get(token)
+        if claims is None:
+            claims = await self._decode(token)
+            self._genuine[token] = claims
+            if len(self._genuine) > REMEMBERED:
+                self._genuine.popitem(last=False)
+        if claims.expires_at + LEEWAY_SECONDS <= time.time():
+            raise Unauthenticated
+        return claims
+
+    async def _decode(self, token: str) -> Claims:
+        try:
+            key_id = jwt.get_unverified_header(token).get("kid", "")
+            if key_id not in self._keys and time.monotonic() - self._fetched_at > REFETCH_SECONDS:
+                self._keys = await self._fetch_keys()
+                self._fetched_at = time.monotonic()
+            if key_id not in self._keys:
+                raise Unauthenticated
+            body = jwt.decode(
+                token,
+                self._keys[key_id],
+                algorithms=["EdDSA"],
+                issuer=ISSUER,
+                audience=AUDIENCE,
+                leeway=LEEWAY_SECONDS,
+                options={"require": ["exp", "iat", "sub", "sid", "jti"]},
+            )
+        except jwt.PyJWTError as error:
+            raise Unauthenticated from error
+        return Claims(user_id=str(body["sub"]), session_id=str(body["sid"]), expires_at=float(body["exp"]))

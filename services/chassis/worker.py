@@ -1,0 +1,115 @@
+"""The worker of a service: performs the outbox's work rows, and sweeps.
+
+Celery's threads only wait; everything async runs in one loop thread of its own.
+"""
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from typing import Any
+
+import structlog
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.chassis import idempotency, inbox, outbox
+from services.chassis.celery import make_app, run_worker
+from services.chassis.database import Database
+from services.chassis.secret import SecretKey
+from services.chassis.settings import WorkerSettings
+from services.chassis.telemetry import configure_logging
+from services.chassis.wakes import Wakes
+
+log = structlog.get_logger()
+
+TASK_SECONDS = 20.0
+"""Below the row's lease of 30 s, so that nobody else begins what is still being done."""
+
+FIND_WORK = text("""
+    SELECT id, kind, subject_id FROM outbox WHERE id = :id AND target = 'worker' AND NOT dead
+""")
+
+Work = Callable[[str, str], Awaitable[None]]
+"""`work(subject_id, row_id)`: does what the row is about. It may be done twice, so its effect must bear that."""
+
+
+class Worker:
+    """One service's worker process. `works` maps an outbox row's kind to what does it, `sweeps` run each minute."""
+
+    def __init__(self, service: str, settings: WorkerSettings) -> None:
+        configure_logging(service, settings.log_level)
+        self.settings = settings
+        self.secret = SecretKey(settings.secret_key)
+        self.app = make_app(service, settings.redis_url)
+        self.loop = asyncio.new_event_loop()
+        threading.Thread(target=self.loop.run_forever, name="worker-loop", daemon=True).start()
+        self.database = self.run(self._open(service))
+
+    async def _open(self, service: str) -> Database:
+        database, wakes = Database(self.settings, pool_size=4), Wakes(self.settings.redis_url)
+        database.on_outbox = lambda: wakes.publish(f"{service}.outbox")
+        return database
+
+    def run(self, work: Coroutine[Any, Any, Any]) -> Any:
+        """Runs a coroutine in the loop thread and waits for it, for at most 20 s."""
+
+        async def bounded() -> Any:
+            async with asyncio.timeout(TASK_SECONDS):
+                return await work
+
+        return asyncio.run_coroutine_threadsafe(bounded(), self.loop).result()
+
+    def serve(self, works: Mapping[str, Work], sweeps: Sequence[Callable[[], Awaitable[None]]] = ()) -> None:
+        """Takes tasks until SIGTERM."""
+
+        @self.app.task(name=perform_task(self.app.main))  # type: ignore[untyped-decorator]
+        def perform_row(row_id: str) -> None:
+            self.run(self.perform(works, row_id))
+
+        @self.app.task(name=sweep_task(self.app.main))  # type: ignore[untyped-decorator]
+        def sweep() -> None:
+            for forget in (self.forget, *sweeps):
+                self.run(_as_coroutine(forget))
+
+        run_worker(self.app)
+        self.run(self.database.close())
+
+    async def perform(self, works: Mapping[str, Work], row_id: str) -> None:
+        """Does one work row. A row that is gone has been done."""
+
+        async def find(tx: AsyncConnection) -> Any:
+            return (await tx.execute(FIND_WORK, {"id": row_id})).one_or_none()
+
+        row = await self.database.read(find)
+        if row is None:
+            return
+        try:
+            await works[row.kind](str(row.subject_id), row_id)
+        except Exception as error:
+            log.warning("work_failed", kind=row.kind, row_id=row_id, error=type(error).__name__)
+            await self.database.transaction(lambda tx: outbox.failed(tx, [row_id]))
+            return
+        await self.database.transaction(lambda tx: outbox.done(tx, [row_id]))
+
+    async def forget(self) -> None:
+        """Deletes the frame's rows that are past their time."""
+
+        async def forget(tx: AsyncConnection) -> None:
+            await tx.execute(idempotency.FORGET)
+            await tx.execute(inbox.FORGET)
+
+        await self.database.transaction(forget)
+
+
+def perform_task(service: str) -> str:
+    """The name of the task that performs one outbox row."""
+    return f"{service}.perform"
+
+
+def sweep_task(service: str) -> str:
+    """The name of the task that beat sends each minute."""
+    return f"{service}.sweep"
+
+
+async def _as_coroutine(work: Callable[[], Awaitable[None]]) -> None:
+    await work()
