@@ -1,13 +1,14 @@
 """Generates the Python code of the contracts in protos/ into generated/, which is not committed.
 
 Runs as hatchling's build hook (`pip install`, wheel, sdist) and by hand: `python build_protos.py` (`make protos`).
-`python build_protos.py --image FILE` writes the descriptor set that `buf lint` and `buf breaking` read.
+`--image FILE` writes the descriptor set that `buf lint` and `buf breaking` read; `--lint` runs both of them.
 Nothing is vendored: google/*.proto come from googleapis-common-protos, buf/validate from the installed protovalidate.
 """
 
 import argparse
 import os
 import shutil
+import subprocess
 import sys
 import sysconfig
 import tempfile
@@ -30,6 +31,8 @@ from protovalidate._gen.buf.validate import validate_pb
 ROOT = Path(__file__).parent
 PROTOS = ROOT / "protos"
 GENERATED = ROOT / "generated"
+RELEASED = PROTOS / "released"
+"""The descriptor set of each release, for `buf breaking`."""
 SERVICES = {"identity", "membership", "guest", "messaging"}
 
 
@@ -148,13 +151,31 @@ def option_fault(options: Any, extension: Any, http: Any, method: descriptor_pb2
     return None
 
 
+def lint() -> None:
+    """Checks style and comments, and that nothing breaks who was built against a released contract."""
+    with tempfile.TemporaryDirectory() as folder:
+        image = Path(folder) / "image.binpb"
+        write_image(image)
+        check_options(image)
+        runs = [["lint", str(image)]]
+        runs += [["breaking", str(image), "--against", str(base)] for base in sorted(RELEASED.glob("*.binpb"))]
+        for run in runs:
+            command = [str(Path(sys.executable).parent / "buf"), *run, "--config", str(ROOT / "buf.yaml")]
+            if subprocess.run([*command, "--path", "guildhall"]).returncode != 0:
+                sys.exit(f"buf {run[0]} found faults: see its lines above")
+
+
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--image", type=Path, help="write the descriptor set there and generate nothing")
-    image = parser.parse_args().image
-    if image:
-        write_image(image)
+    parser.add_argument("--lint", action="store_true", help="check the contracts and generate nothing")
+    arguments = parser.parse_args()
+    if arguments.image:
+        write_image(arguments.image)
+    elif arguments.lint:
+        lint()
+        print("the contracts are in order")
     else:
         generate()
         print(f"generated {len(own_files())} contracts into {GENERATED.name}/")

@@ -31,7 +31,7 @@ class Database:
 
     def __init__(self, settings: DatabaseSettings, *, pool_size: int = 8) -> None:
         self._settings = settings
-        self._running: set[asyncio.Task[Any]] = set()
+        self._running: set[asyncio.Future[Any]] = set()
         self.on_outbox: Callable[[], None] = lambda: None
         # No pool_pre_ping: asking before every transaction costs a third more; only idle connections are asked.
         self.engine = create_async_engine(
@@ -70,8 +70,14 @@ class Database:
     async def _shielded(self, work: Awaitable[T]) -> T:
         task = asyncio.ensure_future(work)
         self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        task.add_done_callback(self._ended)
         return await asyncio.shield(task)
+
+    def _ended(self, task: asyncio.Future[Any]) -> None:
+        self._running.discard(task)
+        if not task.cancelled():
+            # Looked at here, because a caller who was cancelled no longer does.
+            task.exception()
 
     async def _read(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         async with self._reading.connect() as connection:

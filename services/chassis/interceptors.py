@@ -4,6 +4,8 @@ well-formedness, token, validation, session.
 One wrapper per RPC is made at start, so that a call passes one frame, not nine.
 """
 
+from __future__ import annotations  # grpc's classes are generic for the type checker only
+
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable

@@ -1,5 +1,7 @@
 """Access tokens: EdDSA JWTs of five minutes (RFC 7519, RFC 8037). The signature is checked once per token."""
 
+import asyncio
+import contextvars
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
@@ -33,6 +35,7 @@ class Verifier:
         self._fetch_keys = fetch_keys
         self._keys: Mapping[str, jwt.PyJWK] = {}
         self._fetched_at = float("-inf")
+        self._fetching: asyncio.Task[None] | None = None
         self._genuine: OrderedDict[str, Claims] = OrderedDict()
 
     async def verify(self, token: str) -> Claims:
@@ -47,12 +50,21 @@ class Verifier:
             raise Unauthenticated
         return claims
 
+    async def _fetch(self) -> None:
+        try:
+            self._keys = await self._fetch_keys()
+            self._fetched_at = time.monotonic()
+        finally:
+            self._fetching = None
+
     async def _decode(self, token: str) -> Claims:
         try:
             key_id = jwt.get_unverified_header(token).get("kid", "")
             if key_id not in self._keys and time.monotonic() - self._fetched_at > REFETCH_SECONDS:
-                self._keys = await self._fetch_keys()
-                self._fetched_at = time.monotonic()
+                if self._fetching is None:
+                    self._fetching = asyncio.create_task(self._fetch(), context=contextvars.Context())
+                # Shared: a thousand callers with a new key ask for it once, and none of them can cancel it.
+                await asyncio.shield(self._fetching)
             if key_id not in self._keys:
                 raise Unauthenticated
             body = jwt.decode(

@@ -1,0 +1,61 @@
+"""What the gateway is told: where it listens, where the services are, and which files hold its certificates."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+Json: TypeAlias = dict[str, Any]
+
+DEVELOPMENT_ORIGINS = r"http://localhost(:[0-9]+)?"  # for `allowed_origin_regex`: a front end's development server
+
+
+@dataclass(frozen=True, kw_only=True)
+class GatewaySettings:
+    """Everything that differs from one installation to the next.
+
+    `upstreams` maps a service (`identity`) to the host and port of each replica; a host that is no IP address is looked
+    up by DNS, again and again, and stands for every address it resolves to. `health_ports` is parallel to it: the
+    replica's plaintext health port. `cert_file` and `key_file` are the client certificate named `gateway`; `ca_file` is
+    what the services' certificates are checked against. `edge_cert_file` and `edge_key_file` are shown to the public.
+    `trusted_hops` counts the proxies of one's own in front of the gateway, whose x-forwarded-for is believed.
+    """
+
+    host: str
+    port: int
+    tls_port: int
+    admin_port: int
+    upstreams: Mapping[str, Sequence[tuple[str, int]]]
+    health_ports: Mapping[str, Sequence[int]]
+    cert_file: str
+    key_file: str
+    ca_file: str
+    edge_cert_file: str
+    edge_key_file: str
+    descriptor_file: str
+    public_url: str
+    admin_host: str = "127.0.0.1"
+    trusted_hops: int = 0
+    allowed_origins: Sequence[str] = ()
+    allowed_origin_regex: str | None = None
+    jwks_cache_seconds: int = 20
+    max_connections: int = 20_000
+    max_heap_bytes: int = 1 << 30
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"{service} has {len(replicas)} replicas but {len(self.health_ports.get(service, ()))} health ports"
+            for service, replicas in self.upstreams.items()
+            if not replicas or len(replicas) != len(self.health_ports.get(service, ()))
+        ]
+        if problems:
+            raise ValueError("; ".join(problems))
+
+
+def any_of(type_name: str, **fields: Any) -> Json:
+    """A google.protobuf.Any in JSON."""
+    return {"@type": f"type.googleapis.com/{type_name}", **fields}
+
+
+def extension(name: str, type_name: str, **fields: Any) -> Json:
+    """A named Envoy extension with its typed configuration."""
+    return {"name": name, "typed_config": any_of(type_name, **fields)}

@@ -1,0 +1,131 @@
+"""The processes of the services: their environment, migrations, servers, workers, and the one beat."""
+
+import contextlib
+import sys
+from collections.abc import Callable
+
+from deploy.stack import certificates, secrets
+from deploy.stack.postgres import Postgres
+from deploy.stack.processes import Program
+from deploy.stack.roles import DATABASE
+from deploy.stack.settings import HOST, SERVICES, Settings, instance_name
+from deploy.stack.valkey import Valkey
+
+_SENDS_MAIL = ("identity", "membership", "guest")
+
+
+def environment(
+    settings: Settings, service: str, *, postgres: Postgres, valkey: Valkey, replica: int = 0, as_owner: bool = False
+) -> dict[str, str]:
+    """The whole environment of one process of a service; `as_owner` gives it the role that migrates."""
+    layout, ports = settings.layout, settings.ports
+    role = f"{service}_owner" if as_owner else service
+    tls = certificates.files(layout.certificates, service)
+    variables = {
+        "GUILDHALL_DATABASE_URL": postgres.url(role, DATABASE),
+        "GUILDHALL_DATABASE_PASSWORD_FILE": str(secrets.database_password_file(layout.secrets, role)),
+        "GUILDHALL_REDIS_URL": valkey.url,
+        "GUILDHALL_LISTEN": f"{HOST}:{ports.service(service, replica)}",
+        "GUILDHALL_HEALTH_LISTEN": f"{HOST}:{ports.health(service, replica)}",
+        "GUILDHALL_METRICS_LISTEN": f"{HOST}:{ports.metrics(service, replica)}",
+        "GUILDHALL_TLS_CERT_FILE": str(tls.certificate),
+        "GUILDHALL_TLS_KEY_FILE": str(tls.key),
+        "GUILDHALL_TLS_CA_FILE": str(tls.ca),
+        "GUILDHALL_SECRET_KEY_FILE": str(secrets.secret_key_file(layout.secrets, service)),
+        "GUILDHALL_PUBLIC_URL": settings.public_url,
+        "GUILDHALL_LOG_LEVEL": settings.log_level,
+        **{f"GUILDHALL_{peer.upper()}_ADDRESS": _target(settings, peer) for peer in SERVICES},
+    }
+    if service == "identity":
+        variables["GUILDHALL_SIGNING_KEYS_DIR"] = str(layout.keys)
+    if service in _SENDS_MAIL:
+        variables["GUILDHALL_MAIL_DIR"] = str(layout.mail)
+    return variables
+
+
+def migrations(settings: Settings, *, postgres: Postgres, valkey: Valkey) -> list[Program]:
+    """One `migrate` per service, side by side as soon as the database answers."""
+    return [
+        Program(
+            name=f"migrate-{service}",
+            command=[sys.executable, "-m", f"services.{service}", "migrate"],
+            log_file=settings.layout.logs / f"migrate-{service}.log",
+            environment=environment(settings, service, postgres=postgres, valkey=valkey, as_owner=True),
+            after=("postgresql",),
+            one_shot=True,
+        )
+        for service in SERVICES
+    ]
+
+
+def programs(settings: Settings, *, postgres: Postgres, valkey: Valkey) -> list[Program]:
+    """The servers (each replica), the workers and the beat; each starts when its own schema is migrated."""
+    declared = []
+    for service in SERVICES:
+        for replica in range(settings.replicas):
+            name = instance_name(service, replica)
+            health_port = settings.ports.health(service, replica)
+            declared.append(
+                Program(
+                    name=name,
+                    command=[sys.executable, "-m", f"services.{service}", "serve"],
+                    log_file=settings.layout.logs / f"{name}.log",
+                    environment=environment(settings, service, postgres=postgres, valkey=valkey, replica=replica),
+                    after=(f"migrate-{service}", "valkey"),
+                    ready=health_probe(health_port),
+                    health_port=health_port,
+                )
+            )
+    for service in SERVICES:
+        declared.append(
+            Program(
+                name=f"{service}-worker",
+                command=[sys.executable, "-m", f"services.{service}", "worker"],
+                log_file=settings.layout.logs / f"{service}-worker.log",
+                environment=environment(settings, service, postgres=postgres, valkey=valkey),
+                after=(f"migrate-{service}", "valkey"),
+            )
+        )
+    beat = Program(
+        name="beat",
+        command=[sys.executable, "-m", "services.beat"],
+        log_file=settings.layout.logs / "beat.log",
+        environment={"GUILDHALL_REDIS_URL": valkey.url, "GUILDHALL_LOG_LEVEL": settings.log_level},
+        after=("valkey",),
+    )
+    return [*declared, beat]
+
+
+def health_probe(port: int) -> Callable[[], bool]:
+    """A question to one health port that answers quickly, whatever the process there is doing."""
+
+    def probe() -> bool:
+        return health(port) == "SERVING"
+
+    return probe
+
+
+def health(port: int, timeout_seconds: float = 0.3) -> str:
+    """What grpc.health.v1 says on a port: SERVING, NOT_SERVING, or `no answer`."""
+    # Imported late: gRPC takes longer to import than `guildhall down` takes to run.
+    import grpc
+    from grpc_health.v1 import health_pb2
+
+    with contextlib.closing(
+        grpc.insecure_channel(f"{HOST}:{port}", options=[("grpc.enable_http_proxy", 0)])
+    ) as channel:
+        check = channel.unary_unary(
+            "/grpc.health.v1.Health/Check",
+            request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+            response_deserializer=health_pb2.HealthCheckResponse.FromString,
+        )
+        try:
+            answer = check(health_pb2.HealthCheckRequest(service=""), timeout=timeout_seconds)
+        except grpc.RpcError:
+            return "no answer"
+    return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
+
+
+def _target(settings: Settings, peer: str) -> str:
+    addresses = [f"{HOST}:{settings.ports.service(peer, replica)}" for replica in range(settings.replicas)]
+    return addresses[0] if len(addresses) == 1 else "ipv4:" + ",".join(addresses)

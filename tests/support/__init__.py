@@ -1,0 +1,1 @@
+"""What the tests stand on: real servers, real people, and refusals that can be compared."""

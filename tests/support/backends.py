@@ -1,0 +1,98 @@
+"""PostgreSQL, Valkey and the workers, as real processes, for one test session."""
+
+import contextlib
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from deploy.stack import services, settings, suite
+from deploy.stack.processes import Program, last_lines, spawn
+
+FIRST_OFFSET = 1_000
+LAST_OFFSET = 15_000
+"""Above it, ports would lie in Linux's ephemeral range."""
+
+
+def free_settings(folder: Path, *, replicas: int = 1, log_level: str = "error") -> settings.Settings:
+    """Settings for a stack in `folder`, on ports that nobody has."""
+    for offset in range(FIRST_OFFSET, LAST_OFFSET, 1000):
+        environment = {
+            "GUILDHALL_DATA_DIR": str(folder),
+            "GUILDHALL_PORT_OFFSET": str(offset),
+            "GUILDHALL_LOG_LEVEL": log_level,
+        }
+        found = settings.load(environment, replicas=replicas)
+        if not suite.taken_ports(found):
+            return found
+    raise RuntimeError("no free range of ports")
+
+
+class Processes:
+    """Programs that this test session started, and ends."""
+
+    def __init__(self) -> None:
+        self._running: list[tuple[Program, subprocess.Popen[bytes]]] = []
+
+    def start(self, program: Program) -> subprocess.Popen[bytes]:
+        """Starts a program and waits until it is ready."""
+        if program.prepare:
+            program.prepare()
+        process = spawn(program)
+        self._running.append((program, process))
+        if program.ready:
+            wait_until(lambda: self._is_ready(program, process), f"{program.name} is ready")
+        return process
+
+    def _is_ready(self, program: Program, process: subprocess.Popen[bytes]) -> bool:
+        if process.poll() is not None:
+            raise RuntimeError("\n".join([f"{program.name} ended", *last_lines(program.log_file)]))
+        return program.ready is not None and program.ready()
+
+    def stop(self) -> None:
+        """Ends them, the last started first."""
+        for program, process in reversed(self._running):
+            if process.poll() is None:
+                process.send_signal(program.stop_signal)
+                try:
+                    process.wait(20)
+                except subprocess.TimeoutExpired:
+                    process.send_signal(signal.SIGKILL)
+                    process.wait()
+
+
+@contextlib.contextmanager
+def running_backends() -> Iterator[suite.Suite]:
+    """PostgreSQL with its roles and migrated schemas, Valkey, and a Celery worker per service."""
+    folder = Path(tempfile.mkdtemp(prefix="guildhall-test-"))
+    stack = suite.prepare(free_settings(folder))
+    processes = Processes()
+    try:
+        for program in stack.migration_programs():
+            if program.one_shot:
+                process = processes.start(program)
+                if process.wait(60) != 0:
+                    raise RuntimeError("\n".join([f"{program.name} failed", *last_lines(program.log_file)]))
+            else:
+                processes.start(program)
+        processes.start(stack.valkey.program())
+        for program in services.programs(stack.settings, postgres=stack.postgres, valkey=stack.valkey):
+            if program.name.endswith("-worker"):
+                processes.start(program)
+        yield stack
+    finally:
+        processes.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(stack.settings.layout.sockets, ignore_errors=True)
+
+
+def wait_until(condition: Callable[[], bool], what: str, *, seconds: float = 30) -> None:
+    """Waits for an effect, not for a time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"never happened: {what}")
+        time.sleep(0.02)

@@ -1,0 +1,206 @@
+"""The four services, in this process, on real ports with mutual TLS; and the people who use them."""
+
+import asyncio
+import email
+import email.policy
+import re
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import grpc
+import psycopg
+from google.rpc import error_details_pb2, status_pb2
+from guildhall.identity.v1 import auth_service_pb2 as auth
+from guildhall.identity.v1 import auth_service_pb2_grpc as auth_rpc
+from services.guest.__main__ import build as build_guest
+from services.messaging.__main__ import build as build_messaging
+
+from deploy.stack import certificates, secrets
+from deploy.stack import services as stack_services
+from deploy.stack import suite as stack_suite
+from services.chassis.frame import Frame
+from services.chassis.settings import ServeSettings
+from services.identity.__main__ import build as build_identity
+from services.identity.settings import IdentitySettings
+from services.membership.__main__ import build as build_membership
+
+PASSWORD = "a long enough password"
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """What a client can see of a refused call."""
+
+    code: grpc.StatusCode
+    reason: str
+    text: str
+    fields: dict[str, str]
+    metadata: dict[str, str]
+    raw: bytes
+    """The status as it was on the wire: for comparing two refusals byte by byte."""
+
+
+async def refused(call: Awaitable[object]) -> Refusal:
+    """The refusal of a call; fails if it was answered."""
+    try:
+        answer = await call
+    except grpc.aio.AioRpcError as error:
+        return refusal_of(error)
+    raise AssertionError(f"was not refused: {type(answer).__name__}")
+
+
+def refusal_of(error: grpc.aio.AioRpcError) -> Refusal:
+    """An error as a refusal."""
+    raw = b""
+    for key, value in error.trailing_metadata() or ():
+        if key == "grpc-status-details-bin":
+            raw = bytes(value)
+    info, bad, status = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest(), status_pb2.Status.FromString(raw)
+    for detail in status.details:
+        detail.Unpack(info)
+        detail.Unpack(bad)
+    fields = {violation.field: violation.description for violation in bad.field_violations}
+    return Refusal(error.code(), info.reason, error.details() or "", fields, dict(info.metadata), raw)
+
+
+class Caller(Protocol):
+    """A method of a generated stub."""
+
+    def __call__(self, request: Any, *, timeout: float, metadata: Any) -> Any: ...
+
+
+@dataclass
+class Person:
+    """Somebody who is signed in."""
+
+    user_id: str
+    email: str
+    name: str
+    session_id: str
+    session_token: str
+    access_token: str
+
+    @property
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """What they send with each call."""
+        return (("authorization", f"Bearer {self.access_token}"),)
+
+    def call(self, rpc: Any, request: Any, *, timeout: float = 10) -> Any:
+        """Calls an RPC as this person; await it, or iterate over it if it streams."""
+        return rpc(request, timeout=timeout, metadata=self.metadata)
+
+    def stream(self, rpc: Any, request: Any) -> Any:
+        """Opens a stream as this person."""
+        return rpc(request, timeout=60, metadata=self.metadata)
+
+
+class Suite:
+    """All four services."""
+
+    def __init__(self, stack: stack_suite.Suite) -> None:
+        self.stack = stack
+        self.frames: dict[str, Frame] = {}
+        self._channels: dict[tuple[str, str], grpc.aio.Channel] = {}
+
+    def settings(self, service: str, **changes: object) -> ServeSettings:
+        """A service's settings as `guildhall up` would give them, but that draining takes no time."""
+        environment = stack_services.environment(
+            self.stack.settings, service, postgres=self.stack.postgres, valkey=self.stack.valkey
+        )
+        values: dict[str, Any] = {name.removeprefix("GUILDHALL_").lower(): v for name, v in environment.items()}
+        values |= {"drain_seconds": 0, **changes}
+        settings_class: type[ServeSettings] = IdentitySettings if service == "identity" else ServeSettings
+        return settings_class(**values)
+
+    async def start(self, *services: str) -> None:
+        """Starts services; all four if none is named."""
+        builders: dict[str, Callable[[Any], Frame]] = {
+            "identity": build_identity,
+            "membership": build_membership,
+            "guest": build_guest,
+            "messaging": build_messaging,
+        }
+        for service in services or tuple(builders):
+            self.frames[service] = builders[service](self.settings(service))
+            await self.frames[service].start()
+
+    async def stop(self, *services: str) -> None:
+        """Stops services; all that run if none is named."""
+        for service in services or tuple(self.frames):
+            await self.frames.pop(service).stop()
+        if not services:
+            for channel in self._channels.values():
+                await channel.close()
+
+    def channel(self, service: str, *, certificate: str = "gateway") -> grpc.aio.Channel:
+        """A channel to a service's own port, with the certificate of the gateway or of a peer."""
+        if (service, certificate) not in self._channels:
+            files = certificates.files(self.stack.settings.layout.certificates, certificate)
+            credentials = grpc.ssl_channel_credentials(
+                files.ca.read_bytes(), files.key.read_bytes(), files.certificate.read_bytes()
+            )
+            address = f"127.0.0.1:{self.stack.settings.ports.service(service)}"
+            options = [("grpc.ssl_target_name_override", service), ("grpc.enable_http_proxy", 0)]
+            self._channels[service, certificate] = grpc.aio.secure_channel(address, credentials, options=options)
+        return self._channels[service, certificate]
+
+    def stub(self, stub_class: Any, *, certificate: str = "gateway") -> Any:
+        """A generated stub, on a channel to the service that its package names."""
+        service = stub_class.__module__.split(".")[1]
+        return stub_class(self.channel(service, certificate=certificate))
+
+    def sink(self, service: str, *, certificate: str) -> Any:
+        """A service's EventSink."""
+        from guildhall.events.v1 import event_sink_pb2_grpc
+
+        return event_sink_pb2_grpc.EventSinkStub(self.channel(service, certificate=certificate))
+
+    def database(self, role: str) -> psycopg.Connection[Any]:
+        """A role's own connection, in autocommit: "identity", "identity_owner" …"""
+        password = secrets.database_passwords(self.stack.settings.layout.secrets)[role]
+        return psycopg.connect(self.stack.postgres.url(role, "guildhall"), password=password, autocommit=True)
+
+    async def person(self, name: str = "Ada") -> Person:
+        """Somebody new, signed up, verified by the mail that the suite wrote, and signed in."""
+        address = f"{name.lower()}-{uuid.uuid4().hex[:12]}@example.com"
+        stub: auth_rpc.AuthServiceAsyncStub = self.stub(auth_rpc.AuthServiceStub)
+        await stub.SignUp(auth.SignUpRequest(email=address, password=PASSWORD, name=name), timeout=10)
+        await stub.VerifyEmail(auth.VerifyEmailRequest(token=await self.mailed_token(address)), timeout=10)
+        return await self.signed_in(address, name)
+
+    async def signed_in(self, address: str, name: str = "") -> Person:
+        """A new session of somebody who is known."""
+        stub: auth_rpc.AuthServiceAsyncStub = self.stub(auth_rpc.AuthServiceStub)
+        answer = await stub.SignIn(auth.SignInRequest(email=address, password=PASSWORD), timeout=10)
+        return Person(
+            user_id=answer.user.user_id,
+            email=address,
+            name=name or answer.user.name,
+            session_id=answer.session.session_id,
+            session_token=answer.tokens.session_token,
+            access_token=answer.tokens.access_token,
+        )
+
+    async def mails(self, address: str, *, count: int = 1) -> list[str]:
+        """The texts of the mails to an address, oldest first, once there are `count` of them."""
+        folder = self.stack.settings.layout.mail
+        for _ in range(1500):
+            found = [text for text in map(_read_mail, sorted(folder.glob("*.eml"))) if text and text[0] == address]
+            if len(found) >= count:
+                return [text for _, text in found]
+            await asyncio.sleep(0.02)
+        raise TimeoutError(f"{count} mails to {address} were never written")
+
+    async def mailed_token(self, address: str, *, count: int = 1) -> str:
+        """The token in the latest of `count` mails to an address."""
+        found = re.search(r"Token: (\S+)", (await self.mails(address, count=count))[-1])
+        assert found, "the mail has no token"
+        return found[1]
+
+
+def _read_mail(path: Path) -> tuple[str, str]:
+    message = email.message_from_bytes(path.read_bytes(), policy=email.policy.default)
+    return str(message["To"]), message.get_content() if not message.is_multipart() else str(message.get_body())
