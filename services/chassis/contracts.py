@@ -1,10 +1,10 @@
 """What the protos say of each RPC: who may call it, and the shape of its messages."""
 
 import importlib
-import pkgutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import guildhall
 from google.protobuf import symbol_database
@@ -42,8 +42,11 @@ class Rpc:
 @cache
 def files() -> tuple[FileDescriptor, ...]:
     """Every installed contract; importing them also puts them into the pool that reflection reads."""
-    modules = sorted(m.name for m in pkgutil.walk_packages(guildhall.__path__, "guildhall.") if m.name.endswith("_pb2"))
-    return tuple(importlib.import_module(name).DESCRIPTOR for name in modules)
+    found = set()
+    # Namespace packages have no __init__.py, so only the folders themselves tell what is in them.
+    for folder in map(Path, guildhall.__path__):
+        found |= {path.relative_to(folder.parent).with_suffix("") for path in folder.rglob("*_pb2.py")}
+    return tuple(importlib.import_module(".".join(path.parts)).DESCRIPTOR for path in sorted(found))
 
 
 def services() -> Iterator[ServiceDescriptor]:

@@ -3,9 +3,10 @@
 import asyncio
 import email
 import email.policy
+import importlib
 import re
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,17 +16,14 @@ import psycopg
 from google.rpc import error_details_pb2, status_pb2
 from guildhall.identity.v1 import auth_service_pb2 as auth
 from guildhall.identity.v1 import auth_service_pb2_grpc as auth_rpc
-from services.guest.__main__ import build as build_guest
-from services.messaging.__main__ import build as build_messaging
 
 from deploy.stack import certificates, secrets
 from deploy.stack import services as stack_services
 from deploy.stack import suite as stack_suite
+from deploy.stack.settings import SERVICES
 from services.chassis.frame import Frame
 from services.chassis.settings import ServeSettings
-from services.identity.__main__ import build as build_identity
 from services.identity.settings import IdentitySettings
-from services.membership.__main__ import build as build_membership
 
 PASSWORD = "a long enough password"
 
@@ -117,14 +115,9 @@ class Suite:
 
     async def start(self, *services: str) -> None:
         """Starts services; all four if none is named."""
-        builders: dict[str, Callable[[Any], Frame]] = {
-            "identity": build_identity,
-            "membership": build_membership,
-            "guest": build_guest,
-            "messaging": build_messaging,
-        }
-        for service in services or tuple(builders):
-            self.frames[service] = builders[service](self.settings(service))
+        for service in services or SERVICES:
+            build = importlib.import_module(f"services.{service}.__main__").build
+            self.frames[service] = build(self.settings(service))
             await self.frames[service].start()
 
     async def stop(self, *services: str) -> None:
