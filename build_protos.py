@@ -17,6 +17,7 @@ from typing import Any
 
 from google.api import annotations_pb2
 from google.protobuf import (
+    any_pb2,
     descriptor_pb2,
     descriptor_pool,
     duration_pb2,
@@ -101,11 +102,12 @@ def validation_rules() -> descriptor_pb2.FileDescriptorSet:
 
 
 def common_protos(folder: str) -> Path:
-    """google/api/http and annotations as a descriptor set: with --descriptor_set_in, protoc reads no other source."""
+    """google/api and google/rpc as a descriptor set: with --descriptor_set_in, protoc reads no other source."""
     from google.api import http_pb2
+    from google.rpc import status_pb2
 
     files = descriptor_pb2.FileDescriptorSet()
-    for module in (http_pb2, annotations_pb2):
+    for module in (http_pb2, annotations_pb2, any_pb2, status_pb2):
         module.DESCRIPTOR.CopyToProto(files.file.add())
     path = Path(folder) / "common.pb"
     path.write_bytes(files.SerializeToString())
