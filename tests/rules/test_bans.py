@@ -195,7 +195,11 @@ def test_what_is_banned_is_found(rule: Callable[[Source], list[str]], code: str)
     [
         (commits, "services/chassis/database.py", "tx.commit()"),
         (environment_reads, "services/guest/settings.py", "import os\nos.environ"),
-        (transaction_clocks, "services/guest/guests.py", "def f():\n    'Never now().'\n    text('statement_timestamp()')"),
+        (
+            transaction_clocks,
+            "services/guest/guests.py",
+            "def f():\n    'Never now().'\n    text('statement_timestamp()')",
+        ),
         (blocking_or_lost, "services/chassis/migrations.py", "import time\ntime.sleep(1)\nprint(1)"),
         (foreign_schemas, "services/guest/guests.py", "scope = 'identity.users'"),
         (foreign_schemas, "services/guest/tables.py", "sa.ForeignKeyConstraint(['u'], ['guests.member_id'])"),

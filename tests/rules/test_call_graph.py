@@ -54,7 +54,7 @@ def asked(source: Source) -> dict[str, list[str]]:
         (stub, rpc.method): short_name(rpc)
         for rpc in contracts.rpcs().values()
         for stub in made
-        if stub == generated_name(rpc, proto_files()).removesuffix("Servicer")
+        if stub == generated_name(rpc, proto_files()).removesuffix("Servicer") + "Stub"
     }
     found: dict[str, list[str]] = {}
     for node in ast.walk(source.tree):
@@ -178,7 +178,10 @@ class Access(rpc.AccessServiceServicer):
         ("return await self._peers.names(request)", True),
         ("return await self._questions.names(request)", True),
         ("return await self._guests.state(request)", True),
-        ("return await self._look(request)\n    async def _look(self, r):\n        return await self._peers.names(r)", True),
+        (
+            "return await self._look(request)\n    async def _look(self, r):\n        return await self._peers.names(r)",
+            True,
+        ),
         ("return await look(self, request)\nasync def look(me, r):\n    return await me._peers.names(r)", True),
         ("return await ask(self._frame.channels['guest'])", True),
         ("return await Peers(1).names()", True),

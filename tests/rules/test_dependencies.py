@@ -15,7 +15,9 @@ def foreign_imports(source: Source) -> list[str]:
     for node, _, name in imports(source):
         top, _, rest = name.partition(".")
         if top in ("deploy", "tests"):
-            found.append(source.fault(node, f"services import nothing from {top}; move what is shared into the chassis"))
+            found.append(
+                source.fault(node, f"services import nothing from {top}; move what is shared into the chassis")
+            )
         owner = rest.partition(".")[0]
         if top == "services" and owner in SERVICES and owner != source.service:
             found.append(source.fault(node, f"{owner} is another service: ask it by RPC, in peers.py"))
@@ -110,7 +112,11 @@ def test_stubs_are_only_where_a_reader_looks_for_them() -> None:
         ("services/guest/guests.py", "from guildhall.membership.v1 import member_service_pb2_grpc", 1),
         ("services/guest/servicer.py", "from guildhall.membership.v1 import member_service_pb2_grpc as rpc", 1),
         ("services/guest/peers.py", "from guildhall.membership.v1 import member_service_pb2_grpc", 0),
-        ("services/guest/__main__.py", "from guildhall.membership.v1.member_service_pb2_grpc import MemberServiceStub", 0),
+        (
+            "services/guest/__main__.py",
+            "from guildhall.membership.v1.member_service_pb2_grpc import MemberServiceStub",
+            0,
+        ),
         ("services/guest/guests.py", "import guildhall.guest.v1.guest_service_pb2_grpc", 1),
         ("services/guest/peers.py", "from guildhall.guest.v1 import guest_service_pb2_grpc", 1),
         ("services/guest/servicers/guests.py", "from guildhall.guest.v1 import guest_service_pb2_grpc", 0),

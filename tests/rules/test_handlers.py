@@ -60,7 +60,11 @@ def unpaired_reasons(reasons: dict[str, int], faults: list[type[Fault]]) -> list
     """Own reasons without exactly one class, and classes without a reason of their own."""
     own = {name for name, number in reasons.items() if number not in FRAME_REASONS}
     named = [fault.reason for fault in faults]
-    found = [f"{name}: {named.count(name)} classes in errors.py; one must bear it" for name in sorted(own) if named.count(name) != 1]  # noqa: E501
+    found = [
+        f"{name}: {named.count(name)} classes in errors.py; one must bear it"
+        for name in sorted(own)
+        if named.count(name) != 1
+    ]  # noqa: E501
     return found + [f"{name} of errors.py is none of the service's own reasons" for name in named if name not in own]
 
 
@@ -75,7 +79,11 @@ def test_every_rpc_has_a_handler_that_is_registered(name: str) -> None:
 @pytest.mark.parametrize(
     ("code", "wiring", "count"),
     [
-        ("class S(rpc.UserServiceServicer):\n    async def GetUser(self, r, c): ...", "f.add(rpc.add_UserServiceServicer_to_server, S())", 0),  # noqa: E501
+        (
+            "class S(rpc.UserServiceServicer):\n    async def GetUser(self, r, c): ...",
+            "f.add(rpc.add_UserServiceServicer_to_server, S())",
+            0,
+        ),  # noqa: E501
         ("class S(rpc.UserServiceServicer):\n    async def GetUser(self, r, c): ...", "", 1),
         ("class S(rpc.UserServiceServicer):\n    pass", "f.add(rpc.add_UserServiceServicer_to_server, S())", 1),
         ("class S:\n    async def GetUser(self, r, c): ...", "f.add(rpc.add_UserServiceServicer_to_server, S())", 1),

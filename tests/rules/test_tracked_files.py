@@ -7,7 +7,9 @@ import pytest
 
 from tests.rules.sources import ROOT, report
 
-MACHINE_PATHS = re.compile(r"(?<![\w.}/-])/(?:" + "|".join(("work", "tmp/wk", "root", "opt/wheels", "home")) + r")(?![\w-])")
+MACHINE_PATHS = re.compile(
+    r"(?<![\w.}/-])/(?:" + "|".join(("work", "tmp/wk", "root", "opt/wheels", "home")) + r")(?![\w-])"
+)
 REGISTRIES = re.compile(
     r"(?:\b(?:" + "|".join((r"pypi\.org", r"pythonhosted\.org", r"docker\.io", r"ghcr\.io", r"quay\.io", r"gcr\.io"))
     + r")\b)|--(?:extra-)?index-url|--find-links|\bindex-url\s*=|\bregistry\s*=\s*http",
@@ -61,6 +63,8 @@ def test_a_trace_of_the_machine_is_found(line: str) -> None:
     assert len(machine_traces("file", line)) == 1
 
 
-@pytest.mark.parametrize("line", ["/v1/workspaces/{workspace_id}", "tests/work", "/tmp", "the last route: /roots", "a/root/b"])
+@pytest.mark.parametrize(
+    "line", ["/v1/workspaces/{workspace_id}", "tests/work", "/tmp", "the last route: /roots", "a/root/b"]
+)
 def test_an_innocent_line_is_left_alone(line: str) -> None:
     assert not machine_traces("file", line)

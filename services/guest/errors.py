@@ -1,0 +1,27 @@
+"""guest's own refusals: one class for each reason in its ErrorReason from 100 on."""
+
+import grpc
+
+from services.chassis.errors import Fault
+
+
+class GuestInviteInvalid(Fault):
+    """Always the same bytes, whatever is wrong with the link."""
+
+    code, reason = grpc.StatusCode.NOT_FOUND, "GUEST_INVITE_INVALID"
+    text = "This link does not work, or no longer does; ask for a new one."
+
+
+class GuestEnded(Fault):
+    code, reason = grpc.StatusCode.FAILED_PRECONDITION, "GUEST_ENDED"
+    text = "The guest's grace is over; invite them again."
+
+
+class ExpiryNotLater(Fault):
+    code, reason = grpc.StatusCode.FAILED_PRECONDITION, "EXPIRY_NOT_LATER"
+    text = "An extension must end later than the present expiry, and later than now."
+
+
+class AlreadyMember(Fault):
+    code, reason = grpc.StatusCode.FAILED_PRECONDITION, "ALREADY_MEMBER"
+    text = "You are a member of this workspace already and need no guest access."

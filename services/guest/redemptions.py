@@ -1,0 +1,152 @@
+"""Redemptions: one person becoming a guest, over two services (semantics 35).
+
+membership first adds a pending member, who sees nothing, under the id of a redemption. Only the transaction that
+moves that redemption from STARTED to COMMITTED makes the guest; only one that moves it to ABANDONED has the pending
+member taken away. So neither can happen after the other, whoever dies in between.
+"""
+
+import hashlib
+from typing import Any
+
+import uuid_utils
+from guildhall.events.v1 import event_sink_pb2 as events
+from sqlalchemy import Row, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.chassis.call import current_call
+from services.chassis.outbox import emit
+from services.guest import guests, invites
+from services.guest.errors import GuestInviteInvalid
+
+LIVE = text(f"""
+    SELECT {guests.GUEST} FROM guests
+    WHERE workspace_id = :workspace_id AND user_id = :user_id AND {guests.STATE} <> 'ENDED'
+""")
+BEGIN = text("""
+    INSERT INTO redemptions (id, invite_id, workspace_id, user_id)
+    VALUES (:id, :invite_id, :workspace_id, :user_id)
+    ON CONFLICT (workspace_id, user_id) WHERE state = 'STARTED'
+    DO UPDATE SET invite_id = excluded.invite_id, started_at = statement_timestamp()
+    RETURNING id
+""")
+COMMIT = text("UPDATE redemptions SET state = 'COMMITTED' WHERE id = :id AND state = 'STARTED'")
+ABANDON = text("""
+    UPDATE redemptions SET state = 'ABANDONED' WHERE id = :id AND state = 'STARTED' RETURNING id, workspace_id
+""")
+ABANDON_STALE = text("""
+    UPDATE redemptions SET state = 'ABANDONED'
+    WHERE id IN (
+        SELECT id FROM redemptions
+        WHERE state = 'STARTED' AND started_at <= statement_timestamp() - interval '60 seconds'
+        ORDER BY started_at LIMIT 500 FOR UPDATE SKIP LOCKED
+    )
+    RETURNING id, workspace_id
+""")
+END_OTHERS = text("""
+    UPDATE guests
+    SET ended_at = statement_timestamp(), state = 'ENDED', generation = generation + 1,
+        updated_at = statement_timestamp()
+    WHERE workspace_id = :workspace_id AND user_id = :user_id AND member_id <> :member_id AND ended_at IS NULL
+""")
+ADMIT = text(f"""
+    INSERT INTO guests
+        (member_id, workspace_id, user_id, invite_id, sponsor_member_id, expire_at, grace_end_at, expiry_job_id)
+    SELECT CAST(:member_id AS uuid), workspace_id, CAST(:user_id AS uuid), id, created_by_member_id,
+        statement_timestamp() + guest_ttl, statement_timestamp() + guest_ttl + {guests.GRACE}, CAST(:job_id AS uuid)
+    FROM guest_invites WHERE id = :invite_id
+    ON CONFLICT (member_id) DO UPDATE
+    SET invite_id = excluded.invite_id, sponsor_member_id = excluded.sponsor_member_id,
+        expire_at = excluded.expire_at, grace_end_at = excluded.grace_end_at, state = 'ACTIVE',
+        expiry_job_id = excluded.expiry_job_id, generation = guests.generation + 1,
+        updated_at = statement_timestamp()
+    WHERE guests.ended_at IS NULL
+    RETURNING member_id
+""")
+GRANT = text("""
+    INSERT INTO guest_grants (member_id, conversation_id, workspace_id)
+    SELECT CAST(:member_id AS uuid), conversation_id, CAST(:workspace_id AS uuid)
+    FROM guest_invite_channels WHERE invite_id = :invite_id
+""")
+FORGET_KEY = text("DELETE FROM idempotency_keys WHERE caller = :caller AND method = :method AND key_hash = :key_hash")
+
+
+class Superseded(Exception):
+    """Another call decided the redemption, or the member is gone: to be begun again from what is there now."""
+
+
+async def find_live(tx: AsyncConnection, *, workspace_id: str, user_id: str) -> Row[Any] | None:
+    """The person's guest in a workspace, unless they have ended."""
+    return (await tx.execute(LIVE, {"workspace_id": workspace_id, "user_id": user_id})).one_or_none()
+
+
+async def get_live(tx: AsyncConnection, *, workspace_id: str, user_id: str) -> Row[Any]:
+    """The person's guest in a workspace. Errors: Superseded, if they have just ended."""
+    found = await find_live(tx, workspace_id=workspace_id, user_id=user_id)
+    if found is None:
+        raise Superseded
+    return found
+
+
+async def begin(tx: AsyncConnection, *, invite_id: str, workspace_id: str, user_id: str) -> str:
+    """The id of a redemption that has started; the one at hand, if the person has one."""
+    row = {"invite_id": invite_id, "workspace_id": workspace_id, "user_id": user_id}
+    return str((await tx.execute(BEGIN, {"id": str(uuid_utils.uuid7()), **row})).scalar_one())
+
+
+async def decide(
+    tx: AsyncConnection, *, redemption_id: str, invite_id: str, workspace_id: str, user_id: str, member_id: str
+) -> Row[Any]:
+    """Makes the guest, with uses, grants and the event, or returns the one that is there and spends nothing.
+
+    Somebody whose grace had ended starts anew, with this link's channels. Errors: GUEST_INVITE_INVALID; Superseded.
+    """
+    person = {"workspace_id": workspace_id, "user_id": user_id}
+    guest = {"workspace_id": workspace_id, "member_id": member_id}
+    if (await tx.execute(COMMIT, {"id": redemption_id})).rowcount == 0:
+        raise Superseded
+    found = await find_live(tx, **person)
+    if found is not None and str(found.member_id) == member_id:
+        return found
+    if not await invites.spend(tx, invite_id=invite_id):
+        raise GuestInviteInvalid
+    # membership names the person's present stay; what is left of an earlier one waits for its event.
+    await tx.execute(END_OTHERS, {**person, "member_id": member_id})
+    row = {"member_id": member_id, "user_id": user_id, "invite_id": invite_id, "job_id": str(uuid_utils.uuid7())}
+    if (await tx.execute(ADMIT, row)).one_or_none() is None:
+        raise Superseded
+    await tx.execute(guests.REVOKE_ALL, guest)
+    await tx.execute(GRANT, {**guest, "invite_id": invite_id})
+    await emit(tx, ["membership"], events.Event(guest_redeemed=events.GuestRedeemed(**guest)))
+    return (await tx.execute(guests.FIND, guest)).one()
+
+
+async def abandon(tx: AsyncConnection, *, redemption_id: str) -> None:
+    """Gives a redemption up, unless it was decided; its pending member is taken away."""
+    for row in (await tx.execute(ABANDON, {"id": redemption_id})).all():
+        await _tell_abandoned(tx, row)
+
+
+async def abandon_stale(tx: AsyncConnection) -> int:
+    """Gives up what was started a minute ago: no call lasts that long. Returns how many there were, at most 500."""
+    rows = (await tx.execute(ABANDON_STALE)).all()
+    for row in rows:
+        await _tell_abandoned(tx, row)
+    return len(rows)
+
+
+async def undo(tx: AsyncConnection, *, workspace_id: str, member_id: str, request_id: str) -> bool:
+    """Ends a guest whom membership no longer has as a member; False if that was known already.
+
+    The answer stored under this call's key goes with the guest, or a repetition would get somebody who never was.
+    """
+    if not await guests.end(tx, workspace_id=workspace_id, member_id=member_id):
+        return False
+    call = current_call()
+    key_hash = hashlib.sha256(request_id.lower().encode()).digest()
+    await tx.execute(FORGET_KEY, {"caller": call.user_id, "method": call.rpc, "key_hash": key_hash})
+    return True
+
+
+async def _tell_abandoned(tx: AsyncConnection, row: Row[Any]) -> None:
+    abandoned = events.GuestRedemptionAbandoned(workspace_id=str(row.workspace_id), redemption_id=str(row.id))
+    await emit(tx, ["membership"], events.Event(guest_redemption_abandoned=abandoned))

@@ -1,0 +1,78 @@
+"""What guest's worker does: it makes the tables say what the clock says already. Nothing waits for it."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from sqlalchemy import Row, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.chassis.database import Database
+from services.chassis.outbox import enqueue
+from services.chassis.worker import Work
+from services.guest import redemptions
+
+EXPIRE = "guest.expire"
+
+DUE = text("""
+    SELECT expiry_job_id FROM guests
+    WHERE (
+            state = 'ACTIVE' AND expire_at <= statement_timestamp()
+            OR state = 'LOCKED' AND grace_end_at <= statement_timestamp()
+        )
+        AND NOT EXISTS (
+            SELECT 1 FROM outbox
+            WHERE outbox.subject_id = guests.expiry_job_id AND outbox.kind = :kind AND NOT outbox.dead
+        )
+    ORDER BY expire_at LIMIT 500
+""")
+FIND = text("SELECT member_id, generation, expiry_job_id FROM guests WHERE expiry_job_id = :job_id")
+SAME = "member_id = :member_id AND generation = :generation AND expiry_job_id = :expiry_job_id"
+LOCK = text(f"""
+    UPDATE guests SET state = 'LOCKED', updated_at = statement_timestamp()
+    WHERE {SAME} AND expire_at <= statement_timestamp() AND state = 'ACTIVE'
+""")
+END = text(f"""
+    UPDATE guests SET state = 'ENDED', updated_at = statement_timestamp()
+    WHERE {SAME} AND grace_end_at <= statement_timestamp() AND state = 'LOCKED'
+""")
+
+
+def works(database: Database) -> Mapping[str, Work]:
+    """What the worker does about an outbox row, by its kind."""
+
+    async def expire(job_id: str, _row_id: str) -> None:
+        found = await database.read(lambda tx: find_job(tx, job_id=job_id))
+        if found is not None:
+            await database.transaction(lambda tx: materialise(tx, found))
+
+    return {EXPIRE: expire}
+
+
+def sweeps(database: Database) -> list[Callable[[], Awaitable[None]]]:
+    """What the worker looks for each minute."""
+
+    async def sweep_redemptions() -> None:
+        while await database.transaction(redemptions.abandon_stale):
+            pass
+
+    async def sweep_guests() -> None:
+        await database.transaction(enqueue_due)
+
+    return [sweep_redemptions, sweep_guests]
+
+
+async def enqueue_due(tx: AsyncConnection) -> None:
+    """Has the expiry job done of every guest whose row is behind the clock. One job waits at a time; two do no harm."""
+    for job_id in (await tx.execute(DUE, {"kind": EXPIRE})).scalars().all():
+        await enqueue(tx, EXPIRE, str(job_id))
+
+
+async def find_job(tx: AsyncConnection, *, job_id: str) -> Row[Any] | None:
+    """The guest whom an expiry job is about; None if an extension has replaced the job."""
+    return (await tx.execute(FIND, {"job_id": job_id})).one_or_none()
+
+
+async def materialise(tx: AsyncConnection, job: Row[Any]) -> None:
+    """Locks the guest, or ends them, if nothing has changed since the job was read; an extension wins (semantics 1)."""
+    await tx.execute(LOCK, job._asdict())
+    await tx.execute(END, job._asdict())

@@ -1,0 +1,1 @@
+"""One class per proto service, one method per RPC in proto order."""

@@ -1,0 +1,142 @@
+"""Sessions: started by credentials, prolonged by exchanging tokens (semantics 27), alive or not at this instant."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import uuid_utils
+from sqlalchemy import Row, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.chassis.secret import SecretKey, new_token, token_hash
+
+TOKEN_PREFIX = "ghs"  # noqa: S105
+
+START = text("""
+    INSERT INTO sessions
+        (id, user_id, device_label, client_address, user_agent, idle_expire_at, absolute_expire_at)
+    VALUES
+        (:id, :user_id, :device_label, :client_address, :user_agent,
+         statement_timestamp() + interval '7 days', statement_timestamp() + interval '30 days')
+    RETURNING id, user_id, device_label, created_at, idle_expire_at, statement_timestamp() AS clock
+""")
+ADD_TOKEN = text("""
+    INSERT INTO session_tokens (token_hash, session_id, generation) VALUES (:token_hash, :session_id, :generation)
+""")
+LOCK = text("""
+    SELECT sessions.id, session_tokens.generation
+    FROM session_tokens JOIN sessions ON sessions.id = session_tokens.session_id
+    WHERE token_hash = :token_hash
+    FOR UPDATE OF sessions
+""")
+CLAIM = text("""
+    UPDATE session_tokens SET claimed_at = statement_timestamp()
+    FROM sessions JOIN users ON users.id = sessions.user_id
+    WHERE token_hash = :token_hash AND claimed_at IS NULL
+        AND sessions.id = session_id AND ended_at IS NULL AND statement_timestamp() < idle_expire_at
+        AND disabled_at IS NULL
+""")
+PROLONG = text("""
+    UPDATE sessions
+    SET refreshed_at = statement_timestamp(),
+        idle_expire_at = least(statement_timestamp() + interval '7 days', absolute_expire_at)
+    WHERE id = :id
+    RETURNING id, user_id, device_label, created_at, idle_expire_at, statement_timestamp() AS clock
+""")
+FIND_CLAIMED = text("""
+    SELECT sessions.id, user_id, device_label, sessions.created_at, idle_expire_at, statement_timestamp() AS clock,
+        statement_timestamp() < claimed_at + interval '10 seconds' AS is_retry
+    FROM session_tokens
+    JOIN sessions ON sessions.id = session_id
+    JOIN users ON users.id = user_id
+    WHERE token_hash = :token_hash AND claimed_at IS NOT NULL
+        AND ended_at IS NULL AND statement_timestamp() < idle_expire_at AND disabled_at IS NULL
+""")
+END = text("""
+    UPDATE sessions SET ended_at = statement_timestamp(), ended_reason = :reason WHERE id = :id AND ended_at IS NULL
+""")
+# idle_expire_at is never past absolute_expire_at (sessions_idle_check).
+CHECK = text("""
+    SELECT users.id IS NOT NULL
+    FROM unnest(CAST(:ids AS uuid[])) WITH ORDINALITY AS asked (id, place)
+    LEFT JOIN sessions
+        ON sessions.id = asked.id AND ended_at IS NULL AND statement_timestamp() < idle_expire_at
+    LEFT JOIN users ON users.id = user_id AND disabled_at IS NULL
+    ORDER BY place
+""")
+FORGET = text("""
+    DELETE FROM sessions WHERE id IN (
+        SELECT id FROM sessions WHERE idle_expire_at <= statement_timestamp() - interval '30 days'
+        LIMIT 100 FOR UPDATE SKIP LOCKED
+    )
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class Refreshed:
+    """What presenting a session token came to. No session: it has ended, here and now if the token was reused."""
+
+    session: Row[Any] | None
+    token: str = ""
+    reused_session_id: str = ""
+
+
+ENDED = Refreshed(None)
+
+
+async def start(
+    tx: AsyncConnection, *, user_id: str, device_label: str, client_address: str, user_agent: str
+) -> tuple[Row[Any], str]:
+    """A new session and its first token."""
+    row = {
+        "id": str(uuid_utils.uuid7()),
+        "user_id": user_id,
+        "device_label": device_label,
+        "client_address": client_address,
+        "user_agent": user_agent,
+    }
+    session = (await tx.execute(START, row)).one()
+    token = new_token(TOKEN_PREFIX)
+    await tx.execute(ADD_TOKEN, {"token_hash": token_hash(token), "session_id": session.id, "generation": 1})
+    return session, token
+
+
+async def refresh(tx: AsyncConnection, secret: SecretKey, *, token: str) -> Refreshed:
+    """Exchanges a token for its successor, and moves the idle expiry.
+
+    The successor is derived from the token, so that a retry whose first answer was lost gets the same one, for 10 s.
+    Whoever comes later with a token that was exchanged is not the only one who has it: the session ends. The caller
+    must commit that and refuse afterwards.
+    """
+    key = {"token_hash": token_hash(token)}
+    held = (await tx.execute(LOCK, key)).one_or_none()
+    if held is None:
+        return ENDED
+    # Statements of their own from here on: what the first one read beside the locked row may be from before its wait.
+    successor = secret.token(TOKEN_PREFIX, token, str(held.generation + 1))
+    if (await tx.execute(CLAIM, key)).rowcount:
+        row = {"token_hash": token_hash(successor), "session_id": held.id, "generation": held.generation + 1}
+        await tx.execute(ADD_TOKEN, row)
+        return Refreshed((await tx.execute(PROLONG, {"id": held.id})).one(), successor)
+    claimed = (await tx.execute(FIND_CLAIMED, key)).one_or_none()
+    if claimed is None:
+        return ENDED
+    if claimed.is_retry:
+        return Refreshed(claimed, successor)
+    await end(tx, session_id=held.id, reason="token_reuse")
+    return Refreshed(None, reused_session_id=str(held.id))
+
+
+async def end(tx: AsyncConnection, *, session_id: str, reason: str) -> None:
+    """Ends a session; one that has ended keeps its time and reason."""
+    await tx.execute(END, {"id": session_id, "reason": reason})
+
+
+async def check(tx: AsyncConnection, *, session_ids: Sequence[str]) -> Sequence[bool]:
+    """Which sessions are alive at this instant, in the order asked; one asked twice is answered twice."""
+    return (await tx.execute(CHECK, {"ids": list(session_ids)})).scalars().all()
+
+
+async def forget(tx: AsyncConnection) -> int:
+    """Deletes sessions that have been over for a month, with their tokens; says how many."""
+    return (await tx.execute(FORGET)).rowcount

@@ -1,0 +1,5 @@
+"""Alembic's environment."""
+
+from services.chassis.migrations import run_environment
+
+run_environment()

@@ -1,0 +1,62 @@
+"""messaging's wiring."""
+
+from guildhall.messaging.v1 import conversation_service_pb2_grpc, event_service_pb2_grpc, message_service_pb2_grpc
+
+from services.chassis import command
+from services.chassis.frame import Frame
+from services.chassis.settings import ServeSettings, WorkerSettings
+from services.chassis.worker import Worker
+from services.messaging.access import Access
+from services.messaging.conversations import remove_member
+from services.messaging.guards import Guard
+from services.messaging.hub import Hub
+from services.messaging.peers import Guests, Membership
+from services.messaging.servicer import (
+    WOKEN_CONVERSATIONS,
+    WOKEN_SIGHTS,
+    ConversationService,
+    EventService,
+    MessageService,
+)
+from services.messaging.tables import METADATA
+
+SERVICE = "messaging"
+
+
+def build(settings: ServeSettings) -> Frame:
+    """The service, wired but not started."""
+    frame = Frame(SERVICE, settings, consumes={"member_removed": remove_member})
+    database, secret, wakes = frame.database, frame.secret, frame.wakes
+    membership, guests = Membership(frame.channels["membership"]), Guests(frame.channels["guest"])
+    access = Access(membership, guests)
+    guard = Guard(check_sessions=frame.sessions.check, membership=membership, guests=guests)
+    hub = Hub(database, access=access, guard=guard)
+    frame.add(
+        conversation_service_pb2_grpc.add_ConversationServiceServicer_to_server,
+        ConversationService(database, secret, access=access, hub=hub, wakes=wakes),
+    )
+    frame.add(
+        message_service_pb2_grpc.add_MessageServiceServicer_to_server,
+        MessageService(database, secret, sessions=frame.sessions, access=access, hub=hub, wakes=wakes),
+    )
+    frame.add(event_service_pb2_grpc.add_EventServiceServicer_to_server, EventService(hub))
+    frame.hear(WOKEN_CONVERSATIONS, hub.wake)
+    frame.hear(WOKEN_SIGHTS, hub.wake_sights)
+    for work in (hub.run, hub.watch_sessions, hub.watch_access):
+        frame.background(work())
+    frame.on_drain(hub.drain)
+    return frame
+
+
+async def serve(settings: ServeSettings) -> None:
+    """Serves until SIGTERM."""
+    await build(settings).run()
+
+
+def worker(settings: WorkerSettings) -> None:
+    """Performs nothing of its own yet: the frame's sweep is the worker's work."""
+    Worker(SERVICE, settings).serve({})
+
+
+if __name__ == "__main__":
+    command.run(SERVICE, serve=serve, worker=worker, metadata=METADATA)

@@ -1,0 +1,139 @@
+"""Handing what was read to the streams that may have it. Nothing here waits, so nothing comes between the two."""
+
+from bisect import bisect_right
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from guildhall.messaging.v1 import event_service_pb2 as pb
+
+from services.messaging import events
+from services.messaging.events import Asked, Reading, Sights
+from services.messaging.streams import FRAME_BYTES, Frame, Stream, frame
+
+
+@dataclass(frozen=True, slots=True)
+class Portion:
+    """What one stream gets of a reading: a reset first, where its position cannot be gone on from."""
+
+    reading: Reading
+    start: int
+    reset_to: int | None
+
+    @property
+    def key(self) -> tuple[str, int, int | None]:
+        """Equal for streams that get the same."""
+        return self.reading.conversation_id, self.start, self.reset_to
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a stream gained and lost sight of."""
+
+    stream: Stream
+    gained: Sequence[events.Seen]
+    lost: Sequence[str]
+    private: frozenset[str] | None
+    """The private conversations it was found to take part in."""
+
+
+def asked(watching: Mapping[str, Collection[Stream]]) -> list[Asked]:
+    """What to read so that every stream gets on from its own place."""
+    return [
+        Asked(
+            key,
+            min(stream.places[key].position for stream in streams),
+            max(stream.places[key].position for stream in streams),
+            min(stream.places[key].revision for stream in streams),
+        )
+        for key, streams in watching.items()
+    ]
+
+
+def hand_over(
+    readings: Iterable[Reading], watching: Mapping[str, Collection[Stream]], *, held: Collection[Stream]
+) -> list[tuple[Stream, str]]:
+    """Gives each stream what it does not have yet; returns who turned out not to see which conversation any more."""
+    portions: dict[Stream, list[Portion]] = {}
+    lost = []
+    for reading in readings:
+        for stream in watching[reading.conversation_id]:
+            place = stream.places.get(reading.conversation_id)
+            if place is None or stream.ended or stream in held:
+                continue
+            if not stream.sees(reading):
+                lost.append((stream, reading.conversation_id))
+                continue
+            place.revision = max(place.revision, reading.revision)
+            portion = _portion(reading, place.position)
+            if portion is not None:
+                place.position = reading.events[-1].event_seq if reading.events else reading.head
+                portions.setdefault(stream, []).append(portion)
+    made: dict[tuple[tuple[str, int, int | None], ...], list[Frame]] = {}
+    for stream, own in portions.items():
+        key = tuple(portion.key for portion in own)
+        if key not in made:
+            made[key] = _frames(own)
+        for each in made[key]:
+            stream.give(each)
+    return lost
+
+
+def changes(streams: Iterable[Stream], sights: Sights, *, settled: Collection[str]) -> list[Change]:
+    """What streams gained and lost. `settled` are workspaces whose public channels are the same as before."""
+    found = []
+    for stream in streams:
+        private_ids: frozenset[str] | None = None
+        if stream.channels is not None:
+            ids: Collection[str] = stream.channels.conversation_ids
+            seen = sights.granted.get(stream.workspace_id, {})
+            gained = [seen[key] for key in ids if key in seen and key not in stream.places]
+        else:
+            private = sights.private.get(stream.member_id, {})
+            private_ids = frozenset(private)
+            if stream.looked_at == private_ids and stream.workspace_id in settled:
+                continue
+            seen = sights.public.get(stream.workspace_id, {}) | private
+            ids = seen
+            gained = [item for key, item in seen.items() if key not in stream.places]
+        lost = [key for key in stream.places if key not in ids]
+        if gained or lost:
+            # Not remembered before it has been told: nobody may have answered for this stream.
+            stream.looked_at = None
+            found.append(Change(stream, gained, lost, private_ids))
+        else:
+            stream.looked_at = private_ids
+    return found
+
+
+def _portion(reading: Reading, position: int) -> Portion | None:
+    if reading.restored and position > reading.head:
+        return Portion(reading, len(reading.events), reading.head)
+    start = bisect_right(reading.events, position, key=lambda event: event.event_seq)
+    if start == len(reading.events):
+        return None
+    first = reading.events[start].event_seq
+    # A hole below the head has been purged: it will not be filled.
+    return Portion(reading, start, first - 1 if first > position + 1 else None)
+
+
+def _frames(portions: Iterable[Portion]) -> list[Frame]:
+    """The portions in as few frames as their size allows."""
+    made: list[Frame] = []
+    waiting: list[pb.Event] = []
+    positions: dict[str, int] = {}
+    size = 0
+    for portion in portions:
+        key = portion.reading.conversation_id
+        if portion.reset_to is not None:
+            waiting.append(events.reset(key, portion.reset_to))
+            positions[key] = portion.reset_to
+        following = zip(portion.reading.events[portion.start :], portion.reading.sizes[portion.start :], strict=True)
+        for event, event_size in following:
+            if waiting and size + event_size > FRAME_BYTES:
+                made.append(frame(waiting, positions, size))
+                waiting, positions, size = [], {}, 0
+            waiting.append(event)
+            positions[key] = event.event_seq
+            size += event_size
+    made.append(frame(waiting, positions, size))
+    return made

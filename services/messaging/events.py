@@ -1,0 +1,196 @@
+"""Numbered events, as streams read them: one statement, so that events, their head and who takes part agree."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from guildhall.messaging.v1 import event_service_pb2 as pb
+from sqlalchemy import Row, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.messaging import wire
+from services.messaging.access import VISIBLE, Viewer
+from services.messaging.messages import MESSAGE
+
+MOST_EVENTS = 500
+"""In one reading, over all conversations."""
+
+# Participants are read only where sight may have been taken away.
+READ = text(f"""
+    SELECT CAST(c.id AS text) AS conversation_id, CAST(c.workspace_id AS text) AS workspace_id, c.visibility,
+        c.revision, c.last_event_seq AS head,
+        CASE WHEN c.revision > asked.revision THEN ARRAY(
+            SELECT CAST(p.member_id AS text) FROM participants p
+            WHERE p.conversation_id = c.id
+        ) END AS member_ids,
+        m.*
+    FROM unnest(CAST(:ids AS uuid[]), CAST(:positions AS bigint[]), CAST(:revisions AS bigint[]))
+        WITH ORDINALITY AS asked (id, position, revision, number)
+    JOIN conversations c ON c.id = asked.id
+    LEFT JOIN LATERAL (
+        SELECT {MESSAGE} FROM messages m
+        WHERE m.conversation_id = c.id AND m.event_seq > asked.position AND c.last_event_seq > asked.position
+        ORDER BY m.event_seq LIMIT :most
+    ) m ON true
+    WHERE c.last_event_seq <> asked.position OR c.revision > asked.revision
+    ORDER BY asked.number, m.event_seq
+    LIMIT :most
+""")
+SEEN = """
+    CAST(c.id AS text) AS conversation_id, CAST(c.workspace_id AS text) AS workspace_id, c.last_event_seq AS head,
+    c.revision, c.created_at
+"""
+SNAPSHOT = text(f"""
+    SELECT {SEEN}, clock.read_at FROM (SELECT statement_timestamp() AS read_at) clock
+    LEFT JOIN conversations c ON {VISIBLE} ORDER BY c.id
+""")
+# VISIBLE for many viewers at once: public channels once for each workspace, the rest for each member and grant.
+SIGHTS = text(f"""
+    SELECT {SEEN}, CAST(NULL AS text) AS member_id, false AS granted FROM conversations c
+    WHERE c.workspace_id = ANY(CAST(:workspace_ids AS uuid[])) AND c.visibility = 'public'
+    UNION ALL
+    SELECT {SEEN}, CAST(p.member_id AS text), false FROM participants p
+    JOIN conversations c ON c.id = p.conversation_id
+    WHERE p.member_id = ANY(CAST(:member_ids AS uuid[])) AND c.visibility = 'private'
+    UNION ALL
+    SELECT {SEEN}, NULL, true FROM conversations c WHERE c.id = ANY(CAST(:granted AS uuid[]))
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What to read of one conversation: events above a position, participants if its revision is above another."""
+
+    conversation_id: str
+    position: int
+    highest: int
+    """The highest position that anybody had when it was asked."""
+    revision: int
+
+
+@dataclass(slots=True)
+class Reading:
+    """What one conversation had to tell."""
+
+    conversation_id: str
+    public: bool
+    revision: int
+    head: int
+    restored: bool
+    """True if somebody had seen more than there is: the database was restored to an older state."""
+    member_ids: frozenset[str] | None
+    """Those who take part; None where the revision is the one that was known."""
+    events: list[pb.Event] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+    """Of the events, in bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One conversation that somebody sees."""
+
+    conversation_id: str
+    head: int
+    revision: int
+    created_at: datetime
+
+
+@dataclass(slots=True)
+class Sights:
+    """Which conversations who sees, in one snapshot."""
+
+    public: dict[str, dict[str, Seen]] = field(default_factory=dict)
+    """By workspace."""
+    private: dict[str, dict[str, Seen]] = field(default_factory=dict)
+    """By member."""
+    granted: dict[str, dict[str, Seen]] = field(default_factory=dict)
+    """By workspace."""
+
+
+async def read(tx: AsyncConnection, *, asked: Sequence[Asked]) -> tuple[list[Reading], bool]:
+    """What is new, at most MOST_EVENTS; True if there may be more. Conversations without news are left out."""
+    parameters = {
+        "ids": [item.conversation_id for item in asked],
+        "positions": [item.position for item in asked],
+        "revisions": [item.revision for item in asked],
+        "most": MOST_EVENTS,
+    }
+    rows = (await tx.execute(READ, parameters)).all()
+    highest = {item.conversation_id: item.highest for item in asked}
+    readings: dict[str, Reading] = {}
+    for row in rows:
+        reading = readings.get(row.conversation_id)
+        if reading is None:
+            reading = readings[row.conversation_id] = _reading(row, highest[row.conversation_id])
+        if row.message_id is not None:
+            event = _message_created(row)
+            reading.events.append(event)
+            reading.sizes.append(event.ByteSize())
+    return list(readings.values()), len(rows) == MOST_EVENTS
+
+
+async def read_snapshot(tx: AsyncConnection, *, viewer: Viewer) -> tuple[list[Seen], datetime]:
+    """All that a viewer sees, and when that was, by the database clock."""
+    rows = (await tx.execute(SNAPSHOT, viewer.parameters)).all()
+    return [_seen(row) for row in rows if row.conversation_id is not None], rows[0].read_at
+
+
+async def read_sights(
+    tx: AsyncConnection, *, workspace_ids: Iterable[str], member_ids: Iterable[str], granted: Iterable[str]
+) -> Sights:
+    """What full members see, by workspace and member, and the conversations of the grants."""
+    parameters = {"workspace_ids": list(workspace_ids), "member_ids": list(member_ids), "granted": list(granted)}
+    sights = Sights()
+    for row in await tx.execute(SIGHTS, parameters):
+        if row.granted:
+            group = sights.granted.setdefault(row.workspace_id, {})
+        elif row.member_id is None:
+            group = sights.public.setdefault(row.workspace_id, {})
+        else:
+            group = sights.private.setdefault(row.member_id, {})
+        group[row.conversation_id] = _seen(row)
+    return sights
+
+
+def gained(conversation_id: str, position: int) -> pb.Event:
+    """The caller now sees the conversation."""
+    place = pb.Position(conversation_id=conversation_id, event_seq=position)
+    return pb.Event(conversation_id=conversation_id, conversation_gained=place)
+
+
+def lost(conversation_id: str) -> pb.Event:
+    """The caller no longer sees the conversation."""
+    return pb.Event(conversation_id=conversation_id, conversation_lost=pb.ConversationLost())
+
+
+def reset(conversation_id: str, position: int) -> pb.Event:
+    """What lies between the caller's position and this one cannot be given any more."""
+    return pb.Event(
+        conversation_id=conversation_id, reset=pb.Position(conversation_id=conversation_id, event_seq=position)
+    )
+
+
+def positions(places: Mapping[str, int]) -> list[pb.Position]:
+    """Places by conversation, as the wire has them."""
+    return [pb.Position(conversation_id=key, event_seq=value) for key, value in places.items()]
+
+
+def _reading(row: Row[Any], highest: int) -> Reading:
+    return Reading(
+        conversation_id=row.conversation_id,
+        public=row.visibility == "public",
+        revision=row.revision,
+        head=row.head,
+        restored=row.head < highest,
+        member_ids=None if row.member_ids is None else frozenset(row.member_ids),
+    )
+
+
+def _message_created(row: Row[Any]) -> pb.Event:
+    message = wire.message(row, workspace_id=row.workspace_id, conversation_id=row.conversation_id)
+    return pb.Event(conversation_id=row.conversation_id, event_seq=row.event_seq, message_created=message)
+
+
+def _seen(row: Row[Any]) -> Seen:
+    return Seen(row.conversation_id, row.head, row.revision, row.created_at)

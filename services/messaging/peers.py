@@ -1,0 +1,93 @@
+"""What messaging asks of membership and guest. Questions that wait at the same moment travel together."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import grpc
+from guildhall.guest.v1 import guest_access_service_pb2 as guests
+from guildhall.guest.v1 import guest_access_service_pb2_grpc as guests_rpc
+from guildhall.guest.v1 import guest_service_pb2
+from guildhall.membership.v1 import access_service_pb2 as access
+from guildhall.membership.v1 import access_service_pb2_grpc as access_rpc
+
+from services.chassis.channel import ask
+from services.chassis.coalesce import Coalescer
+
+
+class Membership:
+    """May X do Y? And may it still?"""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._stub: access_rpc.AccessServiceAsyncStub
+        self._stub = access_rpc.AccessServiceStub(channel)
+        self._questions: Coalescer[access.AccessQuestion, access.AccessVerdict] = Coalescer(self._decide)
+        self._workspaces: Coalescer[str, int] = Coalescer(self._read_revisions)
+
+    async def check_access(
+        self, *, workspace_id: str, user_id: str, capability: str, deadline: float
+    ) -> access.AccessVerdict:
+        """Whether a person may do something, with the access revision that the verdict holds for."""
+        question = access.AccessQuestion(workspace_id=workspace_id, user_id=user_id, capability=capability)
+        return await self._questions.ask(question, deadline=deadline)
+
+    async def access_revision(self, workspace_id: str, *, deadline: float) -> int:
+        """The workspace's access revision at this instant; 0 if there is no such workspace."""
+        return await self._workspaces.ask(workspace_id, deadline=deadline)
+
+    async def _decide(
+        self, questions: Sequence[access.AccessQuestion], timeout_seconds: float
+    ) -> Sequence[access.AccessVerdict]:
+        request = access.BatchCheckAccessRequest(questions=questions)
+        return (await ask(self._stub.BatchCheckAccess, request, timeout_seconds=timeout_seconds)).verdicts
+
+    async def _read_revisions(self, workspace_ids: Sequence[str], timeout_seconds: float) -> Sequence[int]:
+        distinct = list(dict.fromkeys(workspace_ids))
+        request = access.GetAccessRevisionsRequest(workspace_ids=distinct)
+        answer = await ask(self._stub.GetAccessRevisions, request, timeout_seconds=timeout_seconds)
+        revisions = dict(zip(distinct, answer.access_revisions, strict=True))
+        return [revisions[workspace_id] for workspace_id in workspace_ids]
+
+
+@dataclass(frozen=True, slots=True)
+class GuestChannels:
+    """What a guest sees, and until when that is known without asking again."""
+
+    conversation_ids: frozenset[str]
+    ended: bool
+    holds_until: float
+    """On time.monotonic()'s clock, never later than the database's own."""
+
+
+class Guests:
+    """Where does a guest stand, and which channels are granted to them?"""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._stub: guests_rpc.GuestAccessServiceAsyncStub
+        self._stub = guests_rpc.GuestAccessServiceStub(channel)
+        self._questions: Coalescer[guests.GuestQuestion, guests.GuestVerdict] = Coalescer(self._decide)
+
+    async def check(
+        self, *, workspace_id: str, member_id: str, conversation_id: str = "", deadline: float
+    ) -> guests.GuestVerdict:
+        """A guest's state, and whether the channel is granted to them. Somebody unknown is ENDED."""
+        question = guests.GuestQuestion(workspace_id=workspace_id, member_id=member_id, conversation_id=conversation_id)
+        return await self._questions.ask(question, deadline=deadline)
+
+    async def channels(self, *, workspace_id: str, member_id: str) -> GuestChannels:
+        """The channels granted to a guest; none once they have ended."""
+        asked_at = time.monotonic()
+        request = guests.ListGuestChannelsRequest(workspace_id=workspace_id, member_id=member_id)
+        answer = await ask(self._stub.ListGuestChannels, request)
+        ended = answer.state not in (guest_service_pb2.GUEST_STATE_ACTIVE, guest_service_pb2.GUEST_STATE_LOCKED)
+        return GuestChannels(
+            conversation_ids=frozenset() if ended else frozenset(answer.conversation_ids),
+            ended=ended,
+            holds_until=asked_at + answer.holds_for.ToTimedelta().total_seconds(),
+        )
+
+    async def _decide(
+        self, questions: Sequence[guests.GuestQuestion], timeout_seconds: float
+    ) -> Sequence[guests.GuestVerdict]:
+        request = guests.BatchCheckGuestsRequest(questions=questions)
+        return (await ask(self._stub.BatchCheckGuests, request, timeout_seconds=timeout_seconds)).verdicts

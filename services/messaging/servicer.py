@@ -1,0 +1,225 @@
+"""The three services of messaging: who, what, one transaction, reply."""
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+from guildhall.messaging.v1 import conversation_service_pb2 as conversations_pb
+from guildhall.messaging.v1 import conversation_service_pb2_grpc as conversations_rpc
+from guildhall.messaging.v1 import event_service_pb2 as events_pb
+from guildhall.messaging.v1 import event_service_pb2_grpc as events_rpc
+from guildhall.messaging.v1 import message_service_pb2 as messages_pb
+from guildhall.messaging.v1 import message_service_pb2_grpc as messages_rpc
+from sqlalchemy import Row
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.chassis.call import Call, current_call
+from services.chassis.database import Database
+from services.chassis.errors import NotFound, PermissionDenied
+from services.chassis.idempotency import no_access_needed, once
+from services.chassis.pages import page_key, page_size, page_token
+from services.chassis.secret import SecretKey
+from services.chassis.sessions import Sessions
+from services.chassis.wakes import Wakes
+from services.messaging import conversations, messages, wire
+from services.messaging.access import Access, Viewer
+from services.messaging.hub import Hub
+from services.messaging.messages import AnswerTooOld, NewMessage
+
+WOKEN_CONVERSATIONS = "messaging.conversations"
+WOKEN_SIGHTS = "messaging.sights"
+"""Valkey's channels between the replicas: a conversation with something new, a workspace where somebody sees more."""
+
+
+class ConversationService(conversations_rpc.ConversationServiceServicer):
+    """guildhall.messaging.v1.ConversationService."""
+
+    def __init__(self, database: Database, secret: SecretKey, *, access: Access, hub: Hub, wakes: Wakes) -> None:
+        self._database = database
+        self._secret = secret
+        self._access = access
+        self._hub = hub
+        self._wakes = wakes
+
+    async def CreateChannel(
+        self, request: conversations_pb.CreateChannelRequest, context: Any
+    ) -> conversations_pb.CreateChannelResponse:
+        """Asks first; the channel and its first participant are one transaction."""
+        workspace_id = _id(request.workspace_id)
+        creator = await self._access.require_creator(current_call(), workspace_id=workspace_id)
+        visibility = wire.VISIBILITY_NAMES[request.visibility]
+
+        async def work(tx: AsyncConnection, _granted: None) -> conversations_pb.CreateChannelResponse:
+            row = await conversations.create_channel(tx, creator=creator, name=request.name, visibility=visibility)
+            return conversations_pb.CreateChannelResponse(conversation=wire.conversation(row))
+
+        answer = await once(
+            self._database,
+            self._secret,
+            request,
+            conversations_pb.CreateChannelResponse,
+            access=no_access_needed,
+            work=work,
+        )
+        self._hub.wake_sights(workspace_id)
+        self._wakes.publish(WOKEN_SIGHTS, workspace_id)
+        return answer
+
+    async def ListConversations(
+        self, request: conversations_pb.ListConversationsRequest, context: Any
+    ) -> conversations_pb.ListConversationsResponse:
+        """Reads as if the caller were a full member, then asks. A guest's list is read again, and asked for again."""
+        call, workspace_id = current_call(), _id(request.workspace_id)
+        scope = (call.rpc, call.user_id, workspace_id)
+        key = page_key(self._secret, scope, request.page_token)
+        after, size = str(key[0]) if key else conversations.FIRST, page_size(request.page_size)
+
+        async def read(tx: AsyncConnection) -> Any:
+            return await conversations.list_as_member(
+                tx, workspace_id=workspace_id, user_id=call.user_id, after=after, limit=size + 1
+            )
+
+        rows: list[Row[Any]] = list(await self._database.read(read))
+        viewer = await self._access.require_viewer(call, workspace_id=workspace_id)
+        if viewer.granted is None:
+            found = [row for row in rows if row.visibility == "public" or viewer.member_id in (row.member_ids or ())]
+        else:
+            rows, found = await self._list_as_guest(call, viewer, after=after, limit=size + 1)
+        has_more = len(rows) > size
+        last_id = rows[size - 1].id if has_more else ""
+        return conversations_pb.ListConversationsResponse(
+            conversations=[wire.conversation(row) for row in found if not has_more or row.id <= last_id],
+            next_page_token=page_token(self._secret, scope, [last_id]) if has_more else "",
+        )
+
+    async def _list_as_guest(
+        self, call: Call, viewer: Viewer, *, after: str, limit: int
+    ) -> tuple[list[Row[Any]], list[Row[Any]]]:
+        """The rows read, and those of them that were still granted afterwards."""
+        rows = await self._database.read(
+            lambda tx: conversations.list_as_guest(tx, viewer=viewer, after=after, limit=limit)
+        )
+        granted = (await self._access.require_viewer(call, workspace_id=viewer.workspace_id)).granted or frozenset()
+        return list(rows), [row for row in rows if row.id in granted]
+
+    async def BatchGetConversations(
+        self, request: conversations_pb.BatchGetConversationsRequest, context: Any
+    ) -> conversations_pb.BatchGetConversationsResponse:
+        """One statement; guest answers for who asks."""
+        rows = await self._database.read(
+            lambda tx: conversations.get_visible(
+                tx,
+                workspace_id=request.workspace_id,
+                member_id=request.member_id,
+                ids=request.conversation_ids,
+            )
+        )
+        return conversations_pb.BatchGetConversationsResponse(conversations=[wire.conversation(row) for row in rows])
+
+
+class MessageService(messages_rpc.MessageServiceServicer):
+    """guildhall.messaging.v1.MessageService."""
+
+    def __init__(
+        self, database: Database, secret: SecretKey, *, sessions: Sessions, access: Access, hub: Hub, wakes: Wakes
+    ) -> None:
+        self._database = database
+        self._secret = secret
+        self._sessions = sessions
+        self._access = access
+        self._hub = hub
+        self._wakes = wakes
+
+    async def SendMessage(
+        self, request: messages_pb.SendMessageRequest, context: Any
+    ) -> messages_pb.SendMessageResponse:
+        """Asks, appends, commits, answers; then wakes the subscribers. Asks again if the lock took its time."""
+        workspace_id, conversation_id = _id(request.workspace_id), _id(request.conversation_id)
+        while True:
+            sender = await self._sender(current_call(), workspace_id, conversation_id)
+            new = NewMessage(
+                conversation_id=conversation_id,
+                client_message_id=_id(request.client_message_id),
+                text=request.text,
+                sender=sender,
+                answered_at=time.monotonic(),
+            )
+            try:
+                row = await self._append(new)
+            except AnswerTooOld:
+                continue
+            break
+        self._hub.wake(conversation_id)
+        self._wakes.publish(WOKEN_CONVERSATIONS, conversation_id)
+        message = wire.message(row, workspace_id=workspace_id, conversation_id=conversation_id)
+        return messages_pb.SendMessageResponse(message=message)
+
+    async def ListMessages(
+        self, request: messages_pb.ListMessagesRequest, context: Any
+    ) -> messages_pb.ListMessagesResponse:
+        """Reads, then asks, then answers: who lost access before the reading is refused."""
+        call = current_call()
+        workspace_id, conversation_id = _id(request.workspace_id), _id(request.conversation_id)
+        scope = (call.rpc, call.user_id, workspace_id, conversation_id)
+        key = page_key(self._secret, scope, request.page_token)
+        size = page_size(request.page_size)
+        page = await self._database.read(
+            lambda tx: messages.read_page(
+                tx,
+                workspace_id=workspace_id,
+                conversation_id=conversation_id,
+                user_id=call.user_id,
+                before=int(key[0]) if key else messages.LAST,
+                limit=size + 1,
+            )
+        )
+        reader = await self._access.require_reader(call, workspace_id=workspace_id, conversation_id=conversation_id)
+        if page is None or not page.is_seen_by(reader):
+            raise NotFound
+        shown = page.rows[:size]
+        more = len(page.rows) > size
+        return messages_pb.ListMessagesResponse(
+            messages=[wire.message(r, workspace_id=workspace_id, conversation_id=conversation_id) for r in shown],
+            next_page_token=page_token(self._secret, scope, [shown[-1].seq]) if more else "",
+        )
+
+    async def _sender(self, call: Call, workspace_id: str, conversation_id: str) -> Viewer:
+        """Session and permission, asked at the same time."""
+        _, (sender, may_send) = await asyncio.gather(
+            self._sessions.require_alive(call.session_id, deadline=call.deadline),
+            self._access.sender(call, workspace_id=workspace_id, conversation_id=conversation_id),
+        )
+        if may_send:
+            return sender
+        seen = await self._database.read(
+            lambda tx: conversations.is_visible(tx, viewer=sender, conversation_id=conversation_id)
+        )
+        raise PermissionDenied if seen else NotFound
+
+    async def _append(self, new: NewMessage) -> Row[Any]:
+        return await self._database.transaction(lambda tx: messages.append(tx, new=new))
+
+
+class EventService(events_rpc.EventServiceServicer):
+    """guildhall.messaging.v1.EventService."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+
+    async def Subscribe(
+        self, request: events_pb.SubscribeRequest, context: Any
+    ) -> AsyncGenerator[events_pb.SubscribeResponse, None]:
+        """The hub delivers; this only writes."""
+        resume = {_id(position.conversation_id): position.event_seq for position in request.positions}
+        subscription = self._hub.subscribe(current_call(), workspace_id=_id(request.workspace_id), resume=resume)
+        async with aclosing(subscription) as responses:
+            async for response in responses:
+                yield response
+
+
+def _id(value: str) -> str:
+    """A UUID as PostgreSQL writes it: clients may send capitals."""
+    return str(uuid.UUID(value))

@@ -1,0 +1,190 @@
+"""One subscriber's stream: what they see and up to where, what waits to be written, and how it ends."""
+
+import asyncio
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from guildhall.messaging.v1 import event_service_pb2 as pb
+
+from services.messaging import events
+from services.messaging.access import Viewer
+from services.messaging.events import Reading, Seen
+from services.messaging.peers import GuestChannels
+
+FRAME_BYTES = 512 << 10
+MOST_BYTES = 4 << 20
+MOST_FRAMES = 1000
+"""What may wait for a slow reader, who is then cut."""
+
+LOST = -1
+
+
+@dataclass(slots=True)
+class Place:
+    """Where a stream stands in one conversation."""
+
+    position: int
+    """The last event handed to it."""
+    revision: int
+    """The conversation's own revision at which it was last found to be seen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A response that waits to be written; equal ones are shared by streams."""
+
+    response: pb.SubscribeResponse
+    positions: Mapping[str, int]
+    """Where the client stands once it has been written; LOST for a conversation that it no longer sees."""
+    size: int
+
+
+class Stream:
+    """The state of one stream. Its hub hands it frames, its handler writes them."""
+
+    def __init__(
+        self, *, viewer: Viewer, session_id: str, access_revision: int, channels: GuestChannels | None, asked_at: float
+    ) -> None:
+        self.workspace_id = viewer.workspace_id
+        self.user_id = viewer.user_id
+        self.member_id = viewer.member_id
+        self.session_id = session_id
+        self.session_seen_at = asked_at
+        """When identity was last asked, and called the session alive."""
+        self.access_revision = access_revision
+        self.channels = channels
+        """What guest said; None for a full member."""
+        self.distrusted = False
+        """True if guest is to be asked again whatever the revision says."""
+        self.places: dict[str, Place] = {}
+        self.joined = False
+        """True while the hub delivers to it together with the others; False while it catches up by itself."""
+        self.looked_at: frozenset[str] | None = None
+        """The private conversations that were last found; None if nobody looked since it joined."""
+        self._opened_at: datetime | None = None
+        self._written: dict[str, int] = {}
+        self._waiting: deque[Frame] = deque()
+        self._waiting_bytes = 0
+        self._end: pb.SubscribeResponse | None = None
+        self._wake = asyncio.Event()
+
+    @property
+    def ended(self) -> bool:
+        """True once a reason to end it is known."""
+        return self._end is not None
+
+    @property
+    def is_idle(self) -> bool:
+        """True if nothing waits to be written."""
+        return not self._waiting and self._end is None
+
+    def open(self, seen: Sequence[Seen], *, read_at: datetime, resume: Mapping[str, int]) -> pb.SubscribeResponse:
+        """Takes its places and returns the first frame. Follow-ups (reset, lost) wait behind it."""
+        self._opened_at = read_at
+        followers = [events.lost(key) for key in resume if key not in {item.conversation_id for item in seen}]
+        for item in seen:
+            position = resume.get(item.conversation_id, item.head)
+            if position > item.head:
+                position = item.head
+                followers.append(events.reset(item.conversation_id, position))
+            self.places[item.conversation_id] = Place(position, item.revision)
+        self._written = {key: place.position for key, place in self.places.items()}
+        if followers:
+            self.give(frame(followers, {}))
+        return pb.SubscribeResponse(opened=pb.Opened(positions=events.positions(self._written)))
+
+    def sees(self, reading: Reading) -> bool:
+        """Whether it may have what was read: by guest's word, or by participation in the reading's own snapshot."""
+        place = self.places.get(reading.conversation_id)
+        if place is None:
+            return False
+        if self.channels is not None:
+            return reading.conversation_id in self.channels.conversation_ids
+        if reading.public or place.revision >= reading.revision:
+            return True
+        return reading.member_ids is not None and self.member_id in reading.member_ids
+
+    def gain(self, seen: Seen) -> None:
+        """Takes a place in another conversation: at its start if it is younger than the stream, else at its head."""
+        is_young = self._opened_at is not None and seen.created_at > self._opened_at
+        position = 0 if is_young else seen.head
+        self.places[seen.conversation_id] = Place(position, seen.revision)
+        self.give(frame([events.gained(seen.conversation_id, position)], {seen.conversation_id: position}))
+
+    def lose(self, conversation_id: str) -> None:
+        """Gives up a place."""
+        if self.places.pop(conversation_id, None) is not None:
+            self.give(frame([events.lost(conversation_id)], {conversation_id: LOST}))
+
+    def leave(self) -> None:
+        """Has it catch up by itself from now on."""
+        self.joined = False
+        self._wake.set()
+
+    def give(self, given: Frame) -> None:
+        """Has a frame written. A reader with too much waiting is cut, never waited for."""
+        if self.ended:
+            return
+        if len(self._waiting) >= MOST_FRAMES or self._waiting_bytes + given.size > MOST_BYTES:
+            self.end(pb.STREAM_END_REASON_SLOW)
+            return
+        self._waiting.append(given)
+        self._waiting_bytes += given.size
+        self._wake.set()
+
+    def end(self, reason: pb.StreamEndReason.ValueType) -> None:
+        """Ends it with the first reason given. What waits is dropped: the client resumes from what was written."""
+        if self.ended:
+            return
+        self._waiting.clear()
+        places = {} if reason == pb.STREAM_END_REASON_ACCESS_ENDED else self._written
+        self._end = pb.SubscribeResponse(end=pb.StreamEnd(reason=reason, positions=events.positions(places)))
+        self._wake.set()
+
+    async def wait(self, seconds: float) -> None:
+        """Waits until there is something to write, or for so long."""
+        self._wake.clear()
+        if not self.is_idle or seconds <= 0:
+            return
+        try:
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
+
+    def next(self) -> pb.SubscribeResponse | None:
+        """What to write now; several frames that wait travel as one."""
+        if self._end is not None:
+            return self._end
+        if not self._waiting:
+            return None
+        first = self._pop()
+        if not self._waiting:
+            return first.response
+        # A copy: the frame's own response may be shared with other streams.
+        response = pb.SubscribeResponse()
+        response.CopyFrom(first.response)
+        size = first.size
+        while self._waiting and size + self._waiting[0].size <= FRAME_BYTES:
+            following = self._pop()
+            response.events.events.MergeFrom(following.response.events.events)
+            size += following.size
+        return response
+
+    def _pop(self) -> Frame:
+        taken = self._waiting.popleft()
+        self._waiting_bytes -= taken.size
+        for key, position in taken.positions.items():
+            if position == LOST:
+                self._written.pop(key, None)
+            else:
+                self._written[key] = position
+        return taken
+
+
+def frame(followers: Sequence[pb.Event], positions: Mapping[str, int], size: int = 0) -> Frame:
+    """Events as a frame; `size` in bytes, if it is known."""
+    response = pb.SubscribeResponse(events=pb.EventBatch(events=followers))
+    return Frame(response, positions, size or response.ByteSize())

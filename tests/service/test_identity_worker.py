@@ -1,0 +1,95 @@
+"""What identity's worker does: mails, and forgetting."""
+
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pytest
+from guildhall.identity.v1 import auth_service_pb2 as pb
+from guildhall.identity.v1 import auth_service_pb2_grpc
+
+from services.identity.tasks import Mails, forget
+from tests.support.suite import PASSWORD, Suite
+
+
+@pytest.fixture
+def auth(suite: Suite) -> Any:
+    return suite.stub(auth_service_pb2_grpc.AuthServiceStub)
+
+
+@pytest.fixture
+def mails(suite: Suite, tmp_path: Path) -> Mails:
+    frame = suite.frames["identity"]
+    return Mails(suite.settings("identity", mail_dir=tmp_path), frame.database, frame.secret)
+
+
+def execute(suite: Suite, statement: str, *parameters: object) -> list[Any]:
+    with suite.database("identity_owner") as connection:
+        cursor = connection.execute(statement.encode(), parameters)
+        return cursor.fetchall() if cursor.description else []
+
+
+def written(folder: Path) -> dict[str, str]:
+    """The mails in a folder by their files' names."""
+    return {path.name: path.read_text() for path in folder.iterdir()}
+
+
+async def signed_up(suite: Suite, auth: Any) -> tuple[str, str]:
+    """A new address and the id of its verification token."""
+    address = f"someone-{uuid.uuid4().hex[:12]}@example.com"
+    await auth.SignUp(pb.SignUpRequest(email=address, password=PASSWORD, name="Ada"), timeout=10)
+    query = """SELECT verification_tokens.id FROM verification_tokens
+        JOIN users ON users.id = user_id WHERE normalized_email = %s"""
+    [(token_id,)] = execute(suite, query, address)
+    return address, str(token_id)
+
+
+async def test_a_mail_written_twice_is_one_file_with_the_same_token(
+    suite: Suite, auth: Any, mails: Mails, tmp_path: Path
+) -> None:
+    address, token_id = await signed_up(suite, auth)
+    row_id = str(uuid.uuid4())
+    await mails.verify_email(token_id, row_id)
+    once = written(tmp_path)
+    await mails.verify_email(token_id, row_id)
+    assert written(tmp_path) == once
+    assert list(once) == [f"{row_id}.eml"]
+    assert f"Token: {await suite.mailed_token(address)}" in once[f"{row_id}.eml"]
+
+
+async def test_no_mail_is_written_about_a_token_that_was_used(
+    suite: Suite, auth: Any, mails: Mails, tmp_path: Path
+) -> None:
+    address, token_id = await signed_up(suite, auth)
+    await auth.VerifyEmail(pb.VerifyEmailRequest(token=await suite.mailed_token(address)), timeout=10)
+    await mails.verify_email(token_id, str(uuid.uuid4()))
+    assert not written(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "is_kept"),
+    [
+        ("expire_at = statement_timestamp() + interval '1 minute'", True),
+        ("expire_at = statement_timestamp()", False),
+        ("used_at = statement_timestamp()", False),
+    ],
+)
+async def test_tokens_that_are_good_for_nothing_are_forgotten(
+    suite: Suite, auth: Any, change: str, is_kept: bool
+) -> None:
+    _, token_id = await signed_up(suite, auth)
+    execute(suite, f"UPDATE verification_tokens SET {change} WHERE id = %s", token_id)
+    await forget(suite.frames["identity"].database)
+    query = "SELECT count(*) FROM verification_tokens WHERE id = %s"
+    assert execute(suite, query, token_id) == [(int(is_kept),)]
+
+
+@pytest.mark.parametrize(("days", "is_kept"), [(29, True), (31, False)])
+async def test_sessions_are_forgotten_a_month_after_their_end(suite: Suite, days: int, is_kept: bool) -> None:
+    person = await suite.person()
+    statement = "UPDATE sessions SET idle_expire_at = statement_timestamp() - %s * interval '1 day' WHERE id = %s"
+    execute(suite, statement, days, person.session_id)
+    await forget(suite.frames["identity"].database)
+    for table, column in (("sessions", "id"), ("session_tokens", "session_id")):
+        query = f"SELECT count(*) FROM {table} WHERE {column} = %s"
+        assert execute(suite, query, person.session_id) == [(int(is_kept),)]

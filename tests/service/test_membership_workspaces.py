@@ -1,0 +1,213 @@
+"""Workspaces and the lists of their members; also how the other membership tests get theirs."""
+
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import pytest
+from guildhall.membership.v1 import access_service_pb2 as access
+from guildhall.membership.v1 import access_service_pb2_grpc as access_rpc
+from guildhall.membership.v1 import invitation_service_pb2 as invitations
+from guildhall.membership.v1 import invitation_service_pb2_grpc as invitation_rpc
+from guildhall.membership.v1 import member_service_pb2 as members
+from guildhall.membership.v1 import member_service_pb2_grpc as member_rpc
+from guildhall.membership.v1 import workspace_service_pb2 as workspaces
+from guildhall.membership.v1 import workspace_service_pb2_grpc as workspace_rpc
+
+from tests.support.suite import Person, Suite, refused
+
+
+@dataclass
+class Workspace:
+    """A workspace, seen by its first admin."""
+
+    suite: Suite
+    admin: Person
+    id: str
+    admin_member_id: str
+
+    async def invite(self, address: str, role: Any = members.ROLE_MEMBER, *, by: Person | None = None) -> str:
+        """Invites an address; returns the token of the mail that came next."""
+        count = self.count_mails(address) + 1
+        request = invitations.CreateInvitationRequest(workspace_id=self.id, email=address, role=role)
+        stub = self.suite.stub(invitation_rpc.InvitationServiceStub)
+        await (by or self.admin).call(stub.CreateInvitation, request)
+        return await self.suite.mailed_token(address, count=count)
+
+    def count_mails(self, address: str) -> int:
+        """How many mails an address has had by now."""
+        mails = self.suite.stack.settings.layout.mail.glob("*.eml")
+        return sum(f"To: {address}\n" in mail.read_text() for mail in mails)
+
+    async def accept(self, person: Person, token: str, *, request_id: str = "") -> Any:
+        """Has somebody accept an invitation."""
+        stub = self.suite.stub(invitation_rpc.InvitationServiceStub)
+        return await person.call(
+            stub.AcceptInvitation, invitations.AcceptInvitationRequest(token=token, request_id=request_id)
+        )
+
+    async def join(self, person: Person, role: Any = members.ROLE_MEMBER) -> str:
+        """Makes somebody a member by invitation; returns the member id."""
+        answer = await self.accept(person, await self.invite(person.email, role))
+        return str(answer.member.member_id)
+
+    async def remove(self, member_id: str, *, by: Person | None = None, request_id: str = "") -> None:
+        """Has an admin remove somebody."""
+        stub = self.suite.stub(member_rpc.MemberServiceStub)
+        request = members.RemoveMemberRequest(workspace_id=self.id, member_id=member_id, request_id=request_id)
+        await (by or self.admin).call(stub.RemoveMember, request)
+
+    async def page(self, person: Person, **page: Any) -> Any:
+        """What ListMembers answers to somebody."""
+        stub = self.suite.stub(member_rpc.MemberServiceStub)
+        return await person.call(stub.ListMembers, members.ListMembersRequest(workspace_id=self.id, **page))
+
+    async def member_ids(self, person: Person) -> list[str]:
+        """The member ids that somebody is shown."""
+        return [member.member_id for member in (await self.page(person)).members]
+
+    async def add_guest(self, person: Person, redemption_id: str | None = None) -> Any:
+        """What guest does first with a redemption: a pending member."""
+        stub = self.suite.stub(member_rpc.MemberServiceStub, certificate="guest")
+        request = members.AddGuestMemberRequest(
+            workspace_id=self.id, user_id=person.user_id, redemption_id=redemption_id or str(uuid.uuid4())
+        )
+        return (await person.call(stub.AddGuestMember, request)).member
+
+    async def confirm_guest(self, member_id: str) -> Any:
+        """What guest does last with a redemption: the member is in force."""
+        stub = self.suite.stub(member_rpc.MemberServiceStub, certificate="guest")
+        request = members.ConfirmGuestMemberRequest(workspace_id=self.id, member_id=member_id)
+        return (await stub.ConfirmGuestMember(request, timeout=10)).member
+
+    async def check(self, *subjects: dict[str, str], capability: str = "workspace.read") -> Any:
+        """The verdicts about people or members of this workspace."""
+        questions = [
+            access.AccessQuestion(**{"workspace_id": self.id, "capability": capability, **subject})
+            for subject in subjects
+        ]
+        stub = self.suite.stub(access_rpc.AccessServiceStub, certificate="messaging")
+        return (await stub.BatchCheckAccess(access.BatchCheckAccessRequest(questions=questions), timeout=10)).verdicts
+
+    async def revision(self) -> int:
+        """The access revision."""
+        stub = self.suite.stub(access_rpc.AccessServiceStub, certificate="messaging")
+        request = access.GetAccessRevisionsRequest(workspace_ids=[self.id])
+        return int((await stub.GetAccessRevisions(request, timeout=10)).access_revisions[0])
+
+
+async def new_workspace(suite: Suite, admin: Person | None = None) -> Workspace:
+    """A workspace of somebody new, or of `admin`."""
+    admin = admin or await suite.person("Admin")
+    stub = suite.stub(workspace_rpc.WorkspaceServiceStub)
+    answer = await admin.call(stub.CreateWorkspace, workspaces.CreateWorkspaceRequest(name="Engineering"))
+    return Workspace(suite, admin, answer.workspace.workspace_id, answer.member.member_id)
+
+
+async def test_who_creates_a_workspace_becomes_its_admin(suite: Suite) -> None:
+    ada = await suite.person("Ada")
+    stub = suite.stub(workspace_rpc.WorkspaceServiceStub)
+
+    answer = await ada.call(stub.CreateWorkspace, workspaces.CreateWorkspaceRequest(name="Ateliér 9"))
+
+    assert answer.workspace.name == "Ateliér 9"
+    assert answer.workspace.etag
+    assert answer.workspace.HasField("create_time")
+    member = answer.member
+    assert (member.user_id, member.name, member.role) == (ada.user_id, "Ada", members.ROLE_ADMIN)
+    assert (member.kind, member.state) == (members.MEMBER_KIND_FULL, members.MEMBER_STATE_ACTIVE)
+    assert member.workspace_id == answer.workspace.workspace_id
+    assert member.HasField("join_time")
+
+
+async def test_creating_again_with_the_same_key_makes_one_workspace(suite: Suite) -> None:
+    ada = await suite.person("Ada")
+    stub = suite.stub(workspace_rpc.WorkspaceServiceStub)
+    request = workspaces.CreateWorkspaceRequest(name="Once", request_id=str(uuid.uuid4()))
+
+    first = await ada.call(stub.CreateWorkspace, request)
+    second = await ada.call(stub.CreateWorkspace, request)
+    request.name = "Twice"
+    other_body = await refused(ada.call(stub.CreateWorkspace, request))
+
+    assert first == second
+    assert (other_body.code, other_body.reason) == (grpc.StatusCode.ALREADY_EXISTS, "IDEMPOTENCY_MISMATCH")
+
+
+@pytest.mark.parametrize(("name", "length"), [("n" * 100, 100), ("𝕏" * 100, 100)])
+async def test_the_longest_name_is_taken(suite: Suite, name: str, length: int) -> None:
+    ada = await suite.person("Ada")
+    stub = suite.stub(workspace_rpc.WorkspaceServiceStub)
+    answer = await ada.call(stub.CreateWorkspace, workspaces.CreateWorkspaceRequest(name=name))
+    assert len(answer.workspace.name) == length
+
+
+@pytest.mark.parametrize("name", ["", "n" * 101, "nul\0"])
+async def test_a_name_that_breaks_its_rule_is_named(suite: Suite, name: str) -> None:
+    ada = await suite.person("Ada")
+    stub = suite.stub(workspace_rpc.WorkspaceServiceStub)
+    refusal = await refused(ada.call(stub.CreateWorkspace, workspaces.CreateWorkspaceRequest(name=name)))
+    assert refusal.code == grpc.StatusCode.INVALID_ARGUMENT
+    assert list(refusal.fields) == ["name"]
+
+
+async def test_members_are_listed_page_by_page_in_the_order_of_joining(suite: Suite) -> None:
+    workspace = await new_workspace(suite)
+    people = [await suite.person(name) for name in ("Bob", "Cy")]
+    ids = [workspace.admin_member_id, *[await workspace.join(person) for person in people]]
+
+    first = await workspace.page(people[0], page_size=2)
+    second = await workspace.page(people[0], page_size=2, page_token=first.next_page_token)
+
+    assert [member.member_id for member in [*first.members, *second.members]] == ids
+    assert [member.name for member in [*first.members, *second.members]] == ["Admin", "Bob", "Cy"]
+    assert first.next_page_token
+    assert not second.next_page_token
+
+
+async def test_a_page_after_which_everybody_left_is_empty(suite: Suite) -> None:
+    workspace = await new_workspace(suite)
+    bob = await suite.person("Bob")
+    member_id = await workspace.join(bob)
+    first = await workspace.page(workspace.admin, page_size=1)
+    await workspace.remove(member_id)
+
+    second = await workspace.page(workspace.admin, page_size=1, page_token=first.next_page_token)
+
+    assert not second.members
+    assert not second.next_page_token
+
+
+async def test_a_page_token_is_good_for_its_own_list_and_caller_only(suite: Suite) -> None:
+    workspace = await new_workspace(suite)
+    bob = await suite.person("Bob")
+    await workspace.join(bob)
+    other = await new_workspace(suite, workspace.admin)
+    token = (await workspace.page(workspace.admin, page_size=1)).next_page_token
+
+    upper = Workspace(suite, workspace.admin, workspace.id.upper(), workspace.admin_member_id)
+    assert len((await upper.page(workspace.admin, page_size=1, page_token=token)).members) == 1
+    for refusal in (
+        await refused(other.page(workspace.admin, page_token=token)),
+        await refused(workspace.page(bob, page_token=token)),
+        await refused(workspace.page(workspace.admin, page_token=token[:-4] + "AAAA")),
+    ):
+        assert refusal.code == grpc.StatusCode.INVALID_ARGUMENT
+        assert list(refusal.fields) == ["page_token"]
+
+
+async def test_a_hidden_workspace_and_an_unknown_one_give_the_same_bytes(suite: Suite) -> None:
+    workspace = await new_workspace(suite)
+    stranger = await suite.person("Eve")
+    unknown = Workspace(suite, stranger, str(uuid.uuid4()), str(uuid.uuid4()))
+
+    for call in (
+        lambda place: place.page(stranger),
+        lambda place: place.remove(place.admin_member_id, by=stranger),
+        lambda place: place.invite("x@example.com", by=stranger),
+    ):
+        hidden, never_issued = await refused(call(workspace)), await refused(call(unknown))
+        assert (hidden.code, hidden.reason) == (grpc.StatusCode.NOT_FOUND, "NOT_FOUND")
+        assert hidden.raw == never_issued.raw
+    assert await workspace.member_ids(workspace.admin) == [workspace.admin_member_id]
