@@ -40,6 +40,7 @@ class Database:
             max_overflow=0,
             pool_timeout=1,
             pool_recycle=1800,
+            hide_parameters=True,
             connect_args={
                 "connect_timeout": 3,
                 "tcp_user_timeout": 5000,

@@ -20,7 +20,7 @@ from services.chassis import contracts
 from services.chassis.celery import make_app, send
 from services.chassis.channel import ask, open_channel
 from services.chassis.database import Database
-from services.chassis.inbox import EventSink, Handler, Inbox
+from services.chassis.inbox import Consumer, EventSink, Inbox
 from services.chassis.interceptors import Interceptors
 from services.chassis.outbox import Relay
 from services.chassis.peers import Identity
@@ -54,7 +54,7 @@ class Frame:
         service: str,
         settings: ServeSettings,
         *,
-        consumes: Mapping[str, Handler],
+        consumes: Mapping[str, Consumer],
         check_sessions: Callable[[Sequence[str], float], Awaitable[Sequence[bool]]] | None = None,
         public_keys: Callable[[], Awaitable[Mapping[str, jwt.PyJWK]]] | None = None,
         database: Database | None = None,

@@ -20,5 +20,6 @@ def compose(*, to: str, subject: str, text: str) -> EmailMessage:
     message["From"] = "Guildhall <no-reply@guildhall.invalid>"
     message["To"] = to
     message["Subject"] = subject
-    message.set_content(text)
+    # As it is: encoded as quoted-printable, a link would be broken over lines for whoever reads the raw file.
+    message.set_content(text, cte="8bit")
     return message

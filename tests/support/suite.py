@@ -5,8 +5,9 @@ import email
 import email.policy
 import importlib
 import re
+import time
 import uuid
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -48,6 +49,18 @@ async def refused(call: Awaitable[object]) -> Refusal:
     except grpc.aio.AioRpcError as error:
         return refusal_of(error)
     raise AssertionError(f"was not refused: {type(answer).__name__}")
+
+
+async def answered(call: Callable[[], Awaitable[Any]], *, seconds: float = 10) -> Any:
+    """The answer of a call that is repeated while it is UNAVAILABLE."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return await call()
+        except grpc.aio.AioRpcError as error:
+            if error.code() != grpc.StatusCode.UNAVAILABLE or time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(0.05)
 
 
 def refusal_of(error: grpc.aio.AioRpcError) -> Refusal:

@@ -3,7 +3,7 @@
 import pytest
 
 from services.chassis.errors import InvalidRequest
-from services.identity import emails
+from services.chassis import emails
 
 
 @pytest.mark.parametrize(
