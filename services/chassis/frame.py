@@ -105,7 +105,9 @@ class Frame:
 
     def background(self, work: Coroutine[Any, Any, None]) -> None:
         """Runs something as long as the process serves."""
-        self._background.append(asyncio.create_task(work))
+        task = asyncio.create_task(work)
+        task.add_done_callback(_report_end)
+        self._background.append(task)
 
     def on_drain(self, tell: Callable[[], None]) -> None:
         """Has streams told to reconnect when the process is about to stop."""
@@ -155,6 +157,12 @@ class Frame:
         await stopping.wait()
         await self.stop()
         metrics.shutdown()
+
+
+def _report_end(task: asyncio.Task[None]) -> None:
+    """Says so if background work ended by itself, which it never should."""
+    if not task.cancelled():
+        log.error("background_ended", work=task.get_name(), error=type(task.exception()).__name__)
 
 
 class _Registrar:

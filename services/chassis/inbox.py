@@ -123,8 +123,8 @@ class Inbox:
             row = (await tx.execute(NEXT)).one_or_none()
             if row is None:
                 return False
-            event = pb.Event.FromString(row.payload)
             try:
+                event = pb.Event.FromString(row.payload)
                 await self.consumers[row.kind].apply(tx, getattr(event, row.kind))
             except Exception as error:
                 failing.append((str(row.event_id), row.kind, error))

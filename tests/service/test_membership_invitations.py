@@ -9,9 +9,6 @@ from guildhall.membership.v1 import invitation_service_pb2 as invitations
 from guildhall.membership.v1 import invitation_service_pb2_grpc as invitation_rpc
 from guildhall.membership.v1 import member_service_pb2 as members
 
-from services.identity.emails import mailbox as identity_mailbox
-from services.identity.emails import normalize as identity_normalize
-from services.chassis.emails import mailbox, normalize
 from tests.service.test_membership_workspaces import Workspace, new_workspace, somebody
 from tests.support.suite import Refusal, Suite, refused
 
@@ -283,11 +280,3 @@ async def test_a_removal_at_the_same_time_lets_no_invitation_of_the_removed_thro
     for guest, token, result in zip(guests, tokens, results[1:], strict=True):
         if isinstance(result, BaseException):
             await _refused_as_invalid(workspace, guest, token)
-
-
-@pytest.mark.parametrize(
-    "email", ["Ada@Example.com", "ａda+x@example.com", "STRASSE@example.com", "straße@example.com"]
-)
-def test_identity_and_membership_agree_on_which_addresses_are_the_same(email: str) -> None:
-    assert normalize(email) == identity_normalize(email)
-    assert mailbox(email) == identity_mailbox(email)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from services.chassis.errors import InvalidRequest
 from services.chassis import emails
+from services.chassis.errors import InvalidRequest
 
 
 @pytest.mark.parametrize(
