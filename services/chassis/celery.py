@@ -6,6 +6,8 @@ from typing import Any
 
 from celery import Celery
 
+LEASE_SECONDS = 30
+
 BROKER_OPTIONS = {
     # A task that a dead worker held is given to another after a minute, not after the default hour.
     "visibility_timeout": 60,
@@ -43,7 +45,8 @@ async def send(app: Celery, task: str, ids: Sequence[str]) -> None:
 
     def send_all() -> None:
         for row_id in ids:
-            app.send_task(task, args=[row_id], retry=False)
+            # As long as the row's lease: then it is handed over again, and a worker that was away has no pile of them.
+            app.send_task(task, args=[row_id], retry=False, expires=LEASE_SECONDS)
 
     await asyncio.to_thread(send_all)
 

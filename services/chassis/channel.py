@@ -69,6 +69,8 @@ def open_channel(settings: ServeSettings, peer: str) -> grpc.aio.Channel:
     options = [
         ("grpc.ssl_target_name_override", peer),
         ("grpc.service_config", SERVICE_CONFIG),
+        # A proxy of the environment is for the way out, not for peers.
+        ("grpc.enable_http_proxy", 0),
         ("grpc.keepalive_time_ms", 30_000),
         ("grpc.keepalive_timeout_ms", 10_000),
         ("grpc.initial_reconnect_backoff_ms", 100),
@@ -88,10 +90,12 @@ async def ask(
     call = CURRENT.get(None)
     metadata: list[tuple[str, str]] = []
     if call is not None:
-        timeout_seconds = min(timeout_seconds, call.remaining() - HOP_SECONDS)
+        timeout_seconds = min(timeout_seconds, call.remaining())
         metadata.append(("x-request-id", call.request_id))
         if for_user:
             metadata.append(("authorization", f"Bearer {call.token}"))
+    # In a flush too, or its own time-out would come first, and silence would look like the caller's impatience.
+    timeout_seconds -= HOP_SECONDS
     if timeout_seconds <= 0:
         raise DeadlineExceeded
     try:

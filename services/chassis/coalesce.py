@@ -56,6 +56,10 @@ class Coalescer(Generic[Item, Result]):
         try:
             while batch := self._take():
                 await self._send(batch)
+        except asyncio.CancelledError:
+            while self._waiting:
+                self._waiting.popleft()[2].cancel()
+            raise
         finally:
             self._running = None
 

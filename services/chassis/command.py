@@ -3,22 +3,25 @@
 import argparse
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import sqlalchemy as sa
 
 from services.chassis.migrations import migrate
 from services.chassis.settings import DatabaseSettings, ServeSettings, WorkerSettings, load
 
+SettingsClass = TypeVar("SettingsClass", bound=ServeSettings)
+
 
 def run(
     service: str,
     *,
-    serve: Callable[[ServeSettings], Awaitable[None]],
+    serve: Callable[[SettingsClass], Awaitable[None]],
     worker: Callable[[WorkerSettings], None],
     metadata: sa.MetaData,
-    serve_settings: type[ServeSettings] = ServeSettings,
+    serve_settings: type[SettingsClass],
 ) -> None:
-    """Does what the command line says."""
+    """Does what the command line says. `serve_settings` is ServeSettings, or the service's own if it needs more."""
     parser = argparse.ArgumentParser(prog=f"python -m services.{service}")
     parser.add_argument("command", choices=["serve", "worker", "migrate"])
     match parser.parse_args().command:
@@ -30,5 +33,5 @@ def run(
             migrate(service, load(DatabaseSettings), metadata)
 
 
-async def _serve(serve: Callable[[ServeSettings], Awaitable[None]], settings: ServeSettings) -> None:
+async def _serve(serve: Callable[[SettingsClass], Awaitable[None]], settings: SettingsClass) -> None:
     await serve(settings)

@@ -40,6 +40,8 @@ class Database:
             max_overflow=0,
             pool_timeout=1,
             pool_recycle=1800,
+            # Parameters are what people wrote, and an exception's text ends in logs.
+            hide_parameters=True,
             connect_args={
                 "connect_timeout": 3,
                 "tcp_user_timeout": 5000,

@@ -20,7 +20,7 @@ from services.chassis import contracts
 from services.chassis.celery import make_app, send
 from services.chassis.channel import ask, open_channel
 from services.chassis.database import Database
-from services.chassis.inbox import EventSink, Handler, Inbox
+from services.chassis.inbox import Consumer, EventSink, Inbox
 from services.chassis.interceptors import Interceptors
 from services.chassis.outbox import Relay
 from services.chassis.peers import Identity
@@ -54,7 +54,7 @@ class Frame:
         service: str,
         settings: ServeSettings,
         *,
-        consumes: Mapping[str, Handler],
+        consumes: Mapping[str, Consumer],
         check_sessions: Callable[[Sequence[str], float], Awaitable[Sequence[bool]]] | None = None,
         public_keys: Callable[[], Awaitable[Mapping[str, jwt.PyJWK]]] | None = None,
         database: Database | None = None,
@@ -105,7 +105,9 @@ class Frame:
 
     def background(self, work: Coroutine[Any, Any, None]) -> None:
         """Runs something as long as the process serves."""
-        self._background.append(asyncio.create_task(work))
+        task = asyncio.create_task(work)
+        task.add_done_callback(_report_end)
+        self._background.append(task)
 
     def on_drain(self, tell: Callable[[], None]) -> None:
         """Has streams told to reconnect when the process is about to stop."""
@@ -155,6 +157,12 @@ class Frame:
         await stopping.wait()
         await self.stop()
         metrics.shutdown()
+
+
+def _report_end(task: asyncio.Task[None]) -> None:
+    """Says so if background work ended by itself, which it never should."""
+    if not task.cancelled():
+        log.error("background_ended", work=task.get_name(), error=type(task.exception()).__name__)
 
 
 class _Registrar:

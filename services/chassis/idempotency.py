@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Awaitable, Callable
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from google.protobuf.message import Message
 from sqlalchemy import text
@@ -22,7 +22,9 @@ class Repeatable(Protocol):
 
     request_id: str
 
-    def SerializeToString(self, deterministic: bool = ...) -> bytes: ...
+    def SerializeToString(self, *, deterministic: bool = ...) -> bytes: ...
+
+    def CopyFrom(self, other_msg: Any, /) -> None: ...
 
 
 CLAIM = text("""
@@ -39,6 +41,7 @@ STORE = text("""
     UPDATE idempotency_keys SET answer = :answer, sealed_answer = :sealed
     WHERE caller = :caller AND method = :method AND key_hash = :key_hash
 """)
+FORGET_ONE = text("DELETE FROM idempotency_keys WHERE caller = :caller AND method = :method AND key_hash = :key_hash")
 FORGET = text("""
     WITH unsealed AS (
         UPDATE idempotency_keys SET sealed_answer = NULL
@@ -66,13 +69,14 @@ async def once(
     A second call with the same key waits for the first one's transaction. Errors: IDEMPOTENCY_MISMATCH.
     """
     call = current_call()
-    key = {
-        "caller": call.user_id if caller is None else hashlib.sha256(caller.encode()).hexdigest(),
-        "method": call.rpc,
-        "key_hash": hashlib.sha256(request.request_id.lower().encode()).digest(),
-    }
+    if caller is None and not call.user_id:
+        raise ValueError("an open RPC must say what its request is about, or strangers would share keys")
+    key = _key(request, call.user_id if caller is None else secret.mac("caller", caller.encode()).hex())
     # Keyed: the body may hold a password, and a plain hash of it would be one to guess against.
-    request_mac = secret.mac("request", call.rpc.encode(), request.SerializeToString(deterministic=True))
+    body = type(request)()
+    body.CopyFrom(request)
+    body.request_id = ""  # it is the key; one id may be spelt in two cases
+    request_mac = secret.mac("request", call.rpc.encode(), body.SerializeToString(deterministic=True))
 
     async def unit(tx: AsyncConnection) -> Answer:
         granted = await access(tx)
@@ -93,6 +97,16 @@ async def once(
         return answer
 
     return await database.transaction(unit)
+
+
+async def forget(tx: AsyncConnection, request: Repeatable) -> None:
+    """Forgets the current caller's stored answer to a request, for an effect that was undone."""
+    await tx.execute(FORGET_ONE, _key(request, current_call().user_id))
+
+
+def _key(request: Repeatable, caller: str) -> dict[str, object]:
+    key_hash = hashlib.sha256(request.request_id.lower().encode()).digest()
+    return {"caller": caller, "method": current_call().rpc, "key_hash": key_hash}
 
 
 async def no_access_needed(_tx: AsyncConnection) -> None:

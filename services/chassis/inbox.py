@@ -5,7 +5,7 @@ Delivered at least once and in no order; the event's id makes it apply once.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 from guildhall.events.v1 import event_sink_pb2 as pb
@@ -15,13 +15,21 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.chassis.call import current_call
 from services.chassis.database import Database
-from services.chassis.errors import InvalidRequest
+from services.chassis.errors import InvalidRequest, PeerNotAllowed
 from services.chassis.outbox import MOST_TRIES, SWEEP_SECONDS
 
 log = structlog.get_logger()
 
 Handler = Callable[[AsyncConnection, Any], Awaitable[None]]
 """Applies one payload in the given transaction."""
+
+
+class Consumer(NamedTuple):
+    """What applies an event, and the one service whose word is taken for it."""
+
+    source: str
+    apply: Handler
+
 
 STORE = text("""
     INSERT INTO inbox (event_id, source, kind, payload)
@@ -59,8 +67,11 @@ class EventSink(rpc.EventSinkServicer):
         source = current_call().peer
         kinds = [event.WhichOneof("payload") or "" for event in request.events]
         for number, kind in enumerate(kinds):
-            if kind not in self._inbox.handlers:
+            consumer = self._inbox.consumers.get(kind)
+            if consumer is None:
                 raise InvalidRequest(fields=[(f"events[{number}]", f"this service does not consume {kind}")])
+            if consumer.source != source:
+                raise PeerNotAllowed
         rows = {
             "ids": [event.event_id for event in request.events],
             "sources": [source] * len(kinds),
@@ -77,11 +88,11 @@ class EventSink(rpc.EventSinkServicer):
 
 
 class Inbox:
-    """Applies what was stored. `handlers` maps an event's payload name to what applies it."""
+    """Applies what was stored. `consumers` maps an event's payload name to what applies it."""
 
-    def __init__(self, database: Database, handlers: Mapping[str, Handler]) -> None:
+    def __init__(self, database: Database, consumers: Mapping[str, Consumer]) -> None:
         self._database = database
-        self.handlers = handlers
+        self.consumers = consumers
         self._wake = asyncio.Event()
 
     def wake(self) -> None:
@@ -112,9 +123,9 @@ class Inbox:
             row = (await tx.execute(NEXT)).one_or_none()
             if row is None:
                 return False
-            event = pb.Event.FromString(row.payload)
             try:
-                await self.handlers[row.kind](tx, getattr(event, row.kind))
+                event = pb.Event.FromString(row.payload)
+                await self.consumers[row.kind].apply(tx, getattr(event, row.kind))
             except Exception as error:
                 failing.append((str(row.event_id), row.kind, error))
                 raise

@@ -22,6 +22,7 @@ def migrate(service: str, settings: DatabaseSettings, metadata: sa.MetaData) -> 
         settings.database_url.replace("postgresql://", "postgresql+psycopg://", 1),
         connect_args={"password": settings.database_password, "connect_timeout": 5},
         poolclass=sa.NullPool,
+        hide_parameters=True,
     )
     for attempt in range(1, LOCK_TRIES + 1):
         try:

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
+import grpc
 import structlog
 import uuid_utils
 from guildhall.events.v1 import event_sink_pb2 as pb
@@ -16,6 +17,7 @@ from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.chassis.database import OUTBOX_WRITTEN, Database
+from services.chassis.errors import PeerUnavailable
 
 log = structlog.get_logger()
 
@@ -27,7 +29,7 @@ WRITE = text("""
     INSERT INTO outbox (id, target, kind, subject_id, payload) VALUES (:id, :target, :kind, :subject_id, :payload)
 """)
 CLAIM = text("""
-    UPDATE outbox SET due_at = statement_timestamp() + interval '30 seconds', attempts = attempts + 1
+    UPDATE outbox SET due_at = statement_timestamp() + interval '30 seconds'
     WHERE id IN (
         SELECT id FROM outbox WHERE NOT dead AND due_at <= statement_timestamp()
         ORDER BY due_at LIMIT 200 FOR UPDATE SKIP LOCKED
@@ -39,9 +41,13 @@ FAILED = text("""
     UPDATE outbox
     SET due_at = statement_timestamp()
             + least(interval '60 seconds', interval '200 milliseconds' * 2 ^ least(attempts, 10)),
-        dead = attempts >= :most
+        attempts = attempts + 1, dead = attempts + 1 >= :most
     WHERE id = ANY(CAST(:ids AS uuid[]))
     RETURNING id, kind, dead
+""")
+
+POSTPONED = text("""
+    UPDATE outbox SET due_at = statement_timestamp() + interval '5 seconds' WHERE id = ANY(CAST(:ids AS uuid[]))
 """)
 
 
@@ -68,6 +74,11 @@ async def enqueue(tx: AsyncConnection, work: str, subject_id: str) -> None:
 async def done(tx: AsyncConnection, ids: Sequence[str]) -> None:
     """Forgets rows whose work is done."""
     await tx.execute(DONE, {"ids": list(ids)})
+
+
+async def postpone(tx: AsyncConnection, ids: Sequence[str]) -> None:
+    """Puts rows back without counting a try: it was not theirs that nobody was there."""
+    await tx.execute(POSTPONED, {"ids": list(ids)})
 
 
 async def failed(tx: AsyncConnection, ids: Sequence[str]) -> None:
@@ -129,8 +140,15 @@ class Relay:
                 return
             await self._deliver[target]([_event(row) for row in rows])
         except Exception as error:
+            if target != WORKER and len(rows) > 1 and isinstance(error, grpc.aio.AioRpcError):
+                # Refused: one of them is to blame, and must not take the others with it.
+                for row in rows:
+                    await self._send(target, [row])
+                return
             log.warning("outbox_undelivered", target=target, rows=len(ids), error=type(error).__name__)
-            await self._database.transaction(lambda tx: failed(tx, ids))
+            # A broker or peer that is away may be so for an hour, and no row is to die of it.
+            away = target == WORKER or isinstance(error, PeerUnavailable)
+            await self._database.transaction(lambda tx: postpone(tx, ids) if away else failed(tx, ids))
             return
         await self._database.transaction(lambda tx: done(tx, ids))
 

@@ -28,7 +28,19 @@ def address(value: str) -> str:
     return value
 
 
+def key_file(path: Path) -> Path:
+    """Refuses a file whose content is not hexadecimal, or too short to be a key."""
+    try:
+        size = len(bytes.fromhex(path.read_text().strip()))
+    except ValueError:
+        raise ValueError("does not hold hexadecimal digits; make one with: openssl rand -hex 32") from None
+    if size < 32:
+        raise ValueError(f"holds {size} bytes; at least 32 are needed: openssl rand -hex 32")
+    return path
+
+
 ReadableFile = Annotated[Path, AfterValidator(readable)]
+KeyFile = Annotated[ReadableFile, AfterValidator(key_file)]
 Address = Annotated[str, AfterValidator(address)]
 
 
@@ -58,7 +70,7 @@ class BrokerSettings(BaseSettings):
 class WorkerSettings(DatabaseSettings, BrokerSettings):
     """What `worker` needs."""
 
-    secret_key_file: ReadableFile
+    secret_key_file: KeyFile
     mail_dir: Path = Field(default=Path(".guildhall/mail"), description="where .eml files are written")
     public_url: str = Field(default="http://127.0.0.1:8080", pattern="^https?://", description="the gateway, for links")
 
@@ -87,25 +99,10 @@ class ServeSettings(WorkerSettings):
 def load(settings_class: type[SettingsClass]) -> SettingsClass:
     """Reads the settings, or names everything that is wrong with them on stderr and exits with 2."""
     try:
-        settings = settings_class()
-        if isinstance(settings, WorkerSettings):
-            check_secret_key(settings)
-        return settings
+        return settings_class()
     except ValidationError as error:
         for fault in error.errors():
             name = PREFIX + "_".join(str(part) for part in fault["loc"]).upper()
             what = "is not set" if fault["type"] == "missing" else fault["msg"].removeprefix("Value error, ")
             print(f"{name}: {what}", file=sys.stderr)  # noqa: T201
-    except ValueError as error:
-        print(f"{PREFIX}SECRET_KEY_FILE: {error}", file=sys.stderr)  # noqa: T201
     sys.exit(2)
-
-
-def check_secret_key(settings: WorkerSettings) -> None:
-    """Refuses a key that is not hexadecimal or too short to be one."""
-    try:
-        size = len(settings.secret_key)
-    except ValueError:
-        raise ValueError("does not hold hexadecimal digits; make one with: openssl rand -hex 32") from None
-    if size < 32:
-        raise ValueError(f"holds {size} bytes; at least 32 are needed: openssl rand -hex 32")

@@ -40,4 +40,6 @@ def configure_logging(service: str, level: str) -> None:
 
 def code_name(code: str) -> str:
     """A status code's name as Go writes it: NOT_FOUND is NotFound."""
-    return code if code == "OK" else "".join(word.capitalize() for word in code.split("_"))
+    # Go spells one of them with a single l.
+    words = code.replace("CANCELLED", "CANCELED").split("_")
+    return code if code == "OK" else "".join(word.capitalize() for word in words)

@@ -16,6 +16,7 @@ AUDIENCE = "guildhall"
 LEEWAY_SECONDS = 30
 REMEMBERED = 10_000
 REFETCH_SECONDS = 5.0
+REFRESH_SECONDS = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,7 @@ class Claims:
 
     user_id: str
     session_id: str
+    key_id: str
     expires_at: float
     """Seconds since 1970."""
 
@@ -40,8 +42,11 @@ class Verifier:
 
     async def verify(self, token: str) -> Claims:
         """The token's claims. UNAUTHENTICATED if it is not genuine or past its time; UNAVAILABLE if no keys are had."""
+        if time.monotonic() - self._fetched_at > REFRESH_SECONDS and self._keys:
+            # In the background: a key that was withdrawn is no longer believed soon after, and nobody waits for it.
+            self._begin_fetch()
         claims = self._genuine.get(token)
-        if claims is None:
+        if claims is None or claims.key_id not in self._keys:
             claims = await self._decode(token)
             self._genuine[token] = claims
             if len(self._genuine) > REMEMBERED:
@@ -49,6 +54,12 @@ class Verifier:
         if claims.expires_at + LEEWAY_SECONDS <= time.time():
             raise Unauthenticated
         return claims
+
+    def _begin_fetch(self) -> asyncio.Task[None]:
+        if self._fetching is None:
+            self._fetching = asyncio.create_task(self._fetch(), context=contextvars.Context())
+            self._fetching.add_done_callback(lambda task: task.cancelled() or task.exception())
+        return self._fetching
 
     async def _fetch(self) -> None:
         try:
@@ -61,10 +72,8 @@ class Verifier:
         try:
             key_id = jwt.get_unverified_header(token).get("kid", "")
             if key_id not in self._keys and time.monotonic() - self._fetched_at > REFETCH_SECONDS:
-                if self._fetching is None:
-                    self._fetching = asyncio.create_task(self._fetch(), context=contextvars.Context())
                 # Shared: a thousand callers with a new key ask for it once, and none of them can cancel it.
-                await asyncio.shield(self._fetching)
+                await asyncio.shield(self._begin_fetch())
             if key_id not in self._keys:
                 raise Unauthenticated
             body = jwt.decode(
@@ -78,4 +87,4 @@ class Verifier:
             )
         except jwt.PyJWTError as error:
             raise Unauthenticated from error
-        return Claims(user_id=str(body["sub"]), session_id=str(body["sid"]), expires_at=float(body["exp"]))
+        return Claims(str(body["sub"]), str(body["sid"]), key_id, float(body["exp"]))

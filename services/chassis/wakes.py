@@ -56,7 +56,7 @@ class Wakes:
                     async for message in pubsub.listen():
                         if message["type"] == "message":
                             heard[message["channel"]](message["data"])
-            except (RedisError, OSError, TimeoutError) as error:
+            except Exception as error:  # whatever it was: without this task nobody is woken until the process ends
                 log.warning("wakes_not_heard", error=type(error).__name__)
             await asyncio.sleep(1)
 

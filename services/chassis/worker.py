@@ -25,8 +25,10 @@ log = structlog.get_logger()
 TASK_SECONDS = 20.0
 """Below the row's lease of 30 s, so that nobody else begins what is still being done."""
 
-FIND_WORK = text("""
-    SELECT id, kind, subject_id FROM outbox WHERE id = :id AND target = 'worker' AND NOT dead
+BEGIN_WORK = text("""
+    UPDATE outbox SET due_at = statement_timestamp() + interval '30 seconds'
+    WHERE id = :id AND target = 'worker' AND NOT dead
+    RETURNING kind, subject_id
 """)
 
 Work = Callable[[str, str], Awaitable[None]]
@@ -68,8 +70,11 @@ class Worker:
 
         @self.app.task(name=sweep_task(self.app.main))  # type: ignore[untyped-decorator]
         def sweep() -> None:
-            for forget in (self.forget, *sweeps):
-                self.run(_as_coroutine(forget))
+            for each in (self.forget, *sweeps):
+                try:
+                    self.run(_as_coroutine(each))
+                except Exception as error:  # the others are to run all the same
+                    log.warning("sweep_failed", sweep=getattr(each, "__name__", ""), error=type(error).__name__)
 
         run_worker(self.app)
         self.run(self.database.close())
@@ -77,14 +82,17 @@ class Worker:
     async def perform(self, works: Mapping[str, Work], row_id: str) -> None:
         """Does one work row. A row that is gone has been done."""
 
-        async def find(tx: AsyncConnection) -> Any:
-            return (await tx.execute(FIND_WORK, {"id": row_id})).one_or_none()
+        async def begin(tx: AsyncConnection) -> Any:
+            # The lease anew: the task may have waited in the queue for most of the relay's.
+            return (await tx.execute(BEGIN_WORK, {"id": row_id})).one_or_none()
 
-        row = await self.database.read(find)
+        row = await self.database.transaction(begin)
         if row is None:
             return
         try:
-            await works[row.kind](str(row.subject_id), row_id)
+            # Here, not around all of it: who takes too long must be counted as failed.
+            async with asyncio.timeout(TASK_SECONDS - 5):
+                await works[row.kind](str(row.subject_id), row_id)
         except Exception as error:
             log.warning("work_failed", kind=row.kind, row_id=row_id, error=type(error).__name__)
             await self.database.transaction(lambda tx: outbox.failed(tx, [row_id]))

@@ -4,6 +4,7 @@ from guildhall.guest.v1 import guest_access_service_pb2_grpc, guest_invite_servi
 
 from services.chassis import command
 from services.chassis.frame import Frame
+from services.chassis.inbox import Consumer
 from services.chassis.settings import ServeSettings, WorkerSettings
 from services.chassis.worker import Worker
 from services.guest import tasks
@@ -15,7 +16,7 @@ from services.guest.tables import METADATA
 
 def build(settings: ServeSettings) -> Frame:
     """The whole service, not yet started. To be called inside the running loop."""
-    frame = Frame("guest", settings, consumes={"member_removed": member_removed})
+    frame = Frame("guest", settings, consumes={"member_removed": Consumer("membership", member_removed)})
     membership = Membership(frame.channels["membership"])
     messaging = Messaging(frame.channels["messaging"])
     frame.add(
@@ -41,4 +42,4 @@ def worker(settings: WorkerSettings) -> None:
 
 
 if __name__ == "__main__":
-    command.run("guest", serve=serve, worker=worker, metadata=METADATA)
+    command.run("guest", serve=serve, worker=worker, metadata=METADATA, serve_settings=ServeSettings)

@@ -5,7 +5,6 @@ moves that redemption from STARTED to COMMITTED makes the guest; only one that m
 member taken away. So neither can happen after the other, whoever dies in between.
 """
 
-import hashlib
 from typing import Any
 
 import uuid_utils
@@ -13,7 +12,7 @@ from guildhall.events.v1 import event_sink_pb2 as events
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.chassis.call import current_call
+from services.chassis.idempotency import Repeatable, forget
 from services.chassis.outbox import emit
 from services.guest import guests, invites
 from services.guest.errors import GuestInviteInvalid
@@ -67,7 +66,6 @@ GRANT = text("""
     SELECT CAST(:member_id AS uuid), conversation_id, CAST(:workspace_id AS uuid)
     FROM guest_invite_channels WHERE invite_id = :invite_id
 """)
-FORGET_KEY = text("DELETE FROM idempotency_keys WHERE caller = :caller AND method = :method AND key_hash = :key_hash")
 
 
 class Superseded(Exception):
@@ -134,16 +132,14 @@ async def abandon_stale(tx: AsyncConnection) -> int:
     return len(rows)
 
 
-async def undo(tx: AsyncConnection, *, workspace_id: str, member_id: str, request_id: str) -> bool:
+async def undo(tx: AsyncConnection, *, workspace_id: str, member_id: str, request: Repeatable) -> bool:
     """Ends a guest whom membership no longer has as a member; False if that was known already.
 
     The answer stored under this call's key goes with the guest, or a repetition would get somebody who never was.
     """
     if not await guests.end(tx, workspace_id=workspace_id, member_id=member_id):
         return False
-    call = current_call()
-    key_hash = hashlib.sha256(request_id.lower().encode()).digest()
-    await tx.execute(FORGET_KEY, {"caller": call.user_id, "method": call.rpc, "key_hash": key_hash})
+    await forget(tx, request)
     return True
 
 

@@ -21,7 +21,7 @@ from services.chassis.call import current_call
 from services.chassis.database import Database
 from services.chassis.errors import IdempotencyMismatch, NotFound, PeerUnavailable, PermissionDenied
 from services.chassis.frame import Frame
-from services.chassis.idempotency import no_access_needed, once
+from services.chassis.idempotency import Repeatable, no_access_needed, once
 from services.chassis.secret import new_token, token_hash
 from services.guest import guests, invites, redemptions, wire
 from services.guest.errors import AlreadyMember, GuestInviteInvalid
@@ -97,7 +97,7 @@ class GuestInviteServicer(invite_rpc.GuestInviteServiceServicer):
                 continue
             # A repetition confirms as well: the first call may have died before it could. A guest whose member is
             # gone is undone; if they had ended before, this was the answer of an earlier stay, repeated.
-            if await self._confirm(answer.guest) or not await self._undo(answer.guest, request.request_id):
+            if await self._confirm(answer.guest) or not await self._undo(answer.guest, request):
                 return answer
         raise PeerUnavailable
 
@@ -195,9 +195,12 @@ class GuestInviteServicer(invite_rpc.GuestInviteServiceServicer):
                     raise
             await asyncio.sleep(CONFIRM_PAUSE_SECONDS)
 
-    async def _undo(self, guest: pb.Guest, request_id: str) -> bool:
-        undone = {"workspace_id": guest.workspace_id, "member_id": guest.member_id, "request_id": request_id}
-        return await self._database.transaction(lambda tx: redemptions.undo(tx, **undone))
+    async def _undo(self, guest: pb.Guest, request: Repeatable) -> bool:
+        async def undo(tx: AsyncConnection) -> bool:
+            whose = {"workspace_id": guest.workspace_id, "member_id": guest.member_id}
+            return await redemptions.undo(tx, **whose, request=request)
+
+        return await self._database.transaction(undo)
 
     async def _abandon(self, redemption_id: str) -> None:
         await self._database.transaction(lambda tx: redemptions.abandon(tx, redemption_id=redemption_id))

@@ -8,7 +8,7 @@ from guildhall.identity.v1 import auth_service_pb2_grpc, session_service_pb2_grp
 from services.chassis import command
 from services.chassis.database import Database
 from services.chassis.frame import Frame
-from services.chassis.settings import ServeSettings, WorkerSettings
+from services.chassis.settings import WorkerSettings
 from services.chassis.worker import Worker
 from services.identity import sessions
 from services.identity.keys import SigningKeys
@@ -21,10 +21,8 @@ from services.identity.tables import METADATA
 from services.identity.tasks import Mails, forget
 
 
-def build(settings: ServeSettings) -> Frame:
+def build(settings: IdentitySettings) -> Frame:
     """The whole service, not yet serving. identity answers itself what other services ask it about their callers."""
-    if not isinstance(settings, IdentitySettings):
-        raise TypeError("identity is served with IdentitySettings")
     database = Database(settings)
     keys = SigningKeys(settings.signing_keys_dir)
 
@@ -49,7 +47,7 @@ def build(settings: ServeSettings) -> Frame:
     return frame
 
 
-async def serve(settings: ServeSettings) -> None:
+async def serve(settings: IdentitySettings) -> None:
     await build(settings).run()
 
 

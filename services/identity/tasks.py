@@ -3,11 +3,12 @@
 import asyncio
 from urllib.parse import urlencode
 
+from services.chassis import emails
 from services.chassis.database import Database
 from services.chassis.mail import compose, write_mail
 from services.chassis.secret import SecretKey
 from services.chassis.settings import WorkerSettings
-from services.identity import emails, sessions, users
+from services.identity import sessions, users
 
 VERIFY_EMAIL = """Somebody, most likely you, signed up with this address
 at {asked_at:%Y-%m-%d %H:%M} UTC.

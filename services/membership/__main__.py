@@ -9,6 +9,7 @@ from guildhall.membership.v1 import (
 
 from services.chassis import command
 from services.chassis.frame import Frame
+from services.chassis.inbox import Consumer
 from services.chassis.settings import ServeSettings, WorkerSettings
 from services.chassis.worker import Worker
 from services.membership import guest_members, invitations, tasks
@@ -26,8 +27,8 @@ def build(settings: ServeSettings) -> Frame:
         "membership",
         settings,
         consumes={
-            "guest_redeemed": guest_members.apply_redeemed,
-            "guest_redemption_abandoned": guest_members.apply_abandoned,
+            "guest_redeemed": Consumer("guest", guest_members.apply_redeemed),
+            "guest_redemption_abandoned": Consumer("guest", guest_members.apply_abandoned),
         },
     )
     identity = Identity(frame.channels["identity"])
@@ -56,4 +57,4 @@ def worker(settings: WorkerSettings) -> None:
 
 
 if __name__ == "__main__":
-    command.run("membership", serve=serve, worker=worker, metadata=METADATA)
+    command.run("membership", serve=serve, worker=worker, metadata=METADATA, serve_settings=ServeSettings)

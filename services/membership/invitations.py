@@ -7,12 +7,12 @@ import uuid_utils
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from services.chassis.emails import normalize
 from services.chassis.errors import PermissionDenied
 from services.chassis.outbox import enqueue
 from services.chassis.secret import SecretKey, token_hash
 from services.membership import members, workspaces
 from services.membership.capabilities import INVITE_MEMBERS, RANKS, allows, rank
-from services.membership.emails import normalize
 from services.membership.errors import InvitationForAnother, InvitationInvalid
 
 MAIL = "mail.invitation"

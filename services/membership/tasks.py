@@ -4,10 +4,10 @@ from typing import Any
 
 from sqlalchemy import Row
 
+from services.chassis.emails import mailbox
 from services.chassis.mail import compose, write_mail
 from services.chassis.worker import Work, Worker
 from services.membership import invitations
-from services.membership.emails import mailbox
 
 TEXT = """You are invited to join the workspace "{workspace}".
 

@@ -4,6 +4,7 @@ from guildhall.messaging.v1 import conversation_service_pb2_grpc, event_service_
 
 from services.chassis import command
 from services.chassis.frame import Frame
+from services.chassis.inbox import Consumer
 from services.chassis.settings import ServeSettings, WorkerSettings
 from services.chassis.worker import Worker
 from services.messaging.access import Access
@@ -25,7 +26,7 @@ SERVICE = "messaging"
 
 def build(settings: ServeSettings) -> Frame:
     """The service, wired but not started."""
-    frame = Frame(SERVICE, settings, consumes={"member_removed": remove_member})
+    frame = Frame(SERVICE, settings, consumes={"member_removed": Consumer("membership", remove_member)})
     database, secret, wakes = frame.database, frame.secret, frame.wakes
     membership, guests = Membership(frame.channels["membership"]), Guests(frame.channels["guest"])
     access = Access(membership, guests)
@@ -59,4 +60,4 @@ def worker(settings: WorkerSettings) -> None:
 
 
 if __name__ == "__main__":
-    command.run(SERVICE, serve=serve, worker=worker, metadata=METADATA)
+    command.run(SERVICE, serve=serve, worker=worker, metadata=METADATA, serve_settings=ServeSettings)

@@ -15,27 +15,34 @@ from services.messaging.messages import MESSAGE
 
 MOST_EVENTS = 500
 """In one reading, over all conversations."""
+MOST_BYTES = 1 << 20
+"""Of text in one reading, but for its last event: well below what may wait for one stream."""
 
 # Participants are read only where sight may have been taken away.
 READ = text(f"""
-    SELECT CAST(c.id AS text) AS conversation_id, CAST(c.workspace_id AS text) AS workspace_id, c.visibility,
-        c.revision, c.last_event_seq AS head,
-        CASE WHEN c.revision > asked.revision THEN ARRAY(
-            SELECT CAST(p.member_id AS text) FROM participants p
-            WHERE p.conversation_id = c.id
-        ) END AS member_ids,
-        m.*
-    FROM unnest(CAST(:ids AS uuid[]), CAST(:positions AS bigint[]), CAST(:revisions AS bigint[]))
-        WITH ORDINALITY AS asked (id, position, revision, number)
-    JOIN conversations c ON c.id = asked.id
-    LEFT JOIN LATERAL (
-        SELECT {MESSAGE} FROM messages m
-        WHERE m.conversation_id = c.id AND m.event_seq > asked.position AND c.last_event_seq > asked.position
-        ORDER BY m.event_seq LIMIT :most
-    ) m ON true
-    WHERE c.last_event_seq <> asked.position OR c.revision > asked.revision
-    ORDER BY asked.number, m.event_seq
-    LIMIT :most
+    SELECT * FROM (
+        SELECT CAST(c.id AS text) AS conversation_id, CAST(c.workspace_id AS text) AS workspace_id, c.visibility,
+            c.revision, c.last_event_seq AS head,
+            CASE WHEN c.revision > asked.revision THEN ARRAY(
+                SELECT CAST(p.member_id AS text) FROM participants p
+                WHERE p.conversation_id = c.id
+            ) END AS member_ids,
+            m.*, asked.number,
+            sum(coalesce(octet_length(m.text), 0)) OVER (ORDER BY asked.number, m.event_seq) AS bytes
+        FROM unnest(CAST(:ids AS uuid[]), CAST(:positions AS bigint[]), CAST(:revisions AS bigint[]))
+            WITH ORDINALITY AS asked (id, position, revision, number)
+        JOIN conversations c ON c.id = asked.id
+        LEFT JOIN LATERAL (
+            SELECT {MESSAGE} FROM messages m
+            WHERE m.conversation_id = c.id AND m.event_seq > asked.position AND c.last_event_seq > asked.position
+            ORDER BY m.event_seq LIMIT :most
+        ) m ON true
+        WHERE c.last_event_seq <> asked.position OR c.revision > asked.revision
+        ORDER BY asked.number, m.event_seq
+        LIMIT :most
+    ) news
+    WHERE news.bytes - coalesce(octet_length(news.text), 0) < :most_bytes
+    ORDER BY news.number, news.event_seq
 """)
 SEEN = """
     CAST(c.id AS text) AS conversation_id, CAST(c.workspace_id AS text) AS workspace_id, c.last_event_seq AS head,
@@ -109,12 +116,16 @@ class Sights:
 
 
 async def read(tx: AsyncConnection, *, asked: Sequence[Asked]) -> tuple[list[Reading], bool]:
-    """What is new, at most MOST_EVENTS; True if there may be more. Conversations without news are left out."""
+    """What is new, at most MOST_EVENTS and about MOST_BYTES, and whether there may be more.
+
+    Conversations without news are left out.
+    """
     parameters = {
         "ids": [item.conversation_id for item in asked],
         "positions": [item.position for item in asked],
         "revisions": [item.revision for item in asked],
         "most": MOST_EVENTS,
+        "most_bytes": MOST_BYTES,
     }
     rows = (await tx.execute(READ, parameters)).all()
     highest = {item.conversation_id: item.highest for item in asked}
@@ -127,7 +138,8 @@ async def read(tx: AsyncConnection, *, asked: Sequence[Asked]) -> tuple[list[Rea
             event = _message_created(row)
             reading.events.append(event)
             reading.sizes.append(event.ByteSize())
-    return list(readings.values()), len(rows) == MOST_EVENTS
+    more = bool(rows) and (len(rows) == MOST_EVENTS or rows[-1].bytes >= MOST_BYTES)
+    return list(readings.values()), more
 
 
 async def read_snapshot(tx: AsyncConnection, *, viewer: Viewer) -> tuple[list[Seen], datetime]:

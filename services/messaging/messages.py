@@ -90,6 +90,11 @@ class Page:
         return viewer.granted is not None or self.public or viewer.member_id in self.member_ids
 
 
+def is_too_old(answered_at: float) -> bool:
+    """Whether permission must be asked for again before anything is written."""
+    return time.monotonic() - answered_at > ANSWER_SECONDS
+
+
 async def append(tx: AsyncConnection, *, new: NewMessage) -> Row[Any]:
     """Takes the next numbers and stores the message, or returns the one that is there under the same client id.
 
@@ -103,7 +108,7 @@ async def append(tx: AsyncConnection, *, new: NewMessage) -> Row[Any]:
     }
     if (await tx.execute(LOCK, parameters)).one_or_none() is None:
         raise NotFound
-    if time.monotonic() - new.answered_at > ANSWER_SECONDS:
+    if is_too_old(new.answered_at):
         raise AnswerTooOld
     found = (await tx.execute(FIND, parameters)).one_or_none()
     if found is None:

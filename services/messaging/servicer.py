@@ -1,10 +1,10 @@
 """The three services of messaging: who, what, one transaction, reply."""
 
 import asyncio
+import contextlib
 import time
 import uuid
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from typing import Any
 
 from guildhall.messaging.v1 import conversation_service_pb2 as conversations_pb
@@ -32,6 +32,9 @@ from services.messaging.messages import AnswerTooOld, NewMessage
 WOKEN_CONVERSATIONS = "messaging.conversations"
 WOKEN_SIGHTS = "messaging.sights"
 """Valkey's channels between the replicas: a conversation with something new, a workspace where somebody sees more."""
+
+MOST_WRITERS = 4
+"""Sends that write at the same time; half the pool, so that reading and delivery are never kept out."""
 
 
 class ConversationService(conversations_rpc.ConversationServiceServicer):
@@ -132,26 +135,31 @@ class MessageService(messages_rpc.MessageServiceServicer):
         self._access = access
         self._hub = hub
         self._wakes = wakes
+        # So that sends wait here, in their order, and not for the pool, which gives up after a second.
+        self._writers = asyncio.Semaphore(MOST_WRITERS)
 
     async def SendMessage(
         self, request: messages_pb.SendMessageRequest, context: Any
     ) -> messages_pb.SendMessageResponse:
-        """Asks, appends, commits, answers; then wakes the subscribers. Asks again if the lock took its time."""
+        """Asks, appends, commits, answers; then wakes the subscribers."""
         workspace_id, conversation_id = _id(request.workspace_id), _id(request.conversation_id)
-        while True:
-            sender = await self._sender(current_call(), workspace_id, conversation_id)
-            new = NewMessage(
-                conversation_id=conversation_id,
-                client_message_id=_id(request.client_message_id),
-                text=request.text,
-                sender=sender,
-                answered_at=time.monotonic(),
-            )
-            try:
-                row = await self._append(new)
-            except AnswerTooOld:
-                continue
-            break
+        sender = await self._sender(current_call(), workspace_id, conversation_id)
+        answered_at = time.monotonic()
+        async with self._writers:
+            while True:
+                if messages.is_too_old(answered_at):
+                    sender = await self._sender(current_call(), workspace_id, conversation_id)
+                    answered_at = time.monotonic()
+                new = NewMessage(
+                    conversation_id=conversation_id,
+                    client_message_id=_id(request.client_message_id),
+                    text=request.text,
+                    sender=sender,
+                    answered_at=answered_at,
+                )
+                with contextlib.suppress(AnswerTooOld):
+                    row = await self._append(new)
+                    break
         self._hub.wake(conversation_id)
         self._wakes.publish(WOKEN_CONVERSATIONS, conversation_id)
         message = wire.message(row, workspace_id=workspace_id, conversation_id=conversation_id)
@@ -215,7 +223,7 @@ class EventService(events_rpc.EventServiceServicer):
         """The hub delivers; this only writes."""
         resume = {_id(position.conversation_id): position.event_seq for position in request.positions}
         subscription = self._hub.subscribe(current_call(), workspace_id=_id(request.workspace_id), resume=resume)
-        async with aclosing(subscription) as responses:
+        async with contextlib.aclosing(subscription) as responses:
             async for response in responses:
                 yield response
 

@@ -61,9 +61,7 @@ def registers(sources: tuple[Source, ...], generated: str) -> bool:
 
 def asking_classes(sources: tuple[Source, ...]) -> set[str]:
     """Full names of a service's classes that can ask another service: those of peers.py, and all that hold one."""
-    asking = {
-        _name(source, node) for source, node in classes(sources) if source.parts[-1] == "peers.py"
-    }  # fmt: skip
+    asking = {_name(source, node) for source, node in classes(sources) if source.parts[-1] == "peers.py"}
     while True:
         more = {_name(source, node) for source, node in classes(sources) if _holds(source, node, asking)} - asking
         if not more:

@@ -73,7 +73,7 @@ def imports(source: Source) -> Iterator[tuple[ast.stmt, str, str]]:
     for node in ast.walk(source.tree):
         if isinstance(node, ast.Import):
             for name in node.names:
-                yield node, name.asname or name.name.partition(".")[0], name.name if name.asname else name.name
+                yield node, name.asname or name.name.partition(".")[0], name.name
         elif isinstance(node, ast.ImportFrom):
             start = node.module or ""
             if node.level:

@@ -198,7 +198,7 @@ def test_what_is_banned_is_found(rule: Callable[[Source], list[str]], code: str)
         (
             transaction_clocks,
             "services/guest/guests.py",
-            "def f():\n    'Never now().'\n    text('statement_timestamp()')",
+            "def f():\n    'Never now().'\n    text('x')",
         ),
         (blocking_or_lost, "services/chassis/migrations.py", "import time\ntime.sleep(1)\nprint(1)"),
         (foreign_schemas, "services/guest/guests.py", "scope = 'identity.users'"),

@@ -60,7 +60,7 @@ def without_access(rpcs: dict[str, contracts.Rpc]) -> list[str]:
         name
         for name, rpc in rpcs.items()
         if not rpc.access.callers or access_pb2.CALLER_UNSPECIFIED in rpc.access.callers
-    ]  # noqa: E501
+    ]
 
 
 def is_mutating(method: str) -> bool:
@@ -201,9 +201,9 @@ def test_secrets_and_personal_text_are_never_logged() -> None:
 def test_a_field_that_would_be_logged_is_found() -> None:
     from google.protobuf import descriptor_pool
 
-    text = FieldDescriptorProto.TYPE_STRING
+    text, one = FieldDescriptorProto.TYPE_STRING, FieldDescriptorProto.LABEL_OPTIONAL
     names = ["session_token", "page_token", "normalized_email", "name", "invite_id", "text"]
-    fields = [FieldDescriptorProto(name=n, number=i, type=text, label=1) for i, n in enumerate(names, 1)]
+    fields = [FieldDescriptorProto(name=n, number=i, type=text, label=one) for i, n in enumerate(names, 1)]
     fields[-1].options.debug_redact = True
     file = FileDescriptorProto(name="spoilt.proto", message_type=[DescriptorProto(name="Spoilt", field=fields)])
     pool = descriptor_pool.DescriptorPool()

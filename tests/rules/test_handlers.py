@@ -27,9 +27,7 @@ def home(rpc: contracts.Rpc) -> tuple[tuple[Source, ...], tuple[Source, ...]]:
     return sources(folder), sources(f"{folder}/__main__.py")
 
 
-def unanswered(
-    rpc: contracts.Rpc, generated: str, code: tuple[Source, ...], wiring: tuple[Source, ...]
-) -> list[str]:  # fmt: skip
+def unanswered(rpc: contracts.Rpc, generated: str, code: tuple[Source, ...], wiring: tuple[Source, ...]) -> list[str]:
     """What is missing for an RPC to be answered."""
     found = []
     count = len(handlers(code, generated, rpc.method))
@@ -64,7 +62,7 @@ def unpaired_reasons(reasons: dict[str, int], faults: list[type[Fault]]) -> list
         f"{name}: {named.count(name)} classes in errors.py; one must bear it"
         for name in sorted(own)
         if named.count(name) != 1
-    ]  # noqa: E501
+    ]
     return found + [f"{name} of errors.py is none of the service's own reasons" for name in named if name not in own]
 
 
@@ -83,7 +81,7 @@ def test_every_rpc_has_a_handler_that_is_registered(name: str) -> None:
             "class S(rpc.UserServiceServicer):\n    async def GetUser(self, r, c): ...",
             "f.add(rpc.add_UserServiceServicer_to_server, S())",
             0,
-        ),  # noqa: E501
+        ),
         ("class S(rpc.UserServiceServicer):\n    async def GetUser(self, r, c): ...", "", 1),
         ("class S(rpc.UserServiceServicer):\n    pass", "f.add(rpc.add_UserServiceServicer_to_server, S())", 1),
         ("class S:\n    async def GetUser(self, r, c): ...", "f.add(rpc.add_UserServiceServicer_to_server, S())", 1),

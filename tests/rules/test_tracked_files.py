@@ -7,14 +7,12 @@ import pytest
 
 from tests.rules.sources import ROOT, report
 
-MACHINE_PATHS = re.compile(
-    r"(?<![\w.}/-])/(?:" + "|".join(("work", "tmp/wk", "root", "opt/wheels", "home")) + r")(?![\w-])"
-)
+MACHINE_PATHS = re.compile(r"(?<![\w.}/-])/(?:work|tmp/wk|root|opt/wheels|home)(?![\w-])")
 REGISTRIES = re.compile(
-    r"(?:\b(?:" + "|".join((r"pypi\.org", r"pythonhosted\.org", r"docker\.io", r"ghcr\.io", r"quay\.io", r"gcr\.io"))
-    + r")\b)|--(?:extra-)?index-url|--find-links|\bindex-url\s*=|\bregistry\s*=\s*http",
+    r"\b(?:pypi\.org|pythonhosted\.org|docker\.io|ghcr\.io|quay\.io|gcr\.io)\b"
+    r"|--(?:extra-)?index-url|--find-links|\bindex-url\s*=|\bregistry\s*=\s*http",
     re.IGNORECASE,
-)  # fmt: skip
+)
 
 
 def machine_traces(path: str, text: str) -> list[str]:

@@ -13,10 +13,9 @@ from guildhall.guest.v1 import guest_invite_service_pb2_grpc as invite_rpc
 from guildhall.guest.v1 import guest_service_pb2 as pb
 from guildhall.guest.v1 import guest_service_pb2_grpc as rpc
 from guildhall.membership.v1 import access_service_pb2 as access
-from guildhall.membership.v1 import access_service_pb2_grpc, member_service_pb2_grpc
+from guildhall.membership.v1 import access_service_pb2_grpc
 from guildhall.membership.v1 import member_service_pb2 as members
 
-from services.guest import redemptions, tasks
 from services.guest.guests import member_removed
 from tests.service.test_guest_invites import HOUR, House
 from tests.support.suite import Person, Refusal, Suite, refusal_of, refused
@@ -48,15 +47,6 @@ async def verdict(house: House, person: Person) -> access.AccessVerdict:
     return found
 
 
-async def add_pending(house: House, person: Person, redemption_id: str) -> str:
-    """A pending member's id, as a redemption makes one."""
-    stub = house.suite.stub(member_service_pb2_grpc.MemberServiceStub, certificate="guest")
-    request = members.AddGuestMemberRequest(
-        workspace_id=house.workspace_id, user_id=person.user_id, redemption_id=redemption_id
-    )
-    return str((await person.call(stub.AddGuestMember, request)).member.member_id)
-
-
 async def until(condition: Callable[[], Awaitable[bool]], what: str) -> None:
     """Waits for an effect in another process."""
     for _ in range(1500):
@@ -64,14 +54,6 @@ async def until(condition: Callable[[], Awaitable[bool]], what: str) -> None:
             return
         await asyncio.sleep(0.02)
     raise TimeoutError(f"never happened: {what}")
-
-
-def attempt(house: House, made: invite_pb.CreateGuestInviteResponse, person: Person) -> dict[str, str]:
-    return {
-        "invite_id": made.invite.invite_id,
-        "workspace_id": house.workspace_id,
-        "user_id": person.user_id,
-    }
 
 
 def states(house: House, person: Person) -> list[str]:
@@ -170,6 +152,28 @@ async def test_a_link_revoked_meanwhile_lets_in_as_many_as_it_counted(house: Hou
     assert (await redemption_refused(house, house.outsider(), made.token)).reason == "GUEST_INVITE_INVALID"
 
 
+async def test_a_link_that_ends_while_its_row_is_waited_for_lets_nobody_in(house: House) -> None:
+    made, person = await house.invite(), house.outsider()
+    ending = "SET expire_at = statement_timestamp() + interval '1500 milliseconds'"
+    house.sql(f"UPDATE guest_invites {ending} WHERE id = %(id)s", id=made.invite.invite_id)
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'guest' AND wait_event_type = 'Lock'"
+    over = "SELECT expire_at <= statement_timestamp() FROM guest_invites WHERE id = %(id)s"
+
+    async def is_waited_for() -> bool:
+        return house.sql(waiting) == [(1,)]
+
+    async def is_over() -> bool:
+        return house.sql(over, id=made.invite.invite_id) == [(True,)]
+
+    with house.suite.database("guest") as holder, holder.transaction():
+        holder.execute("SELECT 1 FROM guest_invites WHERE id = %s FOR NO KEY UPDATE", (made.invite.invite_id,))
+        redeeming = asyncio.create_task(redemption_refused(house, person, made.token))
+        await until(is_waited_for, "the redemption waits for the link's row")
+        await until(is_over, "the link's time is over")
+    assert (await redeeming).reason == "GUEST_INVITE_INVALID"
+    assert house.uses(made.invite.invite_id) == 0
+
+
 async def test_links_that_do_not_work_are_refused_with_the_same_bytes_and_a_good_one_lets_in(house: House) -> None:
     expired, revoked, used, good = [await house.invite(max_uses=1) for _ in range(4)]
     house.sql(
@@ -216,95 +220,6 @@ async def test_a_full_member_is_told_so_and_spends_no_use(house: House) -> None:
     assert (found.member_id, found.kind, found.role) == (member_id, members.MEMBER_KIND_FULL, members.ROLE_VIEWER)
     await house.redeem(house.outsider(), made.token)
     assert house.uses(made.invite.invite_id) == 1
-
-
-async def test_a_redemption_killed_before_its_decision_leaves_nothing_behind(house: House) -> None:
-    made, person = await house.invite(), house.outsider()
-    database = house.suite.frames["guest"].database
-    redemption_id = await database.transaction(lambda tx: redemptions.begin(tx, **attempt(house, made, person)))
-    member_id = await add_pending(house, person, redemption_id)
-    for sweep in tasks.sweeps(database):
-        await sweep()
-    assert states(house, person) == ["STARTED"], "it may still be under way"
-    house.sql(
-        "UPDATE redemptions SET started_at = started_at - interval '60 seconds' WHERE id = %(id)s", id=redemption_id
-    )
-    for sweep in tasks.sweeps(database):
-        await sweep()
-    assert states(house, person) == ["ABANDONED"]
-    await until_gone(house, member_id)
-    late = {"redemption_id": redemption_id, "member_id": member_id, **attempt(house, made, person)}
-    with pytest.raises(redemptions.Superseded):
-        await database.transaction(lambda tx: redemptions.decide(tx, **late))
-    assert house.sql("SELECT 1 FROM guests WHERE member_id = %(id)s", id=member_id) == []
-    assert house.uses(made.invite.invite_id) == 0
-    guest = await house.redeem(person, made.token)
-    assert guest.member_id != member_id
-    assert house.uses(made.invite.invite_id) == 1
-
-
-async def until_gone(house: House, member_id: str) -> None:
-    """Until membership has taken a pending member away."""
-
-    async def is_gone() -> bool:
-        with house.suite.database("membership") as database:
-            return database.execute("SELECT 1 FROM members WHERE id = %s", (member_id,)).fetchone() is None
-
-    await until(is_gone, "the pending member is taken away")
-
-
-async def test_a_redemption_killed_before_its_decision_is_taken_up_by_the_next_call(house: House) -> None:
-    made, person = await house.invite(), house.outsider()
-    database = house.suite.frames["guest"].database
-    redemption_id = await database.transaction(lambda tx: redemptions.begin(tx, **attempt(house, made, person)))
-    member_id = await add_pending(house, person, redemption_id)
-    assert not (await verdict(house, person)).allowed
-    guest = await house.redeem(person, made.token)
-    assert guest.member_id == member_id
-    assert (await verdict(house, person)).allowed
-    assert states(house, person) == ["COMMITTED"]
-
-
-async def decided(house: House, made: invite_pb.CreateGuestInviteResponse, person: Person) -> str:
-    """The member id of a guest whose redemption died between the decision and the confirmation."""
-    database = house.suite.frames["guest"].database
-    redemption_id = await database.transaction(lambda tx: redemptions.begin(tx, **attempt(house, made, person)))
-    member_id = await add_pending(house, person, redemption_id)
-    values = {"redemption_id": redemption_id, "member_id": member_id, **attempt(house, made, person)}
-    await database.transaction(lambda tx: redemptions.decide(tx, **values))
-    return member_id
-
-
-async def test_a_redemption_killed_before_its_confirmation_is_confirmed_by_the_event(house: House) -> None:
-    made, person = await house.invite(), house.outsider()
-    member_id = await decided(house, made, person)
-
-    async def is_confirmed() -> bool:
-        return (await verdict(house, person)).allowed
-
-    await until(is_confirmed, "the pending member is confirmed")
-    assert (await house.get(person, member_id)).state == pb.GUEST_STATE_ACTIVE
-
-
-async def test_a_repeated_redemption_confirms_what_the_first_could_not(house: House) -> None:
-    made, person = await house.invite(), house.outsider()
-    member_id = await decided(house, made, person)
-    house.sql("DELETE FROM outbox")
-    guest = await house.redeem(person, made.token)
-    assert guest.member_id == member_id
-    assert (await verdict(house, person)).allowed
-    assert house.uses(made.invite.invite_id) == 1
-
-
-async def test_a_guest_whose_pending_member_was_lost_is_made_again(house: House) -> None:
-    made, person, request_id = await house.invite(), house.outsider(), str(uuid.uuid4())
-    guest = await house.redeem(person, made.token, request_id=request_id)
-    with house.suite.database("membership") as database:
-        database.execute("DELETE FROM members WHERE id = %s", (guest.member_id,))
-    again = await house.redeem(person, made.token, request_id=request_id)
-    assert again.member_id != guest.member_id
-    assert (await verdict(house, person)).member_id == again.member_id
-    assert (await house.get(house.admin, guest.member_id)).state == pb.GUEST_STATE_ENDED
 
 
 async def test_a_repeated_request_gets_the_same_answer_even_after_a_removal(house: House) -> None:
@@ -379,18 +294,6 @@ async def test_a_locked_guest_is_returned_locked_and_a_new_link_does_not_unlock(
     made = await house.invite()
     assert (await house.redeem(person, made.token)).state == pb.GUEST_STATE_LOCKED
     assert house.uses(made.invite.invite_id) == 0
-
-
-async def test_without_membership_nothing_is_decided(house: House) -> None:
-    made, person = await house.invite(), house.outsider()
-    await house.suite.stop("membership")
-    try:
-        refusal = await redemption_refused(house, person, made.token)
-    finally:
-        await house.suite.start("membership")
-    assert (refusal.code, refusal.reason) == (grpc.StatusCode.UNAVAILABLE, "PEER_UNAVAILABLE")
-    assert house.uses(made.invite.invite_id) == 0
-    assert (await house.redeem(person, made.token)).state == pb.GUEST_STATE_ACTIVE
 
 
 async def test_an_event_delivered_again_ends_nothing_twice(house: House) -> None:

@@ -130,6 +130,35 @@ async def test_a_hash_of_older_parameters_is_renewed_by_signing_in(suite: Suite,
     assert (await auth.SignIn(sign_in(person.email), timeout=10)).user.user_id == person.user_id
 
 
+@pytest.mark.parametrize(
+    ("change", "commits"),
+    [
+        ("disabled_at = statement_timestamp()", True),
+        ("password_hash = 'of another password'", True),
+        ("disabled_at = statement_timestamp()", False),
+    ],
+)
+async def test_what_changes_while_a_password_is_verified_is_seen(
+    suite: Suite, auth: Any, change: str, commits: bool
+) -> None:
+    person = await suite.person()
+    with suite.database("identity_owner") as connection:
+        connection.autocommit = False
+        connection.execute(f"UPDATE users SET {change} WHERE id = %s".encode(), (person.user_id,))
+        signing_in = asyncio.ensure_future(auth.SignIn(sign_in(person.email), timeout=10))
+        while not execute(suite, "SELECT 1 FROM pg_locks WHERE NOT granted"):
+            assert not signing_in.done()
+            await asyncio.sleep(0.01)
+        if commits:
+            connection.commit()
+        else:
+            connection.rollback()
+    if commits:
+        assert (await refused(signing_in)).reason == "INVALID_CREDENTIALS"
+    else:
+        assert (await signing_in).user.user_id == person.user_id
+
+
 async def test_a_user_without_a_password_cannot_sign_in_by_one(suite: Suite, auth: Any) -> None:
     person = await suite.person()
     execute(suite, "UPDATE users SET password_hash = NULL WHERE id = %s", person.user_id)

@@ -8,7 +8,7 @@ from guildhall.membership.v1 import access_service_pb2 as access
 from guildhall.membership.v1 import access_service_pb2_grpc as access_rpc
 from guildhall.membership.v1 import member_service_pb2 as members
 
-from tests.service.test_membership_workspaces import Workspace, new_workspace
+from tests.service.test_membership_workspaces import Workspace, new_workspace, somebody
 from tests.support.suite import Suite, refused
 
 CAPABILITIES = {
@@ -26,8 +26,8 @@ CAPABILITIES = {
 async def test_each_role_may_what_the_table_says(suite: Suite) -> None:
     workspace = await new_workspace(suite)
     roles = {workspace.admin_member_id: members.ROLE_ADMIN}
-    for role in (members.ROLE_MEMBER, members.ROLE_VIEWER):
-        roles[await workspace.join(await suite.person("Bob"), role)] = role
+    for name, role in {"Bob": members.ROLE_MEMBER, "Cy": members.ROLE_VIEWER}.items():
+        roles[await workspace.join(await somebody(suite, name), role)] = role
 
     for capability, allowed in CAPABILITIES.items():
         verdicts = await workspace.check(*({"member_id": one} for one in roles), capability=capability)
@@ -39,7 +39,7 @@ async def test_each_role_may_what_the_table_says(suite: Suite) -> None:
 
 
 async def test_a_batch_is_answered_in_order_with_duplicates_and_strangers(suite: Suite) -> None:
-    workspace, other = await new_workspace(suite), await new_workspace(suite)
+    workspace, other = await new_workspace(suite), await new_workspace(suite, await somebody(suite, "Cy"))
     by_user = {"user_id": workspace.admin.user_id}
     by_member = {"member_id": workspace.admin_member_id.upper()}
     elsewhere = {"workspace_id": other.id}
@@ -81,7 +81,7 @@ async def test_a_question_names_its_subject(suite: Suite) -> None:
 
 async def test_revisions_are_answered_in_order_with_duplicates_and_unknown_ones(suite: Suite) -> None:
     raised, fresh = await new_workspace(suite), await new_workspace(suite)
-    await raised.remove(await raised.join(await suite.person("Bob")))
+    await raised.remove(await raised.join(await somebody(suite, "Bob")))
     ids = [fresh.id, raised.id, str(uuid.uuid4()), raised.id.upper()]
 
     stub = suite.stub(access_rpc.AccessServiceStub, certificate="guest")

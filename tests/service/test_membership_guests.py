@@ -11,7 +11,7 @@ from guildhall.membership.v1 import access_service_pb2 as access
 from guildhall.membership.v1 import member_service_pb2 as members
 from guildhall.membership.v1 import member_service_pb2_grpc as member_rpc
 
-from tests.service.test_membership_workspaces import Workspace, new_workspace
+from tests.service.test_membership_workspaces import Workspace, new_workspace, somebody
 from tests.support.suite import Suite, refused
 
 
@@ -40,7 +40,7 @@ async def _until(condition: Callable[[], bool]) -> None:
 
 async def test_a_pending_guest_sees_nothing_and_is_seen_by_nobody(suite: Suite) -> None:
     workspace = await new_workspace(suite)
-    gil = await suite.person("Gil")
+    gil = await somebody(suite, "Gil")
 
     pending = await workspace.add_guest(gil)
 
@@ -56,7 +56,7 @@ async def test_a_pending_guest_sees_nothing_and_is_seen_by_nobody(suite: Suite) 
 
 async def test_a_confirmed_guest_is_a_member_who_sees_themselves(suite: Suite) -> None:
     workspace = await new_workspace(suite)
-    gil = await suite.person("Gil")
+    gil = await somebody(suite, "Gil")
     pending = await workspace.add_guest(gil)
 
     confirmed = await workspace.confirm_guest(pending.member_id)
@@ -70,9 +70,9 @@ async def test_a_confirmed_guest_is_a_member_who_sees_themselves(suite: Suite) -
 
 async def test_a_guests_list_has_no_second_page(suite: Suite) -> None:
     workspace = await new_workspace(suite)
-    gil = await suite.person("Gil")
+    gil = await somebody(suite, "Gil")
     await workspace.confirm_guest((await workspace.add_guest(gil)).member_id)
-    await workspace.join(await suite.person("Bob"))
+    await workspace.join(await somebody(suite, "Bob"))
 
     assert not (await workspace.page(gil, page_size=1)).next_page_token
     assert (await workspace.page(workspace.admin, page_size=1)).next_page_token
@@ -92,7 +92,7 @@ async def test_a_guests_list_has_no_second_page(suite: Suite) -> None:
 )
 async def test_a_guest_reads_and_sends_and_nothing_else(suite: Suite, capability: str, allowed: bool) -> None:
     workspace = await new_workspace(suite)
-    gil = await suite.person("Gil")
+    gil = await somebody(suite, "Gil")
     await workspace.confirm_guest((await workspace.add_guest(gil)).member_id)
 
     verdict = (await workspace.check({"user_id": gil.user_id}, capability=capability))[0]
@@ -102,7 +102,7 @@ async def test_a_guest_reads_and_sends_and_nothing_else(suite: Suite, capability
 
 async def test_a_guest_neither_invites_nor_removes(suite: Suite) -> None:
     workspace = await new_workspace(suite)
-    gil = await suite.person("Gil")
+    gil = await somebody(suite, "Gil")
     await workspace.confirm_guest((await workspace.add_guest(gil)).member_id)
 
     assert (await refused(workspace.invite("x@example.com", by=gil))).reason == "PERMISSION_DENIED"
@@ -111,7 +111,7 @@ async def test_a_guest_neither_invites_nor_removes(suite: Suite) -> None:
 
 async def test_whoever_is_a_member_already_is_returned_as_they_are(suite: Suite) -> None:
     workspace = await new_workspace(suite)
-    bob, gil = await suite.person("Bob"), await suite.person("Gil")
+    bob, gil = await somebody(suite, "Bob"), await somebody(suite, "Gil")
     bob_id = await workspace.join(bob, members.ROLE_VIEWER)
     pending = await workspace.add_guest(gil)
 
@@ -127,14 +127,14 @@ async def test_whoever_is_a_member_already_is_returned_as_they_are(suite: Suite)
 
 async def test_sixteen_redemptions_at_once_add_one_pending_member(suite: Suite) -> None:
     workspace = await new_workspace(suite)
-    gil = await suite.person("Gil")
+    gil = await somebody(suite, "Gil")
     added = await asyncio.gather(*(workspace.add_guest(gil) for _ in range(16)))
     assert len({member.member_id for member in added}) == 1
 
 
 async def test_a_guest_is_added_with_their_own_token_only(suite: Suite) -> None:
     workspace = await new_workspace(suite)
-    gil, eve = await suite.person("Gil"), await suite.person("Eve")
+    gil, eve = await somebody(suite, "Gil"), await somebody(suite, "Eve")
     stub = suite.stub(member_rpc.MemberServiceStub, certificate="guest")
     request = members.AddGuestMemberRequest(
         workspace_id=workspace.id, user_id=gil.user_id.upper(), redemption_id=str(uuid.uuid4())
@@ -148,16 +148,16 @@ async def test_a_guest_is_added_with_their_own_token_only(suite: Suite) -> None:
 async def test_a_redemption_belongs_to_one_person(suite: Suite) -> None:
     workspace = await new_workspace(suite)
     redemption_id = str(uuid.uuid4())
-    await workspace.add_guest(await suite.person("Gil"), redemption_id)
+    await workspace.add_guest(await somebody(suite, "Gil"), redemption_id)
 
-    refusal = await refused(workspace.add_guest(await suite.person("Eve"), redemption_id))
+    refusal = await refused(workspace.add_guest(await somebody(suite, "Eve"), redemption_id))
 
     assert (refusal.code, list(refusal.fields)) == (grpc.StatusCode.INVALID_ARGUMENT, ["redemption_id"])
 
 
 async def test_an_unknown_workspace_or_member_is_not_found(suite: Suite) -> None:
     workspace, other = await new_workspace(suite), await new_workspace(suite)
-    gil = await suite.person("Gil")
+    gil = await somebody(suite, "Gil")
     unknown = Workspace(suite, gil, str(uuid.uuid4()), "")
     pending = await workspace.add_guest(gil)
 
@@ -173,7 +173,7 @@ async def test_an_unknown_workspace_or_member_is_not_found(suite: Suite) -> None
 @pytest.mark.parametrize("certificate", ["gateway", "messaging", "identity"])
 async def test_only_guest_adds_and_confirms_guests(suite: Suite, certificate: str) -> None:
     workspace = await new_workspace(suite)
-    gil = await suite.person("Gil")
+    gil = await somebody(suite, "Gil")
     stub = suite.stub(member_rpc.MemberServiceStub, certificate=certificate)
     add = members.AddGuestMemberRequest(workspace_id=workspace.id, user_id=gil.user_id, redemption_id=str(uuid.uuid4()))
     confirm = members.ConfirmGuestMemberRequest(workspace_id=workspace.id, member_id=str(uuid.uuid4()))
@@ -184,7 +184,7 @@ async def test_only_guest_adds_and_confirms_guests(suite: Suite, certificate: st
 
 async def test_an_event_delivered_three_times_confirms_once(suite: Suite) -> None:
     workspace = await new_workspace(suite)
-    gil = await suite.person("Gil")
+    gil = await somebody(suite, "Gil")
     pending = await workspace.add_guest(gil)
     event = events.Event(guest_redeemed=events.GuestRedeemed(workspace_id=workspace.id, member_id=pending.member_id))
 
@@ -198,7 +198,7 @@ async def test_an_event_delivered_three_times_confirms_once(suite: Suite) -> Non
 
 async def test_a_late_delivery_does_not_bring_a_removed_guest_back(suite: Suite) -> None:
     workspace = await new_workspace(suite)
-    gil = await suite.person("Gil")
+    gil = await somebody(suite, "Gil")
     pending = await workspace.add_guest(gil)
     await workspace.confirm_guest(pending.member_id)
     await workspace.remove(pending.member_id)
@@ -218,7 +218,7 @@ def _abandoned(workspace: Workspace, redemption_id: str) -> events.Event:
 
 async def test_an_abandoned_redemption_takes_its_pending_member_away(suite: Suite) -> None:
     workspace = await new_workspace(suite)
-    gil = await suite.person("Gil")
+    gil = await somebody(suite, "Gil")
     redemption_id = str(uuid.uuid4())
     pending = await workspace.add_guest(gil, redemption_id)
 
@@ -230,7 +230,7 @@ async def test_an_abandoned_redemption_takes_its_pending_member_away(suite: Suit
 
 async def test_an_abandoned_redemption_leaves_alone_what_is_in_force_or_was_taken_over(suite: Suite) -> None:
     workspace = await new_workspace(suite)
-    gil, hal = await suite.person("Gil"), await suite.person("Hal")
+    gil, hal = await somebody(suite, "Gil"), await somebody(suite, "Hal")
     of_gil, of_hal = str(uuid.uuid4()), str(uuid.uuid4())
     confirmed, taken_over = await workspace.add_guest(gil, of_gil), await workspace.add_guest(hal, of_hal)
     await workspace.confirm_guest(confirmed.member_id)
@@ -249,7 +249,7 @@ async def test_an_abandoned_redemption_leaves_alone_what_is_in_force_or_was_take
 
 async def test_an_active_guest_who_accepts_an_invitation_stays_a_guest(suite: Suite) -> None:
     workspace = await new_workspace(suite)
-    gil = await suite.person("Gil")
+    gil = await somebody(suite, "Gil")
     await workspace.confirm_guest((await workspace.add_guest(gil)).member_id)
     token = await workspace.invite(gil.email)
 

@@ -16,7 +16,7 @@ from services.membership import members as membership
 from services.membership import removals, workspaces
 from services.membership.errors import LastAdmin
 from services.membership.revisions import RAISED_BY
-from tests.service.test_membership_workspaces import Workspace, new_workspace
+from tests.service.test_membership_workspaces import Workspace, new_workspace, somebody
 from tests.support.suite import Suite, refused
 
 ROUNDS = 50
@@ -24,7 +24,7 @@ ROUNDS = 50
 
 async def test_who_is_removed_finds_nothing_any_more(suite: Suite) -> None:
     workspace = await new_workspace(suite)
-    bob = await suite.person("Bob")
+    bob = await somebody(suite, "Bob")
     member_id = await workspace.join(bob)
     assert member_id in await workspace.member_ids(bob)
 
@@ -36,7 +36,7 @@ async def test_who_is_removed_finds_nothing_any_more(suite: Suite) -> None:
 
 async def test_removing_again_with_the_same_key_is_answered_and_without_finds_nobody(suite: Suite) -> None:
     workspace = await new_workspace(suite)
-    bob = await suite.person("Bob")
+    bob = await somebody(suite, "Bob")
     member_id, key = await workspace.join(bob), str(uuid.uuid4())
 
     await workspace.remove(member_id, request_id=key)
@@ -48,7 +48,7 @@ async def test_removing_again_with_the_same_key_is_answered_and_without_finds_no
 
 async def test_a_stored_answer_is_not_given_to_who_was_removed_since(suite: Suite) -> None:
     workspace = await new_workspace(suite)
-    bob, cy = await suite.person("Bob"), await suite.person("Cy")
+    bob, cy = await somebody(suite, "Bob"), await somebody(suite, "Cy")
     bob_id, cy_id = await workspace.join(bob, members.ROLE_ADMIN), await workspace.join(cy)
     key = str(uuid.uuid4())
     await workspace.remove(cy_id, by=bob, request_id=key)
@@ -62,7 +62,7 @@ async def test_a_stored_answer_is_not_given_to_who_was_removed_since(suite: Suit
 @pytest.mark.parametrize("role", [members.ROLE_MEMBER, members.ROLE_VIEWER])
 async def test_only_an_admin_removes(suite: Suite, role: members.Role.ValueType) -> None:
     workspace = await new_workspace(suite)
-    bob, cy = await suite.person("Bob"), await suite.person("Cy")
+    bob, cy = await somebody(suite, "Bob"), await somebody(suite, "Cy")
     await workspace.join(bob, role)
     cy_id = await workspace.join(cy)
 
@@ -74,7 +74,7 @@ async def test_only_an_admin_removes(suite: Suite, role: members.Role.ValueType)
 
 async def test_an_admin_removes_another_admin_but_never_themselves(suite: Suite) -> None:
     workspace = await new_workspace(suite)
-    bob = await suite.person("Bob")
+    bob = await somebody(suite, "Bob")
     bob_id = await workspace.join(bob, members.ROLE_ADMIN)
 
     assert (await refused(workspace.remove(bob_id, by=bob))).reason == "PERMISSION_DENIED"
@@ -87,7 +87,7 @@ async def test_an_admin_removes_another_admin_but_never_themselves(suite: Suite)
 async def test_a_member_of_another_workspace_is_not_found(suite: Suite) -> None:
     workspace = await new_workspace(suite)
     other = await new_workspace(suite)
-    bob = await suite.person("Bob")
+    bob = await somebody(suite, "Bob")
     elsewhere = await other.join(bob)
 
     refusal = await refused(workspace.remove(elsewhere))
@@ -99,7 +99,7 @@ async def test_a_member_of_another_workspace_is_not_found(suite: Suite) -> None:
 
 async def test_a_pending_guest_is_not_found_and_a_confirmed_one_is_removed(suite: Suite) -> None:
     workspace = await new_workspace(suite)
-    gil = await suite.person("Gil")
+    gil = await somebody(suite, "Gil")
     guest = await workspace.add_guest(gil)
     assert (await refused(workspace.remove(guest.member_id))).reason == "NOT_FOUND"
 
@@ -110,7 +110,7 @@ async def test_a_pending_guest_is_not_found_and_a_confirmed_one_is_removed(suite
 
 
 async def test_two_admins_removing_each_other_never_leave_none(suite: Suite) -> None:
-    people = [await suite.person("Ann"), await suite.person("Ben")]
+    people = [await somebody(suite, "Ann"), await somebody(suite, "Ben")]
     for _ in range(ROUNDS):
         workspace = await new_workspace(suite, people[0])
         ids = [workspace.admin_member_id, await _join_quickly(suite, workspace, people[1].user_id)]
@@ -139,7 +139,7 @@ async def _join_quickly(suite: Suite, workspace: Workspace, user_id: str) -> str
 
 async def test_the_last_admin_stays_and_the_last_but_one_may_go(suite: Suite) -> None:
     workspace = await new_workspace(suite)
-    bob = await suite.person("Bob")
+    bob = await somebody(suite, "Bob")
     bob_id = await workspace.join(bob)
     await _join_quickly(suite, workspace, str(uuid.uuid4()))
     database: Database = suite.frames["membership"].database
@@ -161,7 +161,7 @@ async def test_the_last_admin_stays_and_the_last_but_one_may_go(suite: Suite) ->
 
 async def test_who_comes_back_gets_a_new_member_id(suite: Suite) -> None:
     workspace = await new_workspace(suite)
-    bob = await suite.person("Bob")
+    bob = await somebody(suite, "Bob")
     first = await workspace.join(bob)
     await workspace.remove(first)
 
@@ -177,7 +177,7 @@ async def test_every_change_that_takes_rights_away_raises_the_revision(suite: Su
     workspace = await new_workspace(suite)
 
     async def remove_somebody() -> None:
-        await workspace.remove(await workspace.join(await suite.person("Bob")))
+        await workspace.remove(await workspace.join(await somebody(suite, "Bob")))
 
     changes: dict[str, Callable[[], Awaitable[None]]] = {
         "/guildhall.membership.v1.MemberService/RemoveMember": remove_somebody,
@@ -193,8 +193,8 @@ async def test_what_is_refused_or_only_gives_rights_leaves_the_revision_alone(su
     workspace = await new_workspace(suite)
     assert await workspace.revision() == 1
 
-    await workspace.join(await suite.person("Bob"))
-    guest = await workspace.add_guest(await suite.person("Gil"))
+    await workspace.join(await somebody(suite, "Bob"))
+    guest = await workspace.add_guest(await somebody(suite, "Gil"))
     await workspace.confirm_guest(guest.member_id)
     await refused(workspace.remove(str(uuid.uuid4())))
 
@@ -203,7 +203,7 @@ async def test_what_is_refused_or_only_gives_rights_leaves_the_revision_alone(su
 
 async def test_no_verdict_at_the_raised_revision_still_allows(suite: Suite) -> None:
     workspace = await new_workspace(suite)
-    bob = await suite.person("Bob")
+    bob = await somebody(suite, "Bob")
     member_id = await workspace.join(bob)
     seen: list[tuple[int, bool]] = []
 
@@ -222,7 +222,7 @@ async def test_no_verdict_at_the_raised_revision_still_allows(suite: Suite) -> N
 
 async def test_removal_tells_guest_and_messaging_in_the_same_transaction(suite: Suite) -> None:
     workspace = await new_workspace(suite)
-    bob = await suite.person("Bob")
+    bob = await somebody(suite, "Bob")
     member_id = await workspace.join(bob)
     database: Database = suite.frames["membership"].database
     written: list[tuple[str, events.Event]] = []

@@ -1,5 +1,7 @@
 """Channels: who makes them, and who sees which. Also how the other messaging tests get theirs."""
 
+import asyncio
+import time
 import uuid
 from datetime import timedelta
 from typing import Any
@@ -69,6 +71,19 @@ class Room(House):
     def end(self, guest: guests.Guest) -> None:
         """Lets a guest's grace be over since a second ago."""
         self._shift(guest, timedelta(seconds=-2), timedelta(seconds=-1))
+
+    async def back(self, peer: str, *, seen_by: Person | None = None) -> None:
+        """Starts a service that was stopped, and waits until messaging has found it again."""
+        await self.suite.start(peer)
+        deadline = time.monotonic() + 10
+        while True:
+            try:
+                await self.conversations(seen_by or self.admin)
+                return
+            except grpc.aio.AioRpcError as error:
+                if error.code() != grpc.StatusCode.UNAVAILABLE or time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(0.05)
 
     def _shift(self, guest: guests.Guest, expiry: timedelta, grace: timedelta) -> None:
         self.sql(

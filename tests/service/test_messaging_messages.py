@@ -184,7 +184,7 @@ async def test_without_an_answer_about_permission_nothing_is_sent_or_shown(room:
             refusal = await refused(call)
             assert (refusal.code, refusal.reason) == (grpc.StatusCode.UNAVAILABLE, "PEER_UNAVAILABLE")
     finally:
-        await room.suite.start(peer)
+        await room.back(peer, seen_by=guest)
     await room.sent(guest, "after")
     assert await room.texts(guest) == ["before", "after"]
 

@@ -1,6 +1,8 @@
 """PostgreSQL, Valkey and the workers, as real processes, for one test session."""
 
 import contextlib
+import fcntl
+import os
 import shutil
 import signal
 import subprocess
@@ -8,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
 from deploy.stack import services, settings, suite
 from deploy.stack.processes import Program, last_lines, spawn
@@ -26,9 +29,24 @@ def free_settings(folder: Path, *, replicas: int = 1, log_level: str = "error") 
             "GUILDHALL_LOG_LEVEL": log_level,
         }
         found = settings.load(environment, replicas=replicas)
-        if not suite.taken_ports(found):
+        if _reserve(offset) and not suite.taken_ports(found):
             return found
     raise RuntimeError("no free range of ports")
+
+
+def _reserve(offset: int) -> bool:
+    """Keeps an offset for this process until it ends, against other test sessions on the machine."""
+    lock = (Path(tempfile.gettempdir()) / f"guildhall-test-ports-{os.getuid()}-{offset}").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        return False
+    _RESERVED.append(lock)
+    return True
+
+
+_RESERVED: list[IO[str]] = []
 
 
 class Processes:

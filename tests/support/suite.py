@@ -5,8 +5,9 @@ import email
 import email.policy
 import importlib
 import re
+import time
 import uuid
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -48,6 +49,18 @@ async def refused(call: Awaitable[object]) -> Refusal:
     except grpc.aio.AioRpcError as error:
         return refusal_of(error)
     raise AssertionError(f"was not refused: {type(answer).__name__}")
+
+
+async def answered(call: Callable[[], Awaitable[Any]], *, seconds: float = 10) -> Any:
+    """The answer of a call that is repeated while it is UNAVAILABLE."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return await call()
+        except grpc.aio.AioRpcError as error:
+            if error.code() != grpc.StatusCode.UNAVAILABLE or time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(0.05)
 
 
 def refusal_of(error: grpc.aio.AioRpcError) -> Refusal:
@@ -181,9 +194,9 @@ class Suite:
         """The texts of the mails to an address, oldest first, once there are `count` of them."""
         folder = self.stack.settings.layout.mail
         for _ in range(1500):
-            found = [text for text in map(_read_mail, sorted(folder.glob("*.eml"))) if text and text[0] == address]
+            found = [text for path in sorted(folder.glob("*.eml")) if (text := _text_of_mail(path, address))]
             if len(found) >= count:
-                return [text for _, text in found]
+                return found
             await asyncio.sleep(0.02)
         raise TimeoutError(f"{count} mails to {address} were never written")
 
@@ -194,6 +207,10 @@ class Suite:
         return found[1]
 
 
-def _read_mail(path: Path) -> tuple[str, str]:
-    message = email.message_from_bytes(path.read_bytes(), policy=email.policy.default)
-    return str(message["To"]), message.get_content() if not message.is_multipart() else str(message.get_body())
+def _text_of_mail(path: Path, address: str) -> str | None:
+    """The text of a mail, if it is to this address."""
+    raw = path.read_bytes()
+    if address.encode() not in raw:
+        return None
+    message = email.message_from_bytes(raw, policy=email.policy.default)
+    return str(message.get_content()) if message["To"] == address else None

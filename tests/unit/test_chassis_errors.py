@@ -1,11 +1,11 @@
 """Errors: what a client can see of a fault, byte by byte."""
 
 import asyncio
+from typing import Any
 
 import grpc
 import psycopg
 import pytest
-from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from sqlalchemy import exc
 
@@ -25,9 +25,9 @@ from services.chassis.errors import (
 DOMAIN = "guildhall.guest"
 
 
-def details(status: status_pb2.Status) -> dict[str, Message]:
+def details(status: status_pb2.Status) -> dict[str, Any]:
     """The status's details by their type."""
-    found: dict[str, Message] = {}
+    found: dict[str, Any] = {}
     for detail in status.details:
         message = getattr(error_details_pb2, detail.TypeName().rpartition(".")[2])()
         assert detail.Unpack(message)

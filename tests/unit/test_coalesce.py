@@ -37,7 +37,8 @@ class Peer:
 
     async def sent(self) -> Batch:
         """The next batch that was sent: its items, and the future to answer it by."""
-        return await self._sent.get()
+        async with asyncio.timeout(5):
+            return await self._sent.get()
 
     @property
     def idle(self) -> bool:
@@ -86,6 +87,7 @@ async def test_one_flush_is_in_flight_and_the_next_batch_gathers_meanwhile(peer:
     _, first = await peer.sent()
 
     callers += [ask(queue, item) for item in "bcd"]
+    await queued()
     await queued()
     assert peer.idle
     assert peer.in_flight == 1

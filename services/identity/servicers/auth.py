@@ -8,12 +8,13 @@ from guildhall.identity.v1 import auth_service_pb2_grpc
 from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from services.chassis import emails
 from services.chassis.call import current_call
 from services.chassis.database import Database
 from services.chassis.errors import SessionEnded
 from services.chassis.idempotency import no_access_needed, once
 from services.chassis.secret import SecretKey
-from services.identity import emails, sessions, users, wire
+from services.identity import sessions, users, wire
 from services.identity.errors import EmailUnverified, InvalidCredentials
 from services.identity.keys import SigningKeys
 from services.identity.passwords import Passwords, require_uncommon

@@ -2,8 +2,8 @@
 
 import pytest
 
+from services.chassis import emails
 from services.chassis.errors import InvalidRequest
-from services.identity import emails
 
 
 @pytest.mark.parametrize(
