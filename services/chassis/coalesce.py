@@ -42,6 +42,10 @@ class Coalescer(Generic[Item, Result]):
 
     async def ask(self, item: Item, *, deadline: float) -> Result:
         """The result for one item. `deadline` is on time.monotonic()'s clock. Cancelling it leaves the batch alone."""
+        return await self.submit(item, deadline=deadline)
+
+    def submit(self, item: Item, *, deadline: float) -> asyncio.Future[Result]:
+        """Queues one item, behind all that were queued before. OVERLOADED if too many wait."""
         if len(self._waiting) >= self._queue_limit:
             raise Overloaded
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
@@ -49,7 +53,7 @@ class Coalescer(Generic[Item, Result]):
         if self._running is None:
             # An empty context: a batch is on behalf of many, and must not carry the first caller's identity.
             self._running = asyncio.create_task(self._run(), context=contextvars.Context())
-        return await future
+        return future
 
     async def _run(self) -> None:
         """Flushes until nobody waits."""

@@ -69,6 +69,10 @@ class Database:
         """Runs statements that only read, each in a transaction of its own: no BEGIN and COMMIT to wait for."""
         return await self._shielded(self._read(work))
 
+    async def atomic(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+        """Runs one statement that writes: it is a transaction by itself, in one round trip. Not retried."""
+        return await self._shielded(self._read(work))
+
     async def _shielded(self, work: Awaitable[T]) -> T:
         task = asyncio.ensure_future(work)
         self._running.add(task)

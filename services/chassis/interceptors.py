@@ -68,14 +68,17 @@ class Interceptors:
         self._streams = 0
 
     def wrap(self, rpc: Rpc, handler: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any, Any]:
-        """The handler with everything before it. RPCs that stream requests come with the issue that needs one."""
+        """The handler with everything before it. There is no RPC yet that streams requests only."""
         parse = _parser(handler.request_deserializer)
         write = handler.response_serializer
-        if rpc.client_streaming:
-            raise TypeError(f"{rpc.name}: there is no wrapper for streamed requests")
+        if rpc.client_streaming and not rpc.server_streaming:
+            raise TypeError(f"{rpc.name}: there is no wrapper for streamed requests with one answer")
         if rpc.lets_in(access_pb2.CALLER_BACKEND):
             # Nothing below would ask for its scope: without this line it would be open to everybody.
             raise TypeError(f"{rpc.name}: there is no check of service accounts")
+        if rpc.client_streaming:
+            both = self._both(rpc, cast(Any, handler.stream_stream))
+            return grpc.stream_stream_rpc_method_handler(both, parse, write)
         if rpc.server_streaming:
             stream = self._stream(rpc, cast(Any, handler.unary_stream))
             return grpc.unary_stream_rpc_method_handler(stream, parse, write)
@@ -108,6 +111,30 @@ class Interceptors:
 
         return answer
 
+    def _both(self, rpc: Rpc, behavior: Callable[[Any, Any], Any]) -> Callable[[Any, Any], AsyncIterator[Any]]:
+        around = self._around(rpc, "bidi_stream")
+        labels = ("bidi_stream", rpc.service, rpc.method)
+        sent, received = SENT.labels(*labels), RECEIVED.labels(*labels)
+
+        async def validated(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+            async for request in requests:
+                received.inc()
+                validate(request)
+                yield request
+
+        async def answer(requests: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
+            async with around(context) as call:
+                async with asyncio.timeout(DEFAULT_SECONDS):
+                    await self._identify(rpc, call)
+                    await self._require_session(rpc, call)
+                call.deadline = FOREVER
+                async with aclosing(behavior(validated(requests), context)) as responses:
+                    async for response in responses:
+                        sent.inc()
+                        yield response
+
+        return answer
+
     def _around(
         self, rpc: Rpc, kind: str
     ) -> Callable[[grpc.aio.ServicerContext[Any, Any]], AbstractAsyncContextManager[Call]]:
@@ -115,13 +142,14 @@ class Interceptors:
         labels = (kind, rpc.service, rpc.method)
         started, received, handling = STARTED.labels(*labels), RECEIVED.labels(*labels), HANDLING.labels(*labels)
         sent = SENT.labels(*labels)
-        streaming = rpc.server_streaming
+        streaming = rpc.server_streaming or rpc.client_streaming
 
         @asynccontextmanager
         async def around(context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Call]:
             began = time.perf_counter()
             started.inc()
-            received.inc()
+            if not rpc.client_streaming:
+                received.inc()
             call = _begin(rpc, context)
             CURRENT.set(call)
             code, reason = "OK", ""
@@ -188,6 +216,12 @@ class Interceptors:
 
     async def _enter(self, rpc: Rpc, call: Call, request: Any) -> None:
         """Lets the call in, or refuses it."""
+        await self._identify(rpc, call)
+        validate(request)
+        await self._require_session(rpc, call)
+
+    async def _identify(self, rpc: Rpc, call: Call) -> None:
+        """Certificate and token."""
         if rpc.lets_in(access_pb2.CALLER_PEER):
             if call.peer not in rpc.access.peers:
                 raise PeerNotAllowed
@@ -199,7 +233,8 @@ class Interceptors:
             if not rpc.lets_in(access_pb2.CALLER_OPEN):
                 claims = await self._verifier.verify(call.token)
                 call.user_id, call.session_id = claims.user_id, claims.session_id
-        validate(request)
+
+    async def _require_session(self, rpc: Rpc, call: Call) -> None:
         if rpc.lets_in(access_pb2.CALLER_USER) and rpc.access.session != access_pb2.SESSION_CHECK_IN_FLUSH:
             await self._sessions.require_alive(call.session_id, deadline=call.deadline)
 

@@ -1,5 +1,7 @@
 """messaging's wiring."""
 
+from collections.abc import Iterable
+
 from guildhall.messaging.v1 import conversation_service_pb2_grpc, event_service_pb2_grpc, message_service_pb2_grpc
 
 from services.chassis import command
@@ -11,6 +13,7 @@ from services.messaging.access import Access
 from services.messaging.conversations import remove_member
 from services.messaging.guards import Guard
 from services.messaging.hub import Hub
+from services.messaging.outgoing import Outgoing
 from services.messaging.peers import Guests, Membership
 from services.messaging.servicer import (
     WOKEN_CONVERSATIONS,
@@ -36,16 +39,28 @@ def build(settings: ServeSettings) -> Frame:
         conversation_service_pb2_grpc.add_ConversationServiceServicer_to_server,
         ConversationService(database, secret, access=access, hub=hub, wakes=wakes),
     )
-    frame.add(
-        message_service_pb2_grpc.add_MessageServiceServicer_to_server,
-        MessageService(database, secret, sessions=frame.sessions, access=access, hub=hub, wakes=wakes),
+
+    def on_stored(conversation_ids: Iterable[str]) -> None:
+        for conversation_id in conversation_ids:
+            hub.wake(conversation_id)
+            wakes.publish(WOKEN_CONVERSATIONS, conversation_id)
+
+    outgoing = Outgoing(
+        database,
+        check_sessions=frame.sessions.check,
+        membership=membership,
+        guests=guests,
+        on_stored=on_stored,
     )
+    message_service = MessageService(database, secret, access=access, outgoing=outgoing)
+    frame.add(message_service_pb2_grpc.add_MessageServiceServicer_to_server, message_service)
     frame.add(event_service_pb2_grpc.add_EventServiceServicer_to_server, EventService(hub))
     frame.hear(WOKEN_CONVERSATIONS, hub.wake)
     frame.hear(WOKEN_SIGHTS, hub.wake_sights)
     for work in (hub.run, hub.watch_sessions, hub.watch_access):
         frame.background(work())
     frame.on_drain(hub.drain)
+    frame.on_drain(message_service.drain)
     return frame
 
 

@@ -21,7 +21,7 @@ class Membership:
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._stub: access_rpc.AccessServiceAsyncStub
         self._stub = access_rpc.AccessServiceStub(channel)
-        self._questions: Coalescer[access.AccessQuestion, access.AccessVerdict] = Coalescer(self._decide)
+        self._questions: Coalescer[access.AccessQuestion, access.AccessVerdict] = Coalescer(self.decide)
         self._workspaces: Coalescer[str, int] = Coalescer(self._read_revisions)
 
     async def check_access(
@@ -35,9 +35,10 @@ class Membership:
         """The workspace's access revision at this instant; 0 if there is no such workspace."""
         return await self._workspaces.ask(workspace_id, deadline=deadline)
 
-    async def _decide(
+    async def decide(
         self, questions: Sequence[access.AccessQuestion], timeout_seconds: float
     ) -> Sequence[access.AccessVerdict]:
+        """The verdicts on a whole batch, in its order."""
         request = access.BatchCheckAccessRequest(questions=questions)
         return (await ask(self._stub.BatchCheckAccess, request, timeout_seconds=timeout_seconds)).verdicts
 
@@ -65,7 +66,7 @@ class Guests:
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._stub: guests_rpc.GuestAccessServiceAsyncStub
         self._stub = guests_rpc.GuestAccessServiceStub(channel)
-        self._questions: Coalescer[guests.GuestQuestion, guests.GuestVerdict] = Coalescer(self._decide)
+        self._questions: Coalescer[guests.GuestQuestion, guests.GuestVerdict] = Coalescer(self.decide)
 
     async def check(
         self, *, workspace_id: str, member_id: str, conversation_id: str = "", deadline: float
@@ -86,8 +87,9 @@ class Guests:
             holds_until=asked_at + answer.holds_for.ToTimedelta().total_seconds(),
         )
 
-    async def _decide(
+    async def decide(
         self, questions: Sequence[guests.GuestQuestion], timeout_seconds: float
     ) -> Sequence[guests.GuestVerdict]:
+        """Where the guests of a whole batch stand, in its order."""
         request = guests.BatchCheckGuestsRequest(questions=questions)
         return (await ask(self._stub.BatchCheckGuests, request, timeout_seconds=timeout_seconds)).verdicts

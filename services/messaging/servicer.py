@@ -1,10 +1,8 @@
 """The three services of messaging: who, what, one transaction, reply."""
 
-import asyncio
 import contextlib
-import time
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 from guildhall.messaging.v1 import conversation_service_pb2 as conversations_pb
@@ -18,23 +16,20 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.chassis.call import Call, current_call
 from services.chassis.database import Database
-from services.chassis.errors import NotFound, PermissionDenied
+from services.chassis.errors import NotFound
 from services.chassis.idempotency import no_access_needed, once
 from services.chassis.pages import page_key, page_size, page_token
 from services.chassis.secret import SecretKey
-from services.chassis.sessions import Sessions
 from services.chassis.wakes import Wakes
 from services.messaging import conversations, messages, wire
 from services.messaging.access import Access, Viewer
 from services.messaging.hub import Hub
-from services.messaging.messages import AnswerTooOld, NewMessage
+from services.messaging.outgoing import Outgoing
+from services.messaging.publishing import Publication, new_send
 
 WOKEN_CONVERSATIONS = "messaging.conversations"
 WOKEN_SIGHTS = "messaging.sights"
 """Valkey's channels between the replicas: a conversation with something new, a workspace where somebody sees more."""
-
-MOST_WRITERS = 4
-"""Sends that write at the same time; half the pool, so that reading and delivery are never kept out."""
 
 
 class ConversationService(conversations_rpc.ConversationServiceServicer):
@@ -126,44 +121,38 @@ class ConversationService(conversations_rpc.ConversationServiceServicer):
 class MessageService(messages_rpc.MessageServiceServicer):
     """guildhall.messaging.v1.MessageService."""
 
-    def __init__(
-        self, database: Database, secret: SecretKey, *, sessions: Sessions, access: Access, hub: Hub, wakes: Wakes
-    ) -> None:
+    def __init__(self, database: Database, secret: SecretKey, *, access: Access, outgoing: Outgoing) -> None:
         self._database = database
         self._secret = secret
-        self._sessions = sessions
         self._access = access
-        self._hub = hub
-        self._wakes = wakes
-        # So that sends wait here, in their order, and not for the pool, which gives up after a second.
-        self._writers = asyncio.Semaphore(MOST_WRITERS)
+        self._outgoing = outgoing
+        self._publications: set[Publication] = set()
 
     async def SendMessage(
         self, request: messages_pb.SendMessageRequest, context: Any
     ) -> messages_pb.SendMessageResponse:
-        """Asks, appends, commits, answers; then wakes the subscribers."""
-        workspace_id, conversation_id = _id(request.workspace_id), _id(request.conversation_id)
-        sender = await self._sender(current_call(), workspace_id, conversation_id)
-        answered_at = time.monotonic()
-        async with self._writers:
-            while True:
-                if messages.is_too_old(answered_at):
-                    sender = await self._sender(current_call(), workspace_id, conversation_id)
-                    answered_at = time.monotonic()
-                new = NewMessage(
-                    conversation_id=conversation_id,
-                    client_message_id=_id(request.client_message_id),
-                    text=request.text,
-                    sender=sender,
-                    answered_at=answered_at,
-                )
-                with contextlib.suppress(AnswerTooOld):
-                    row = await self._append(new)
-                    break
-        self._hub.wake(conversation_id)
-        self._wakes.publish(WOKEN_CONVERSATIONS, conversation_id)
-        message = wire.message(row, workspace_id=workspace_id, conversation_id=conversation_id)
-        return messages_pb.SendMessageResponse(message=message)
+        """Joins the batch that gathers; session, permission and storing are the batch's."""
+        call = current_call()
+        send = new_send(call, request, deadline=call.deadline)
+        stored = await self._outgoing.send(send)
+        return messages_pb.SendMessageResponse(message=wire.sent(send, stored))
+
+    async def PublishMessages(
+        self, request_iterator: AsyncIterator[messages_pb.PublishMessagesRequest], context: Any
+    ) -> AsyncGenerator[messages_pb.PublishMessagesResponse, None]:
+        """The same, for a stream of messages."""
+        publication = Publication(current_call(), self._outgoing)
+        self._publications.add(publication)
+        try:
+            async for response in publication.responses(request_iterator):
+                yield response
+        finally:
+            self._publications.discard(publication)
+
+    def drain(self) -> None:
+        """Ends the open publications as soon as what they have read is stored."""
+        for publication in self._publications:
+            publication.drain()
 
     async def ListMessages(
         self, request: messages_pb.ListMessagesRequest, context: Any
@@ -193,22 +182,6 @@ class MessageService(messages_rpc.MessageServiceServicer):
             messages=[wire.message(r, workspace_id=workspace_id, conversation_id=conversation_id) for r in shown],
             next_page_token=page_token(self._secret, scope, [shown[-1].seq]) if more else "",
         )
-
-    async def _sender(self, call: Call, workspace_id: str, conversation_id: str) -> Viewer:
-        """Session and permission, asked at the same time."""
-        _, (sender, may_send) = await asyncio.gather(
-            self._sessions.require_alive(call.session_id, deadline=call.deadline),
-            self._access.sender(call, workspace_id=workspace_id, conversation_id=conversation_id),
-        )
-        if may_send:
-            return sender
-        seen = await self._database.read(
-            lambda tx: conversations.is_visible(tx, viewer=sender, conversation_id=conversation_id)
-        )
-        raise PermissionDenied if seen else NotFound
-
-    async def _append(self, new: NewMessage) -> Row[Any]:
-        return await self._database.transaction(lambda tx: messages.append(tx, new=new))
 
 
 class EventService(events_rpc.EventServiceServicer):

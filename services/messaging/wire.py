@@ -6,6 +6,8 @@ from guildhall.messaging.v1 import conversation_service_pb2 as conversations_pb
 from guildhall.messaging.v1 import message_service_pb2 as messages_pb
 from sqlalchemy import Row
 
+from services.messaging.sends import Send, Stored
+
 VISIBILITIES = {
     "public": conversations_pb.VISIBILITY_PUBLIC,
     "private": conversations_pb.VISIBILITY_PRIVATE,
@@ -42,3 +44,30 @@ def message(row: Row[Any], *, workspace_id: str, conversation_id: str) -> messag
     )
     found.create_time.FromDatetime(row.created_at)
     return found
+
+
+def sent(send: Send, stored: Stored) -> messages_pb.Message:
+    """A message that was just stored, or had been before."""
+    found = messages_pb.Message(
+        message_id=stored.message_id,
+        workspace_id=send.workspace_id,
+        conversation_id=send.conversation_id,
+        seq=stored.seq,
+        event_seq=stored.event_seq,
+        sender_member_id=stored.sender_member_id,
+        sender_user_id=send.user_id,
+        client_message_id=send.client_message_id,
+        text=send.text,
+    )
+    found.create_time.FromDatetime(stored.created_at)
+    return found
+
+
+def receipt(client_message_id: str, stored: Stored) -> messages_pb.PublishResult:
+    """What the server adds to a message that is stored."""
+    result = messages_pb.PublishResult(client_message_id=client_message_id)
+    result.receipt.message_id = stored.message_id
+    result.receipt.seq = stored.seq
+    result.receipt.event_seq = stored.event_seq
+    result.receipt.create_time.FromDatetime(stored.created_at)
+    return result

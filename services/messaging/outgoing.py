@@ -1,0 +1,245 @@
+"""The queue that every message passes: session and permission of a whole batch, then its rows in one statement.
+
+One flush is in flight, the next gathers meanwhile. A conversation whose row is locked by somebody else leaves for a
+side lane, which waits for it, and its later messages follow; nobody else waits.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+
+from guildhall.guest.v1 import guest_access_service_pb2 as guests_pb
+from guildhall.guest.v1 import guest_service_pb2
+from guildhall.membership.v1 import access_service_pb2 as access_pb
+from sqlalchemy import exc
+
+from services.chassis.coalesce import FLUSH_SECONDS, Coalescer
+from services.chassis.database import TRIES, Database
+from services.chassis.errors import DeadlineExceeded, Fault, NotFound, SessionEnded, fault_of
+from services.messaging import sends
+from services.messaging.access import SEND, has_ended, is_guest
+from services.messaging.errors import GuestLocked
+from services.messaging.peers import Guests, Membership
+from services.messaging.sends import SKIPPED, Outcome, Send, Stored
+
+ANSWER_SECONDS = 0.25
+"""How old the answer about permission may be when the lock is granted."""
+BATCH = 400
+MOST_WAITING = 5000
+LANE_PAUSE_SECONDS = 0.02
+MOST_LANES_WRITING = 3
+"""Of the pool's eight connections: stalled conversations never keep the others, or reading, from theirs."""
+
+Answer = Stored | asyncio.Future[Stored]
+"""Stored, or the side lane's promise of it."""
+
+
+class Outgoing:
+    """Takes messages and stores them. `on_stored` is told which conversations have something new."""
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        check_sessions: Callable[[Sequence[str], float], Awaitable[Sequence[bool]]],
+        membership: Membership,
+        guests: Guests,
+        on_stored: Callable[[Iterable[str]], None],
+    ) -> None:
+        self._database = database
+        self._check_sessions = check_sessions
+        self._membership = membership
+        self._guests = guests
+        self._on_stored = on_stored
+        self._queue: Coalescer[Send, Answer] = Coalescer(self._flush, batch_limit=BATCH, queue_limit=MOST_WAITING)
+        self._lanes: dict[str, _Lane] = {}
+        self._lanes_writing = asyncio.Semaphore(MOST_LANES_WRITING)
+
+    def submit(self, send: Send) -> asyncio.Future[Answer]:
+        """Queues a message; messages of one conversation are stored in the order in which they were queued."""
+        return self._queue.submit(send, deadline=send.deadline)
+
+    async def send(self, send: Send) -> Stored:
+        """Stores one message. Errors: those of SendMessage."""
+        answer = await self.submit(send)
+        return answer if isinstance(answer, Stored) else await answer
+
+    async def _flush(self, batch: Sequence[Send], timeout_seconds: float) -> Sequence[Answer | BaseException]:
+        answers: dict[Send, Answer | BaseException] = {}
+        main = []
+        for send in batch:
+            lane = self._lanes.get(send.conversation_id)
+            if lane is None:
+                main.append(send)
+            else:
+                answers[send] = lane.add(send)
+        for send, outcome in (await self._store(main, timeout_seconds)).items():
+            if outcome is SKIPPED:
+                answers[send] = self._lane(send.conversation_id).add(send)
+            else:
+                answers[send] = outcome  # type: ignore[assignment]  # Stored or a Fault
+        return [answers[send] for send in batch]
+
+    def _lane(self, conversation_id: str) -> "_Lane":
+        lane = self._lanes.get(conversation_id)
+        if lane is None:
+            lane = self._lanes[conversation_id] = _Lane(lambda waiting: self._drive(conversation_id, waiting))
+        return lane
+
+    async def _drive(self, conversation_id: str, waiting: "deque[tuple[Send, asyncio.Future[Stored]]]") -> None:
+        """Works a side lane off, then closes it."""
+        try:
+            while waiting:
+                entries = [waiting.popleft() for _ in range(min(len(waiting), BATCH))]
+                entries = [entry for entry in entries if not entry[1].done()]
+                if not entries:
+                    continue
+                outcomes: Mapping[Send, Outcome | BaseException]
+                try:
+                    async with self._lanes_writing:
+                        outcomes = await self._store_waiting([send for send, _ in entries])
+                except Exception as error:
+                    outcomes = {send: error for send, _ in entries}
+                for send, future in entries:
+                    _settle(future, outcomes[send])
+        finally:
+            del self._lanes[conversation_id]
+            for _, future in waiting:
+                future.cancel()
+
+    async def _store_waiting(self, batch: Sequence[Send]) -> dict[Send, Outcome]:
+        """Waits for the lock; asks for permission anew if the wait was long, until the longest item's time is over."""
+        while True:
+            live = [send for send in batch if send.deadline > time.monotonic()]
+            late: dict[Send, Outcome] = {send: DeadlineExceeded() for send in batch if send not in live}
+            if not live:
+                return late
+            outcomes = await self._store(live, FLUSH_SECONDS, wait=True)
+            if not any(outcome is SKIPPED for outcome in outcomes.values()):
+                return late | outcomes
+            await asyncio.sleep(LANE_PAUSE_SECONDS)
+
+    async def _store(self, batch: Sequence[Send], timeout_seconds: float, *, wait: bool = False) -> dict[Send, Outcome]:
+        """Asks, then writes. SKIPPED are those whose lock was not had, or too late for what was answered."""
+        outcomes: dict[Send, Outcome] = {}
+        asked_at = time.monotonic()
+        permitted = []
+        for send, fault in zip(batch, await self._permit(batch, timeout_seconds), strict=True):
+            if fault is None:
+                permitted.append(send)
+            else:
+                outcomes[send] = fault
+        if not permitted:
+            return outcomes
+        distinct, first = sends.distinct(permitted)
+        written = dict(zip(distinct, await self._write(distinct, asked_at, wait=wait), strict=True))
+        for send in permitted:
+            outcome = written[first[send.key]]
+            outcomes[send] = outcome if first[send.key] is send else sends.repeated(send, first[send.key], outcome)
+        self._on_stored({send.conversation_id for send in distinct if isinstance(written[send], Stored)})
+        return outcomes
+
+    async def _write(self, batch: Sequence[Send], asked_at: float, *, wait: bool) -> Sequence[Outcome]:
+        if not wait:
+            if time.monotonic() - asked_at > ANSWER_SECONDS:
+                return [SKIPPED] * len(batch)
+            try:
+                return await self._database.atomic(lambda tx: sends.append(tx, sends=batch))
+            except exc.IntegrityError:
+                pass  # some of it is stored already: written again below, each once
+        try:
+            return await self._database.transaction(
+                lambda tx: sends.append_once(tx, sends=batch, wait=wait, not_after=asked_at + ANSWER_SECONDS),
+                tries=1 if wait else TRIES,
+            )
+        except sends.AnsweredTooLongAgo:
+            return [SKIPPED] * len(batch)
+        except Exception as error:
+            fault = fault_of(error)
+            if fault is None or not wait:
+                raise
+            # The lock was not had in the role's time: the lane tries again.
+            return [SKIPPED] * len(batch)
+
+    async def _permit(self, batch: Sequence[Send], timeout_seconds: float) -> list[Fault | None]:
+        """Fills in what membership and guest say of each sender; a fault for each item that may not be written."""
+        session_ids = list({send.session_id for send in batch})
+        people = list({(send.workspace_id, send.user_id) for send in batch})
+        questions = [
+            access_pb.AccessQuestion(workspace_id=workspace_id, user_id=user_id, capability=SEND)
+            for workspace_id, user_id in people
+        ]
+        alive, verdicts = await asyncio.gather(
+            self._check_sessions(session_ids, timeout_seconds), self._membership.decide(questions, timeout_seconds)
+        )
+        sessions = dict(zip(session_ids, alive, strict=True))
+        access = dict(zip(people, verdicts, strict=True))
+        faults = [
+            _fault(send, alive=sessions[send.session_id], verdict=access[send.workspace_id, send.user_id])
+            for send in batch
+        ]
+        guests = [
+            number
+            for number, send in enumerate(batch)
+            if faults[number] is None and is_guest(access[send.workspace_id, send.user_id])
+        ]
+        if guests:
+            asked = [batch[number] for number in guests]
+            for number, fault in zip(guests, await self._permit_guests(asked, timeout_seconds), strict=True):
+                faults[number] = fault
+        return faults
+
+    async def _permit_guests(self, batch: Sequence[Send], timeout_seconds: float) -> list[Fault | None]:
+        questions = [
+            guests_pb.GuestQuestion(
+                workspace_id=send.workspace_id, member_id=send.member_id, conversation_id=send.conversation_id
+            )
+            for send in batch
+        ]
+        verdicts = await self._guests.decide(questions, timeout_seconds)
+        return [_guest_fault(send, verdict) for send, verdict in zip(batch, verdicts, strict=True)]
+
+
+class _Lane:
+    """The side lane of one conversation: what waits, and the task that works it off."""
+
+    def __init__(self, drive: "Callable[[deque[tuple[Send, asyncio.Future[Stored]]]], Awaitable[None]]") -> None:
+        self._waiting: deque[tuple[Send, asyncio.Future[Stored]]] = deque()
+        self._drive = drive
+        self._task: asyncio.Task[None] | None = None
+
+    def add(self, send: Send) -> asyncio.Future[Stored]:
+        future: asyncio.Future[Stored] = asyncio.get_running_loop().create_future()
+        self._waiting.append((send, future))
+        if self._task is None:
+            self._task = asyncio.ensure_future(self._drive(self._waiting))  # type: ignore[assignment]
+        return future
+
+
+def _settle(future: asyncio.Future[Stored], outcome: Outcome | BaseException) -> None:
+    if future.done():
+        return
+    if isinstance(outcome, Stored):
+        future.set_result(outcome)
+    else:
+        future.set_exception(outcome)  # type: ignore[arg-type]  # a lane settles nothing as SKIPPED
+
+
+def _fault(send: Send, *, alive: bool, verdict: access_pb.AccessVerdict) -> Fault | None:
+    if not alive:
+        return SessionEnded()
+    if not verdict.member_id or verdict.reason == access_pb.ACCESS_REASON_NOT_A_MEMBER:
+        return NotFound()
+    send.member_id, send.allowed, send.granted = verdict.member_id, verdict.allowed, False
+    return None
+
+
+def _guest_fault(send: Send, verdict: guests_pb.GuestVerdict) -> Fault | None:
+    if has_ended(verdict) or not verdict.granted:
+        return NotFound()
+    if verdict.state == guest_service_pb2.GUEST_STATE_LOCKED:
+        lock_time, grace_end_time = verdict.expire_time.ToJsonString(), verdict.grace_end_time.ToJsonString()
+        return GuestLocked(metadata={"lock_time": lock_time, "grace_end_time": grace_end_time})
+    send.granted = True
+    return None

@@ -1,0 +1,152 @@
+"""PublishMessages: one client's messages through one stream, many on their way at a time, results in their order."""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import suppress
+
+import grpc
+from guildhall.messaging.v1 import message_service_pb2 as pb
+
+from services.chassis.call import Call
+from services.chassis.errors import Fault, fault_of, status_of
+from services.messaging import wire
+from services.messaging.outgoing import Answer, Outgoing
+from services.messaging.sends import Send, Stored
+
+MOST_OPEN = 2000
+"""Messages without a result; the client is not read from while there are so many."""
+MOST_RESULTS = 200
+MESSAGE_SECONDS = 10.0
+HEARTBEAT_SECONDS = 25.0
+RETRYABLE = frozenset(
+    {
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.UNAUTHENTICATED,
+    }
+)
+"""What ends the stream: another try may do better, so nothing may overtake the message that failed."""
+
+Open = tuple[str, asyncio.Future[Answer]]
+
+
+class Publication:
+    """One open PublishMessages."""
+
+    def __init__(self, call: Call, outgoing: Outgoing) -> None:
+        self._call = call
+        self._outgoing = outgoing
+        self._open: deque[Open] = deque()
+        self._changed = asyncio.Event()
+        self._drained = asyncio.Event()
+        self._room = asyncio.Event()
+        self._room.set()
+        self._read_all = False
+        self._failure: BaseException | None = None
+
+    async def responses(
+        self, requests: AsyncIterator[pb.PublishMessagesRequest]
+    ) -> AsyncIterator[pb.PublishMessagesResponse]:
+        """Reads on while results are written; ends when both are done, or with the first error worth retrying."""
+        reading = asyncio.create_task(self._read(requests))
+        try:
+            while self._open or not self._read_all:
+                results, failure = await self._results()
+                if results or not self._read_all:
+                    # Without results it is a heartbeat: proxies cut what is silent.
+                    yield pb.PublishMessagesResponse(results=results)
+                if failure is not None:
+                    raise failure
+            if self._failure is not None:
+                raise self._failure
+        finally:
+            reading.cancel()
+            for _, future in self._open:
+                # Those that have not been sent yet are dropped from their batch.
+                future.cancel()
+            with suppress(asyncio.CancelledError):
+                await reading
+
+    def drain(self) -> None:
+        """Reads no more; what was read gets its results, then the stream ends well."""
+        self._drained.set()
+        self._read_all = True
+        self._changed.set()
+
+    async def _read(self, requests: AsyncIterator[pb.PublishMessagesRequest]) -> None:
+        try:
+            async for request in requests:
+                for message in request.messages:
+                    await self._room.wait()
+                    if self._drained.is_set():
+                        return
+                    self._submit(message)
+        except Exception as error:
+            self._failure = error
+        finally:
+            self._read_all = True
+            self._changed.set()
+
+    def _submit(self, message: pb.SendMessageRequest) -> None:
+        send = new_send(self._call, message, deadline=time.monotonic() + MESSAGE_SECONDS)
+        future = self._outgoing.submit(send)
+        self._open.append((message.client_message_id, future))
+        if len(self._open) >= MOST_OPEN:
+            self._room.clear()
+        if len(self._open) == 1:
+            self._changed.set()
+
+    async def _results(self) -> tuple[list[pb.PublishResult], BaseException | None]:
+        """The results that are there, at least one; none after 25 s of silence. The error that ends the stream, if any."""
+        if not await self._something():
+            return [], None
+        results: list[pb.PublishResult] = []
+        while self._open and len(results) < MOST_RESULTS:
+            client_message_id, future = self._open[0]
+            if results and not future.done():
+                break
+            try:
+                answer = await future
+                if not isinstance(answer, Stored):
+                    # The side lane's promise: later messages' results wait behind it, in the order of the stream.
+                    answer = await answer
+                results.append(wire.receipt(client_message_id, answer))
+            except Exception as error:
+                fault = fault_of(error)
+                if fault is None or fault.code in RETRYABLE:
+                    return results, error
+                results.append(self._refusal(client_message_id, fault))
+            self._open.popleft()
+            self._room.set()
+        return results, self._failure if not self._open else None
+
+    async def _something(self) -> bool:
+        while not self._open and not self._read_all:
+            self._changed.clear()
+            try:
+                async with asyncio.timeout(HEARTBEAT_SECONDS):
+                    await self._changed.wait()
+            except TimeoutError:
+                return False
+        return True
+
+    def _refusal(self, client_message_id: str, fault: Fault) -> pb.PublishResult:
+        status = status_of(fault, domain="guildhall.messaging", request_id=self._call.request_id)
+        return pb.PublishResult(client_message_id=client_message_id, error=status)
+
+
+def new_send(call: Call, request: pb.SendMessageRequest, *, deadline: float) -> Send:
+    """What to store, in the spelling that PostgreSQL gives ids: clients may send capitals."""
+    return Send(
+        user_id=call.user_id,
+        session_id=call.session_id,
+        workspace_id=request.workspace_id.lower(),
+        conversation_id=request.conversation_id.lower(),
+        client_message_id=request.client_message_id.lower(),
+        text=request.text,
+        deadline=deadline,
+    )
