@@ -8,20 +8,15 @@ from typing import Any
 
 import grpc
 import pytest
-from guildhall.identity.v1 import auth_service_pb2 as auth
-from guildhall.identity.v1 import auth_service_pb2_grpc as auth_rpc
 from guildhall.messaging.v1 import event_service_pb2 as pb
 from guildhall.messaging.v1 import event_service_pb2_grpc as rpc
 
 from services.chassis.frame import Frame
-from services.messaging import hub
 from services.messaging.__main__ import build
 from tests.service.test_messaging_conversations import Room
 from tests.support.suite import Person, Suite, refused
 
 WAIT_SECONDS = 10
-LONG = 500
-"""Messages of the longest kind: 20 MB."""
 
 
 class Listener:
@@ -231,19 +226,6 @@ async def test_a_guest_hears_only_what_was_granted_also_when_locked_until_the_gr
         assert {e.conversation_id for e in listener.events} == {room.channel_id}
 
 
-async def test_a_guests_stream_ends_by_itself_when_the_grace_does(room: Room) -> None:
-    person, guest = await room.guest()
-    room.sql(
-        "UPDATE guests SET expire_at = statement_timestamp(), "
-        "grace_end_at = statement_timestamp() + interval '2 seconds' WHERE member_id = %(id)s",
-        id=guest.member_id,
-    )
-    async with listening(room, person) as listener:
-        end = await listener.finish()
-        assert end.reason == pb.STREAM_END_REASON_ACCESS_ENDED
-        assert not end.positions
-
-
 async def test_nothing_sent_after_a_removal_reaches_who_was_removed(room: Room) -> None:
     stays, _ = await room.member()
     for _ in range(5):
@@ -260,32 +242,6 @@ async def test_nothing_sent_after_a_removal_reaches_who_was_removed(room: Room) 
             await other.until(lambda heard=other: "secret" in heard.texts(room.channel_id))
 
 
-async def test_the_stream_of_who_was_removed_ends_without_anything_being_sent(room: Room) -> None:
-    member, member_id = await room.member()
-    async with listening(room, member) as listener:
-        await room.remove(member_id)
-        assert (await listener.finish(seconds=2)).reason == pb.STREAM_END_REASON_ACCESS_ENDED
-
-
-async def test_signing_out_ends_the_stream(room: Room) -> None:
-    async with listening(room, room.admin) as listener:
-        await room.admin.call(room.suite.stub(auth_rpc.AuthServiceStub).SignOut, auth.SignOutRequest())
-        assert (await listener.finish(seconds=2)).reason == pb.STREAM_END_REASON_SESSION_ENDED
-
-
-async def test_who_reads_too_slowly_is_cut_with_a_place_to_go_on_from(room: Room) -> None:
-    stub = room.suite.stub(rpc.EventServiceStub)
-    call = room.admin.stream(stub.Subscribe, pb.SubscribeRequest(workspace_id=room.workspace_id))
-    assert (await call.read()).HasField("opened")
-    await _fill(room, LONG)
-    heard, end = await _rest(call)
-    assert end.reason == pb.STREAM_END_REASON_SLOW
-    assert heard == list(range(1, end.positions[0].event_seq + 1))
-    async with listening(room, room.admin, resume={room.channel_id: end.positions[0].event_seq}) as again:
-        await again.until(lambda: again.numbers(room.channel_id)[-1:] == [LONG])
-        assert heard + again.numbers(room.channel_id) == list(range(1, LONG + 1))
-
-
 async def test_an_outsider_opens_no_stream_and_is_told_what_an_unknown_workspace_tells(room: Room) -> None:
     stub = room.suite.stub(rpc.EventServiceStub)
     outsider = room.outsider()
@@ -295,22 +251,6 @@ async def test_an_outsider_opens_no_stream_and_is_told_what_an_unknown_workspace
         refusals.append(await refused(call.read()))
     assert refusals[0].reason == "NOT_FOUND"
     assert refusals[0].raw == refusals[1].raw
-
-
-async def test_nobody_opens_more_streams_than_allowed(room: Room) -> None:
-    stub = room.suite.stub(rpc.EventServiceStub)
-    request = pb.SubscribeRequest(workspace_id=room.workspace_id)
-    open_calls = [room.admin.stream(stub.Subscribe, request) for _ in range(hub.MOST_STREAMS_OF_USER)]
-    try:
-        for call in open_calls:
-            assert (await call.read()).HasField("opened")
-        refusal = await refused(room.admin.stream(stub.Subscribe, request).read())
-        assert (refusal.code, refusal.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_STREAMS")
-    finally:
-        for call in open_calls:
-            call.cancel()
-    async with listening(room, (await room.member())[0]):
-        pass
 
 
 async def test_delivery_needs_no_valkey(room: Room) -> None:
@@ -324,26 +264,11 @@ async def test_delivery_needs_no_valkey(room: Room) -> None:
             await listener.until(lambda: listener.texts(made))
 
 
-async def test_a_replica_that_goes_away_says_so_and_the_stream_goes_on_elsewhere(room: Room) -> None:
-    async with replica(room) as (frame, channel), listening(room, room.admin, channel=channel) as listener:
-        await room.sent(room.admin, "one")
-        await listener.until(lambda: listener.events)
-        for tell in frame._drains:
-            tell()
-        end = await listener.finish()
-    assert end.reason == pb.STREAM_END_REASON_DRAINED
-    await room.sent(room.admin, "two")
-    resume = {position.conversation_id: position.event_seq for position in end.positions}
-    async with listening(room, room.admin, resume=resume) as again:
-        await again.until(lambda: again.events)
-        assert again.texts(room.channel_id) == ["two"]
-
-
 async def test_while_membership_gives_no_answer_delivery_waits(room: Room) -> None:
     async with listening(room, room.admin) as listener:
         await room.suite.stop("membership")
         try:
-            _append_directly(room, "held")
+            append_directly(room, "held")
             with pytest.raises(TimeoutError):
                 await listener.until(lambda: listener.events, seconds=4)
         finally:
@@ -354,33 +279,7 @@ async def test_while_membership_gives_no_answer_delivery_waits(room: Room) -> No
         await listener.until(lambda: len(listener.events) >= 2)
 
 
-async def test_a_stream_that_nobody_answers_for_ends_with_its_position(
-    room: Room, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(hub, "HELD_SECONDS", 1.0)
-    await room.sent(room.admin, "one")
-    async with listening(room, room.admin) as listener:
-        await room.suite.stop("membership")
-        try:
-            _append_directly(room, "held")
-            end = await listener.finish(seconds=15)
-        finally:
-            await room.back("membership")
-    assert end.reason == pb.STREAM_END_REASON_UNAVAILABLE
-    assert [position.event_seq for position in end.positions] == [1]
-    async with listening(room, room.admin, resume={room.channel_id: 1}) as again:
-        await again.until(lambda: again.events)
-        assert again.texts(room.channel_id) == ["held"]
-
-
-async def test_an_old_stream_says_where_to_go_on(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub, "AGE_SECONDS", 0.5)
-    async with listening(room, room.admin) as listener:
-        end = await listener.finish()
-    assert (end.reason, len(end.positions)) == (pb.STREAM_END_REASON_AGE, 1)
-
-
-def _append_directly(room: Room, text: str) -> None:
+def append_directly(room: Room, text: str) -> None:
     """A message that was committed just before membership went away."""
     with room.suite.database("messaging") as database, database.transaction():
         row = database.execute(
@@ -394,21 +293,6 @@ def _append_directly(room: Room, text: str) -> None:
             "client_message_id, text) VALUES (%s, %s, %s, gen_random_uuid(), %s, %s, gen_random_uuid(), %s)",
             (room.channel_id, row[0], row[0], room.admin_member_id, room.admin.user_id, text),
         )
-
-
-async def _fill(room: Room, count: int) -> None:
-    """More than waits for a reader who does not read, transport included."""
-    await asyncio.gather(*(room.sent(room.admin, "x" * 40_000) for _ in range(count)))
-
-
-async def _rest(call: Any) -> tuple[list[int], pb.StreamEnd]:
-    """The numbers on the rest of a stream, and its end."""
-    numbers: list[int] = []
-    while True:
-        response = await call.read()
-        if response.HasField("end"):
-            return numbers, response.end
-        numbers += [event.event_seq for event in response.events.events]
 
 
 async def _send_many(room: Room, count: int, text: str = "n") -> None:
