@@ -9,7 +9,6 @@ from guildhall.membership.v1 import member_service_pb2
 
 from services.chassis.call import Call
 from services.chassis.errors import NotFound, PermissionDenied
-from services.messaging.errors import GuestLocked
 from services.messaging.peers import GuestChannels, Guests, Membership
 
 READ = "workspace.read"
@@ -63,28 +62,6 @@ class Access:
         if not verdict.allowed:
             raise PermissionDenied
         return _full(call, workspace_id, verdict)
-
-    async def sender(self, call: Call, *, workspace_id: str, conversation_id: str) -> tuple[Viewer, bool]:
-        """A possible sender, and whether they may send to what they see. NOT_FOUND, GUEST_LOCKED.
-
-        For a full member it is left to the caller whether they see the conversation.
-        """
-        verdict = await self._verdict(call, workspace_id, SEND)
-        if not is_guest(verdict):
-            return _full(call, workspace_id, verdict), verdict.allowed
-        guest = await self._guests.check(
-            workspace_id=workspace_id,
-            member_id=verdict.member_id,
-            conversation_id=conversation_id,
-            deadline=call.deadline,
-        )
-        if has_ended(guest) or not guest.granted:
-            raise NotFound
-        if guest.state == guest_service_pb2.GUEST_STATE_LOCKED:
-            lock_time, grace_end_time = guest.expire_time.ToJsonString(), guest.grace_end_time.ToJsonString()
-            raise GuestLocked(metadata={"lock_time": lock_time, "grace_end_time": grace_end_time})
-        granted = frozenset({conversation_id})
-        return Viewer(workspace_id, call.user_id, verdict.member_id, granted), verdict.allowed
 
     async def require_reader(self, call: Call, *, workspace_id: str, conversation_id: str) -> Viewer:
         """Somebody who reads in the workspace; a guest only with the conversation granted, locked or not. NOT_FOUND."""

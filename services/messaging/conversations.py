@@ -85,12 +85,6 @@ async def get_visible(
     return (await tx.execute(GET, parameters)).all()
 
 
-async def is_visible(tx: AsyncConnection, *, viewer: Viewer, conversation_id: str) -> bool:
-    """Whether the viewer sees the conversation."""
-    found = await tx.execute(FIND, {**viewer.parameters, "conversation_id": conversation_id})
-    return found.one_or_none() is not None
-
-
 async def remove_member(tx: AsyncConnection, removed: events.MemberRemoved) -> None:
     """Ends a member's participation everywhere (member.removed). Repeatable: the second time finds nothing.
 

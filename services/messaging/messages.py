@@ -1,6 +1,5 @@
 """Messages: paging through them."""
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -47,11 +46,6 @@ class Page:
     def is_seen_by(self, viewer: Viewer) -> bool:
         """For a guest the conversation itself is what was granted."""
         return viewer.granted is not None or self.public or viewer.member_id in self.member_ids
-
-
-def is_too_old(answered_at: float) -> bool:
-    """Whether permission must be asked for again before anything is written."""
-    return time.monotonic() - answered_at > ANSWER_SECONDS
 
 
 async def read_page(

@@ -123,6 +123,8 @@ class Outgoing:
     async def _store(self, batch: Sequence[Send], timeout_seconds: float, *, wait: bool = False) -> dict[Send, Outcome]:
         """Asks, then writes. SKIPPED are those whose lock was not had, or too late for what was answered."""
         outcomes: dict[Send, Outcome] = {}
+        if not batch:
+            return outcomes
         asked_at = time.monotonic()
         permitted = []
         for send, fault in zip(batch, await self._permit(batch, timeout_seconds), strict=True):
@@ -213,7 +215,7 @@ class _Lane:
         future: asyncio.Future[Stored] = asyncio.get_running_loop().create_future()
         self._waiting.append((send, future))
         if self._task is None:
-            self._task = asyncio.ensure_future(self._drive(self._waiting))  # type: ignore[assignment]
+            self._task = asyncio.ensure_future(self._drive(self._waiting))
         return future
 
 

@@ -101,7 +101,7 @@ class Publication:
             self._changed.set()
 
     async def _results(self) -> tuple[list[pb.PublishResult], BaseException | None]:
-        """The results that are there, at least one; none after 25 s of silence. The error that ends the stream, if any."""
+        """The results that are there, none after 25 s of silence; and the error that ends the stream, if any."""
         if not await self._something():
             return [], None
         results: list[pb.PublishResult] = []

@@ -65,7 +65,8 @@ INPUT = """
             CAST(:granted AS bool[]), CAST(:allowed AS bool[]), CAST(:user_ids AS uuid[]),
             CAST(:client_message_ids AS uuid[]), CAST(:message_ids AS uuid[]), CAST(:texts AS text[])
         ) WITH ORDINALITY AS i (
-            conversation_id, workspace_id, member_id, granted, allowed, user_id, client_message_id, message_id, text, place
+            conversation_id, workspace_id, member_id, granted, allowed, user_id, client_message_id, message_id, text,
+            place
         )
     )
 """
@@ -90,7 +91,8 @@ STORE = """
     ), stored AS (
         INSERT INTO messages
             (conversation_id, seq, event_seq, id, sender_member_id, sender_user_id, client_message_id, text)
-        SELECT conversation_id, last_seq + nth, last_event_seq + nth, message_id, member_id, user_id, client_message_id, text
+        SELECT conversation_id, last_seq + nth, last_event_seq + nth, message_id, member_id, user_id,
+            client_message_id, text
         FROM numbered
         RETURNING conversation_id, id, seq, event_seq, created_at
     )
@@ -105,9 +107,9 @@ JOINED = """
     LEFT JOIN stored m ON m.conversation_id = i.conversation_id AND m.id = i.message_id
 """
 
-# One statement, and so one round trip and one transaction. SKIP LOCKED never waits, and a row that was changed since the
-# snapshot is read again when it is locked, so the numbers are the newest. A message that is stored already violates
-# its key: then nothing of the batch is stored, and it is written again by LOCK and WRITE.
+# One statement, and so one round trip and one transaction. SKIP LOCKED never waits, and a row that was changed since
+# the snapshot is read again when it is locked, so the numbers are the newest. A message that is stored already
+# violates its key: then nothing of the batch is stored, and it is written again by LOCK and WRITE.
 APPEND = text(f"""
     WITH {INPUT}, locked AS MATERIALIZED (
         SELECT c.id, c.workspace_id, c.visibility, c.last_seq, c.last_event_seq FROM conversations c
@@ -115,7 +117,10 @@ APPEND = text(f"""
     ), {SEEN}, fresh AS (SELECT * FROM seen WHERE allowed), {STORE}
     SELECT {RESULT} {JOINED} ORDER BY i.place
 """)
-LOCK = "SELECT CAST(id AS text) FROM conversations WHERE id = ANY(CAST(:distinct_ids AS uuid[])) ORDER BY id FOR NO KEY UPDATE"
+LOCK = """
+    SELECT CAST(id AS text) FROM conversations
+    WHERE id = ANY(CAST(:distinct_ids AS uuid[])) ORDER BY id FOR NO KEY UPDATE
+"""
 LOCK_OR_SKIP = text(f"{LOCK} SKIP LOCKED")
 LOCK_OR_WAIT = text(LOCK)
 # In the statement after the lock: the lock's own snapshot is from before the wait, and would miss what was stored then.
@@ -160,12 +165,9 @@ async def append_once(tx: AsyncConnection, *, sends: Sequence[Send], wait: bool,
     if time.monotonic() > not_after:
         raise AnsweredTooLongAgo
     rows = (await tx.execute(WRITE, {**parameters, "locked_ids": locked_ids})).all()
-    if not wait:
-        return _outcomes(sends, parameters["message_ids"], rows)
-    # Whoever waited has them all: what is not there does not exist.
-    return [
-        NotFound() if outcome is SKIPPED else outcome for outcome in _outcomes(sends, parameters["message_ids"], rows)
-    ]
+    outcomes = _outcomes(sends, parameters["message_ids"], rows)
+    # Whoever waited has every lock there is: what is not locked does not exist.
+    return [NotFound() if wait and outcome is SKIPPED else outcome for outcome in outcomes]
 
 
 def distinct(sends: Collection[Send]) -> tuple[list[Send], dict[tuple[str, str, str], Send]]:

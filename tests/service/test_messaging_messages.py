@@ -8,7 +8,7 @@ import grpc
 import pytest
 from guildhall.membership.v1 import member_service_pb2 as members
 
-from services.messaging import messages as own
+from services.messaging import outgoing as own
 from tests.service.test_messaging_conversations import Room
 from tests.support.suite import Person, Suite, refused
 
@@ -166,7 +166,7 @@ async def test_a_send_that_waited_for_its_lock_asks_again(room: Room) -> None:
         database.execute("SELECT 1 FROM conversations WHERE id = %s FOR UPDATE", (room.channel_id,))
         waiting = asyncio.ensure_future(refused(room.send(member, "too late")))
         allowed = asyncio.ensure_future(room.sent(room.admin, "late"))
-        await _until_waiting(room, 2)
+        await _until_waiting(room, 1)  # the side lane, in which both of them are
         await room.remove(member_id)
         await asyncio.sleep(own.ANSWER_SECONDS)
     assert (await waiting).reason == "NOT_FOUND"
