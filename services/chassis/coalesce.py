@@ -16,6 +16,8 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 FLUSH_SECONDS = 2.0
+GATHER_SECONDS = 0.0005
+LONGEST_GATHER_SECONDS = 0.005
 
 
 class Coalescer(Generic[Item, Result]):
@@ -60,6 +62,9 @@ class Coalescer(Generic[Item, Result]):
         try:
             while batch := self._take():
                 await self._send(batch)
+                if len(batch) > 1:
+                    # Many are calling, so the next batch is let grow: each flush costs the same whatever it holds.
+                    await asyncio.sleep(min(len(batch) * GATHER_SECONDS, LONGEST_GATHER_SECONDS))
         except asyncio.CancelledError:
             while self._waiting:
                 self._waiting.popleft()[2].cancel()

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import psycopg
 from sqlalchemy import event, exc
-from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from services.chassis.errors import StorageUnavailable
@@ -29,13 +29,19 @@ OUTBOX_WRITTEN = "guildhall_outbox_written"
 class Database:
     """The service's pool. `on_outbox` is called after each commit that wrote an outbox row."""
 
-    def __init__(self, settings: DatabaseSettings, *, pool_size: int = 8) -> None:
+    def __init__(self, settings: DatabaseSettings, *, pool_size: int = 4) -> None:
+        """`pool_size` connections for transactions, and as many again for single statements."""
         self._settings = settings
         self._running: set[asyncio.Future[Any]] = set()
         self.on_outbox: Callable[[], None] = lambda: None
+        self._transactions = self._engine(pool_size)
+        # Connections of their own: switching one to autocommit and back costs half of what a statement does.
+        self._statements = self._engine(pool_size, isolation_level="AUTOCOMMIT", pool_reset_on_return=None)
+
+    def _engine(self, pool_size: int, **options: Any) -> AsyncEngine:
         # No pool_pre_ping: asking before every transaction costs a third more; only idle connections are asked.
-        self.engine = create_async_engine(
-            settings.database_url.replace("postgresql://", "postgresql+psycopg://", 1),
+        engine = create_async_engine(
+            self._settings.database_url.replace("postgresql://", "postgresql+psycopg://", 1),
             pool_size=pool_size,
             max_overflow=0,
             pool_timeout=1,
@@ -49,11 +55,12 @@ class Database:
                 "keepalives_interval": 5,
                 "keepalives_count": 3,
             },
+            **options,
         )
-        self._reading = self.engine.execution_options(isolation_level="AUTOCOMMIT")
-        event.listen(self.engine.sync_engine, "do_connect", self._add_password)
-        event.listen(self.engine.sync_engine, "checkin", _note_idle)
-        event.listen(self.engine.sync_engine, "checkout", _ping_idle)
+        event.listen(engine.sync_engine, "do_connect", self._add_password)
+        event.listen(engine.sync_engine, "checkin", _note_idle)
+        event.listen(engine.sync_engine, "checkout", _ping_idle)
+        return engine
 
     def _add_password(self, _dialect: Any, _record: Any, _args: Any, parameters: dict[str, Any]) -> None:
         parameters["password"] = self._settings.database_password
@@ -86,7 +93,7 @@ class Database:
             task.exception()
 
     async def _read(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
-        async with self._reading.connect() as connection:
+        async with self._statements.connect() as connection:
             return await work(connection)
 
     async def _retried(self, work: Callable[[AsyncConnection], Awaitable[T]], tries: int) -> T:
@@ -103,7 +110,7 @@ class Database:
         raise AssertionError("unreachable")
 
     async def _once(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
-        async with self.engine.connect() as tx:
+        async with self._transactions.connect() as tx:
             try:
                 async with tx.begin():
                     result = await work(tx)
@@ -119,7 +126,8 @@ class Database:
         """Waits for the units of work that still run, then closes the pool."""
         if self._running:
             await asyncio.wait(self._running, timeout=15)
-        await self.engine.dispose()
+        await self._transactions.dispose()
+        await self._statements.dispose()
 
 
 def sqlstate(error: exc.DBAPIError) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations  # grpc's classes are generic for the type ch
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from contextlib import aclosing
 from typing import Any, cast
 
 import grpc
@@ -24,6 +24,7 @@ from services.chassis.call import CURRENT, Call
 from services.chassis.contracts import Rpc
 from services.chassis.errors import (
     DeadlineExceeded,
+    Fault,
     Internal,
     InvalidRequest,
     MalformedRequest,
@@ -34,7 +35,7 @@ from services.chassis.errors import (
     status_of,
 )
 from services.chassis.sessions import Sessions
-from services.chassis.telemetry import HANDLED, HANDLING, RECEIVED, SENT, STARTED, STREAMS, code_name
+from services.chassis.telemetry import STREAMS, Counters
 from services.chassis.tls import peer_name
 from services.chassis.tokens import Verifier
 
@@ -61,7 +62,7 @@ class Interceptors:
     """Wraps the handlers of one service."""
 
     def __init__(self, *, service: str, verifier: Verifier, sessions: Sessions) -> None:
-        self._domain = f"guildhall.{service}"
+        self.domain = f"guildhall.{service}"
         self._verifier = verifier
         self._sessions = sessions
         self._unary = 0
@@ -97,7 +98,7 @@ class Interceptors:
 
     def _stream(self, rpc: Rpc, behavior: Callable[[Any, Any], Any]) -> Callable[[Any, Any], AsyncIterator[Any]]:
         around = self._around(rpc, "server_stream")
-        sent = SENT.labels("server_stream", rpc.service, rpc.method)
+        sent = Counters(rpc, "server_stream").sent
 
         async def answer(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
             async with around(context) as call:
@@ -113,8 +114,8 @@ class Interceptors:
 
     def _both(self, rpc: Rpc, behavior: Callable[[Any, Any], Any]) -> Callable[[Any, Any], AsyncIterator[Any]]:
         around = self._around(rpc, "bidi_stream")
-        labels = ("bidi_stream", rpc.service, rpc.method)
-        sent, received = SENT.labels(*labels), RECEIVED.labels(*labels)
+        counters = Counters(rpc, "bidi_stream")
+        sent, received = counters.sent, counters.received
 
         async def validated(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
             async for request in requests:
@@ -135,68 +136,11 @@ class Interceptors:
 
         return answer
 
-    def _around(
-        self, rpc: Rpc, kind: str
-    ) -> Callable[[grpc.aio.ServicerContext[Any, Any]], AbstractAsyncContextManager[Call]]:
-        """Errors outermost, then capacity; counts and logs the call."""
-        labels = (kind, rpc.service, rpc.method)
-        started, received, handling = STARTED.labels(*labels), RECEIVED.labels(*labels), HANDLING.labels(*labels)
-        sent = SENT.labels(*labels)
-        streaming = rpc.server_streaming or rpc.client_streaming
+    def _around(self, rpc: Rpc, kind: str) -> Callable[[grpc.aio.ServicerContext[Any, Any]], _Passage]:
+        counters = Counters(rpc, kind)
+        return lambda context: _Passage(self, counters, context)
 
-        @asynccontextmanager
-        async def around(context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Call]:
-            began = time.perf_counter()
-            started.inc()
-            if not rpc.client_streaming:
-                received.inc()
-            call = _begin(rpc, context)
-            CURRENT.set(call)
-            code, reason = "OK", ""
-            try:
-                self._take_place(streaming)
-                try:
-                    if call.remaining() < SHORTEST_SECONDS:
-                        raise DeadlineExceeded("Less than 50 ms of the call's time were left, so it was not begun.")
-                    yield call
-                finally:
-                    self._leave_place(streaming)
-                if not streaming:
-                    sent.inc()
-            except asyncio.CancelledError:
-                # No status is sent for a cancelled call; swallowing it would leak the call.
-                code = "CANCELLED"
-                raise
-            except GeneratorExit:
-                code = "CANCELLED"
-                raise
-            except Exception as error:
-                fault = fault_of(error)
-                if fault is None:
-                    log.error("defect", rpc=rpc.name, request_id=call.request_id, exc=_trace(error))
-                    fault = Internal()
-                code, reason = fault.code.name, fault.reason
-                status = status_of(fault, domain=self._domain, request_id=call.request_id)
-                details = ("grpc-status-details-bin", status.SerializeToString())
-                await context.abort(fault.code, status.message, (("x-request-id", call.request_id), details))
-            finally:
-                seconds = time.perf_counter() - began
-                handling.observe(seconds)
-                HANDLED.labels(*labels, code_name(code)).inc()
-                log.info(
-                    "call",
-                    rpc=rpc.name,
-                    code=code,
-                    reason=reason,
-                    ms=round(seconds * 1000, 2),
-                    request_id=call.request_id,
-                    peer=call.peer,
-                    user_id=call.user_id,
-                )
-
-        return around
-
-    def _take_place(self, streaming: bool) -> None:
+    def take_place(self, streaming: bool) -> None:
         if streaming:
             if self._streams >= MOST_STREAMS:
                 raise Overloaded("This server has as many open streams as it takes; come back later.")
@@ -207,7 +151,7 @@ class Interceptors:
                 raise Overloaded
             self._unary += 1
 
-    def _leave_place(self, streaming: bool) -> None:
+    def leave_place(self, streaming: bool) -> None:
         if streaming:
             self._streams -= 1
             STREAMS.set(self._streams)
@@ -237,6 +181,71 @@ class Interceptors:
     async def _require_session(self, rpc: Rpc, call: Call) -> None:
         if rpc.lets_in(access_pb2.CALLER_USER) and rpc.access.session != access_pb2.SESSION_CHECK_IN_FLUSH:
             await self._sessions.require_alive(call.session_id, deadline=call.deadline)
+
+
+class _Passage:
+    """One call's way in and out: errors outermost, then capacity; counted and logged at the end."""
+
+    __slots__ = ("_began", "_call", "_context", "_counters", "_interceptors", "_placed")
+
+    def __init__(
+        self, interceptors: Interceptors, counters: Counters, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> None:
+        self._interceptors = interceptors
+        self._counters = counters
+        self._context = context
+        self._placed = False
+
+    async def __aenter__(self) -> Call:
+        self._began = time.perf_counter()
+        self._counters.begin()
+        self._call = _begin(self._counters.rpc, self._context)
+        CURRENT.set(self._call)
+        try:
+            self._interceptors.take_place(self._counters.streaming)
+            self._placed = True
+            if self._call.remaining() < SHORTEST_SECONDS:
+                raise DeadlineExceeded("Less than 50 ms of the call's time were left, so it was not begun.")
+        except Fault as fault:
+            await self.__aexit__(type(fault), fault, fault.__traceback__)
+        return self._call
+
+    async def __aexit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if self._placed:
+            self._interceptors.leave_place(self._counters.streaming)
+        if error is None:
+            self._end("OK", "")
+        elif isinstance(error, Exception):
+            await self._refuse(error)
+        else:
+            # Cancelled: no status is sent, and swallowing it would leak the call.
+            self._end("CANCELLED", "")
+
+    async def _refuse(self, error: Exception) -> None:
+        call = self._call
+        fault = fault_of(error)
+        if fault is None:
+            log.error("defect", rpc=call.rpc, request_id=call.request_id, exc=_trace(error))
+            fault = Internal()
+        self._end(fault.code.name, fault.reason)
+        status = status_of(fault, domain=self._interceptors.domain, request_id=call.request_id)
+        details = ("grpc-status-details-bin", status.SerializeToString())
+        await self._context.abort(fault.code, status.message, (("x-request-id", call.request_id), details))
+
+    def _end(self, code: str, reason: str) -> None:
+        seconds = time.perf_counter() - self._began
+        self._counters.end(code, seconds)
+        call = self._call
+        log.info(
+            "call",
+            rpc=call.rpc,
+            code=code,
+            reason=reason,
+            ms=round(seconds * 1000, 2),
+            request_id=call.request_id,
+            peer=call.peer,
+            user_id=call.user_id,
+        )
 
 
 def validate(request: Any) -> None:
@@ -298,20 +307,26 @@ def _parser(parse: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
 
 def _begin(rpc: Rpc, context: grpc.aio.ServicerContext[Any, Any]) -> Call:
     """Reads what the wire says of a call. Only the gateway is believed about who is behind it."""
-    metadata = {str(key): value for key, value in context.invocation_metadata() or ()}
+    authorization = request_id = client_address = user_agent = ""
+    for key, value in context.invocation_metadata() or ():
+        if key == "authorization":
+            authorization = str(value)
+        elif key == "x-request-id":
+            request_id = str(value)
+        elif key == "x-guildhall-client-address":
+            client_address = str(value)
+        elif key == "user-agent":
+            user_agent = str(value)
     peer = peer_name(context.auth_context())
-    inside = bool(peer)
     remaining = context.time_remaining()
     seconds = DEFAULT_SECONDS if remaining is None else min(remaining, LONGEST_SECONDS)
-    authorization = str(metadata.get("authorization", ""))
-    request_id = str(metadata.get("x-request-id", "")) if inside else ""
     return Call(
         rpc=rpc.name,
-        request_id=request_id[:64] or str(uuid_utils.uuid7()),
+        request_id=(request_id[:64] if peer else "") or str(uuid_utils.uuid7()),
         peer=peer,
         deadline=time.monotonic() + seconds,
-        client_address=str(metadata.get("x-guildhall-client-address", ""))[:64] if peer == "gateway" else "",
-        user_agent=str(metadata.get("user-agent", ""))[:200] if peer == "gateway" else "",
+        client_address=client_address[:64] if peer == "gateway" else "",
+        user_agent=user_agent[:200] if peer == "gateway" else "",
         token=authorization[7:] if authorization[:7].lower() == "bearer " else "",
     )
 

@@ -27,7 +27,7 @@ class Wakes:
         self._publishing: asyncio.Task[None] | None = None
 
     def publish(self, channel: str, message: str = "") -> None:
-        """Has every listener of the channel woken, soon. Equal messages that wait are sent once."""
+        """Has every listener of the channel woken, soon. Messages that wait travel together, equal ones as one."""
         self._pending.setdefault(channel, set()).add(message)
         if self._publishing is None:
             self._publishing = asyncio.create_task(self._publish())
@@ -38,8 +38,7 @@ class Wakes:
                 pending, self._pending = self._pending, {}
                 async with self._redis.pipeline(transaction=False) as pipeline:
                     for channel, messages in pending.items():
-                        for message in messages:
-                            pipeline.publish(channel, message)
+                        pipeline.publish(channel, "\n".join(messages))
                     await pipeline.execute()
         except (RedisError, OSError, TimeoutError) as error:
             log.warning("wake_not_sent", error=type(error).__name__)
@@ -55,7 +54,8 @@ class Wakes:
                     _wake_all(heard)
                     async for message in pubsub.listen():
                         if message["type"] == "message":
-                            heard[message["channel"]](message["data"])
+                            for line in message["data"].split("\n"):
+                                heard[message["channel"]](line)
             except Exception as error:  # whatever it was: without this task nobody is woken until the process ends
                 log.warning("wakes_not_heard", error=type(error).__name__)
             await asyncio.sleep(1)

@@ -48,7 +48,7 @@ class Worker:
         self.database = self.run(self._open(service))
 
     async def _open(self, service: str) -> Database:
-        database, wakes = Database(self.settings, pool_size=4), Wakes(self.settings.redis_url)
+        database, wakes = Database(self.settings, pool_size=2), Wakes(self.settings.redis_url)
         database.on_outbox = lambda: wakes.publish(f"{service}.outbox")
         return database
 
