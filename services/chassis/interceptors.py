@@ -141,6 +141,7 @@ class Interceptors:
         return lambda context: _Passage(self, counters, context)
 
     def take_place(self, streaming: bool) -> None:
+        """Counts a call or stream in. OVERLOADED if there are as many as this server takes."""
         if streaming:
             if self._streams >= MOST_STREAMS:
                 raise Overloaded("This server has as many open streams as it takes; come back later.")
@@ -152,6 +153,7 @@ class Interceptors:
             self._unary += 1
 
     def leave_place(self, streaming: bool) -> None:
+        """Counts it out."""
         if streaming:
             self._streams -= 1
             STREAMS.set(self._streams)

@@ -21,6 +21,7 @@ WITHOUT_REQUEST_ID = {
     "RefreshSession": "its token is used up by it: the token is the key",
     "SignOut": "ending a session that has ended is the same",
     "SendMessage": "client_message_id is its key, for ever",
+    "PublishMessages": "each message has its client_message_id",
     "AddGuestMember": "redemption_id is its key, for ever",
     "ConfirmGuestMember": "confirming a confirmed member is the same",
     "DeliverEvents": "each event has an id of its own",
