@@ -19,9 +19,9 @@ __all__ = ["DEVELOPMENT_ORIGINS", "GatewaySettings", "render", "write_descriptor
 def render(settings: GatewaySettings) -> str:
     """Envoy's bootstrap (v3 API) as JSON, for a file whose name ends in `.json`.
 
-    Raises `ValueError` if a contract's service has no upstream.
+    Raises `ValueError` if a service has no upstream.
     """
-    rpcs = public_rpcs()
+    rpcs = [*public_rpcs(), *settings.extra_rpcs]
     missing = {rpc.upstream for rpc in rpcs} - set(settings.upstreams)
     if missing:
         raise ValueError(f"no upstream for {', '.join(sorted(missing))}")

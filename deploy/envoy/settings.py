@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from deploy.envoy.descriptors import PublicRpc
+
 Json: TypeAlias = dict[str, Any]
 
 DEVELOPMENT_ORIGINS = r"http://localhost(:[0-9]+)?"  # for `allowed_origin_regex`: a front end's development server
@@ -18,6 +20,8 @@ class GatewaySettings:
     replica's plaintext health port. `cert_file` and `key_file` are the client certificate named `gateway`; `ca_file` is
     what the services' certificates are checked against. `edge_cert_file` and `edge_key_file` are shown to the public.
     `trusted_hops` counts the proxies of one's own in front of the gateway, whose x-forwarded-for is believed.
+    `extra_rpcs` are routed as those of the contracts are, each to an upstream of its own; none in any installation:
+    by them a load test puts a bare service behind the very same listener, filters and mutual TLS.
     """
 
     host: str
@@ -37,6 +41,7 @@ class GatewaySettings:
     trusted_hops: int = 0
     allowed_origins: Sequence[str] = ()
     allowed_origin_regex: str | None = None
+    extra_rpcs: Sequence[PublicRpc] = ()
     jwks_cache_seconds: int = 20
     max_connections: int = 20_000
     max_heap_bytes: int = 1 << 30

@@ -2,16 +2,31 @@
 
 import http.client
 import re
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from deploy.stack import certificates, secrets
 from deploy.stack.processes import Program, find_binary
 from deploy.stack.settings import HOST, SERVICES, Settings, instance_name
 
+if TYPE_CHECKING:
+    from deploy.envoy.descriptors import PublicRpc
+
 _HEALTH = re.compile(r"^(\S+?)::\S+?::health_flags::(\S+)$", re.MULTILINE)
 
 
-def program(settings: Settings) -> Program:
+@dataclass(frozen=True)
+class Extra:
+    """A service that is not of the suite, behind the same gateway: what a load test compares with."""
+
+    name: str
+    port: int
+    health_port: int
+    rpcs: tuple["PublicRpc", ...]
+
+
+def program(settings: Settings, extra: Extra | None = None) -> Program:
     """The gateway, ready when it accepts calls and knows a healthy upstream for every service."""
     layout, ports = settings.layout, settings.ports
     config_file = layout.envoy / "envoy.json"
@@ -19,7 +34,7 @@ def program(settings: Settings) -> Program:
     command = [str(binary), "-c", str(config_file), "--disable-hot-restart", "--log-level", "warning"]
 
     def prepare() -> None:
-        _write_config(settings, config_file)
+        _write_config(settings, config_file, extra)
 
     def ready() -> bool:
         return is_ready(ports.envoy_admin)
@@ -49,7 +64,7 @@ def is_ready(admin_port: int) -> bool:
     return bool(flags) and all(flag == "healthy" for _, flag in flags)
 
 
-def _write_config(settings: Settings, config_file: Path) -> None:
+def _write_config(settings: Settings, config_file: Path, extra: Extra | None) -> None:
     # Imported late: it reads the generated descriptors, which the rest of the stack does without.
     from deploy.envoy import config
 
@@ -59,13 +74,17 @@ def _write_config(settings: Settings, config_file: Path) -> None:
     descriptor_file = layout.envoy / "descriptors.binpb"
     config.write_descriptor_set(descriptor_file)
     replicas = range(settings.replicas)
+    upstreams = {name: [(HOST, ports.service(name, replica)) for replica in replicas] for name in SERVICES}
+    health_ports = {name: [ports.health(name, replica) for replica in replicas] for name in SERVICES}
+    if extra is not None:
+        upstreams[extra.name], health_ports[extra.name] = [(HOST, extra.port)], [extra.health_port]
     gateway = config.GatewaySettings(
         host=HOST,
         port=ports.gateway,
         tls_port=ports.gateway_tls,
         admin_port=ports.envoy_admin,
-        upstreams={name: [(HOST, ports.service(name, replica)) for replica in replicas] for name in SERVICES},
-        health_ports={name: [ports.health(name, replica) for replica in replicas] for name in SERVICES},
+        upstreams=upstreams,
+        health_ports=health_ports,
         cert_file=str(upstream.certificate),
         key_file=str(upstream.key),
         ca_file=str(upstream.ca),
@@ -74,6 +93,7 @@ def _write_config(settings: Settings, config_file: Path) -> None:
         descriptor_file=str(descriptor_file),
         public_url=settings.public_url,
         allowed_origin_regex=config.DEVELOPMENT_ORIGINS,
+        extra_rpcs=extra.rpcs if extra is not None else (),
     )
     secrets.write_private(config_file, config.render(gateway).encode())
 

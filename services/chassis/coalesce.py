@@ -24,7 +24,8 @@ class Coalescer(Generic[Item, Result]):
     """One queue with one flush in flight; the next batch gathers meanwhile, and there is no linger at rest.
 
     `flush(items, timeout_seconds)` returns one result for each item, in order; an exception among them fails only its
-    own item. What it raises fails the whole batch.
+    own item. What it raises fails the whole batch. `on_expired` is told of an item that ran out of time while it waited,
+    before anything behind it is flushed.
     """
 
     def __init__(
@@ -34,11 +35,13 @@ class Coalescer(Generic[Item, Result]):
         batch_limit: int = 500,
         queue_limit: int = 5000,
         on_batch: Callable[[int], None] | None = None,
+        on_expired: Callable[[Item], None] | None = None,
     ) -> None:
         self._flush = flush
         self._batch_limit = batch_limit
         self._queue_limit = queue_limit
         self._on_batch = on_batch
+        self._on_expired = on_expired
         self._waiting: deque[tuple[Item, float, asyncio.Future[Result]]] = deque()
         self._running: asyncio.Task[None] | None = None
 
@@ -82,6 +85,8 @@ class Coalescer(Generic[Item, Result]):
                 continue
             if entry[1] <= now:
                 entry[2].set_exception(DeadlineExceeded())
+                if self._on_expired:
+                    self._on_expired(entry[0])
                 continue
             batch.append(entry)
         return batch

@@ -9,6 +9,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Mapping
+from contextlib import suppress
 
 import structlog
 from guildhall.messaging.v1 import event_service_pb2 as pb
@@ -169,10 +170,11 @@ class Hub:
         """Delivers until cancelled."""
         poll_at = 0.0
         while True:
-            try:
+            with suppress(TimeoutError):
                 async with asyncio.timeout(max(0.0, poll_at - time.monotonic())):
                     await self._wake.wait()
-            except TimeoutError:
+            # Also when there is always something to wake for: a wake-up that was lost is found by the poll alone.
+            if time.monotonic() >= poll_at:
                 poll_at = time.monotonic() + POLL_SECONDS
                 self._everything = self._look = True
             self._wake.clear()

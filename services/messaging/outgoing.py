@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
+import grpc
 from guildhall.guest.v1 import guest_access_service_pb2 as guests_pb
 from guildhall.guest.v1 import guest_service_pb2
 from guildhall.membership.v1 import access_service_pb2 as access_pb
@@ -27,9 +28,19 @@ ANSWER_SECONDS = 0.25
 """How old the answer about permission may be when the lock is granted."""
 BATCH = 400
 MOST_WAITING = 5000
+RETRYABLE = frozenset(
+    {
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.UNAUTHENTICATED,
+    }
+)
+"""What ends the stream: another try may do better, so nothing may overtake the message that failed."""
 LANE_PAUSE_SECONDS = 0.02
 MOST_LANES_WRITING = 3
-"""Of the pool's eight connections: stalled conversations never keep the others, or reading, from theirs."""
+"""Of the pool's four connections for transactions: stalled conversations never keep the others from theirs."""
 
 Answer = Stored | asyncio.Future[Stored]
 """Stored, or the side lane's promise of it."""
@@ -52,7 +63,12 @@ class Outgoing:
         self._membership = membership
         self._guests = guests
         self._on_stored = on_stored
-        self._queue: Coalescer[Send, Answer] = Coalescer(self._flush, batch_limit=BATCH, queue_limit=MOST_WAITING)
+        self._queue: Coalescer[Send, Answer] = Coalescer(
+            self._flush,
+            batch_limit=BATCH,
+            queue_limit=MOST_WAITING,
+            on_expired=lambda send: _break(send, DeadlineExceeded()),
+        )
         self._lanes: dict[str, _Lane] = {}
         self._lanes_writing = asyncio.Semaphore(MOST_LANES_WRITING)
 
@@ -66,9 +82,28 @@ class Outgoing:
         return answer if isinstance(answer, Stored) else await answer
 
     async def _flush(self, batch: Sequence[Send], timeout_seconds: float) -> Sequence[Answer | BaseException]:
+        try:
+            answers = await self._flush_unbroken(batch, timeout_seconds)
+        except BaseException as error:
+            # Before the next batch is taken: what waits there of the same streams must not overtake these.
+            for send in batch:
+                _break(send, error if isinstance(error, Exception) else DeadlineExceeded())
+            raise
+        for send in batch:
+            answer = answers[send]
+            if isinstance(answer, BaseException) and ends_stream(answer):
+                _break(send, answer)
+        return [answers[send] for send in batch]
+
+    async def _flush_unbroken(
+        self, batch: Sequence[Send], timeout_seconds: float
+    ) -> dict[Send, Answer | BaseException]:
         answers: dict[Send, Answer | BaseException] = {}
         main = []
         for send in batch:
+            if send.line is not None and send.line.broken_by is not None:
+                answers[send] = send.line.broken_by
+                continue
             lane = self._lanes.get(send.conversation_id)
             if lane is None:
                 main.append(send)
@@ -79,7 +114,7 @@ class Outgoing:
                 answers[send] = self._lane(send.conversation_id).add(send)
             else:
                 answers[send] = outcome  # type: ignore[assignment]  # Stored or a Fault
-        return [answers[send] for send in batch]
+        return answers
 
     def _lane(self, conversation_id: str) -> "_Lane":
         lane = self._lanes.get(conversation_id)
@@ -102,7 +137,10 @@ class Outgoing:
                 except Exception as error:
                     outcomes = {send: error for send, _ in entries}
                 for send, future in entries:
-                    _settle(future, outcomes[send])
+                    outcome = outcomes[send]
+                    if isinstance(outcome, BaseException) and ends_stream(outcome):
+                        _break(send, outcome)
+                    _settle(future, outcome)
         finally:
             del self._lanes[conversation_id]
             for _, future in waiting:
@@ -111,7 +149,7 @@ class Outgoing:
     async def _store_waiting(self, batch: Sequence[Send]) -> dict[Send, Outcome]:
         """Waits for the lock; asks for permission anew if the wait was long, until the longest item's time is over."""
         while True:
-            live = [send for send in batch if send.deadline > time.monotonic()]
+            live = [send for send in batch if send.deadline > time.monotonic() and not _is_broken(send)]
             late: dict[Send, Outcome] = {send: DeadlineExceeded() for send in batch if send not in live}
             if not live:
                 return late
@@ -217,6 +255,21 @@ class _Lane:
         if self._task is None:
             self._task = asyncio.ensure_future(self._drive(self._waiting))
         return future
+
+
+def ends_stream(error: BaseException) -> bool:
+    """Whether another try may do better: then nothing may overtake the message that met it."""
+    fault = fault_of(error)
+    return fault is None or fault.code in RETRYABLE
+
+
+def _break(send: Send, error: BaseException) -> None:
+    if send.line is not None and send.line.broken_by is None:
+        send.line.broken_by = error
+
+
+def _is_broken(send: Send) -> bool:
+    return send.line is not None and send.line.broken_by is not None
 
 
 def _settle(future: asyncio.Future[Stored], outcome: Outcome | BaseException) -> None:

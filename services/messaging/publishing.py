@@ -6,31 +6,19 @@ from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import suppress
 
-import grpc
 from guildhall.messaging.v1 import message_service_pb2 as pb
 
 from services.chassis.call import Call
 from services.chassis.errors import Fault, fault_of, status_of
 from services.messaging import wire
-from services.messaging.outgoing import Answer, Outgoing
-from services.messaging.sends import Send, Stored
+from services.messaging.outgoing import Answer, Outgoing, ends_stream
+from services.messaging.sends import Line, Send, Stored
 
 MOST_OPEN = 2000
 """Messages without a result; the client is not read from while there are so many."""
 MOST_RESULTS = 200
 MESSAGE_SECONDS = 10.0
 HEARTBEAT_SECONDS = 25.0
-RETRYABLE = frozenset(
-    {
-        grpc.StatusCode.UNAVAILABLE,
-        grpc.StatusCode.RESOURCE_EXHAUSTED,
-        grpc.StatusCode.DEADLINE_EXCEEDED,
-        grpc.StatusCode.INTERNAL,
-        grpc.StatusCode.UNAUTHENTICATED,
-    }
-)
-"""What ends the stream: another try may do better, so nothing may overtake the message that failed."""
-
 Open = tuple[str, asyncio.Future[Answer]]
 
 
@@ -40,6 +28,7 @@ class Publication:
     def __init__(self, call: Call, outgoing: Outgoing) -> None:
         self._call = call
         self._outgoing = outgoing
+        self._line = Line()
         self._open: deque[Open] = deque()
         self._changed = asyncio.Event()
         self._drained = asyncio.Event()
@@ -92,7 +81,7 @@ class Publication:
             self._changed.set()
 
     def _submit(self, message: pb.SendMessageRequest) -> None:
-        send = new_send(self._call, message, deadline=time.monotonic() + MESSAGE_SECONDS)
+        send = new_send(self._call, message, deadline=time.monotonic() + MESSAGE_SECONDS, line=self._line)
         future = self._outgoing.submit(send)
         self._open.append((message.client_message_id, future))
         if len(self._open) >= MOST_OPEN:
@@ -117,7 +106,7 @@ class Publication:
                 results.append(wire.receipt(client_message_id, answer))
             except Exception as error:
                 fault = fault_of(error)
-                if fault is None or fault.code in RETRYABLE:
+                if fault is None or ends_stream(error):
                     return results, error
                 results.append(self._refusal(client_message_id, fault))
             self._open.popleft()
@@ -139,7 +128,7 @@ class Publication:
         return pb.PublishResult(client_message_id=client_message_id, error=status)
 
 
-def new_send(call: Call, request: pb.SendMessageRequest, *, deadline: float) -> Send:
+def new_send(call: Call, request: pb.SendMessageRequest, *, deadline: float, line: Line | None = None) -> Send:
     """What to store, in the spelling that PostgreSQL gives ids: clients may send capitals."""
     return Send(
         user_id=call.user_id,
@@ -149,4 +138,5 @@ def new_send(call: Call, request: pb.SendMessageRequest, *, deadline: float) -> 
         client_message_id=request.client_message_id.lower(),
         text=request.text,
         deadline=deadline,
+        line=line,
     )

@@ -18,6 +18,13 @@ from services.chassis.errors import Fault, IdempotencyMismatch, NotFound, Permis
 
 
 @dataclass(slots=True, eq=False)
+class Line:
+    """The messages of one stream. Once one of them met an error worth retrying, none behind it may overtake it."""
+
+    broken_by: BaseException | None = None
+
+
+@dataclass(slots=True, eq=False)
 class Send:
     """One message to append. What membership and guest say of its sender is filled in before it is written."""
 
@@ -29,6 +36,7 @@ class Send:
     text: str
     deadline: float
     """On time.monotonic()'s clock."""
+    line: Line | None = None
     member_id: str = ""
     granted: bool = False
     """True for a guest to whom the conversation is granted; a full member's sight is read with the conversation."""

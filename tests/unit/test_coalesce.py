@@ -331,3 +331,19 @@ async def test_a_flush_is_referenced_while_it_runs() -> None:
 async def queued() -> None:
     """Lets the tasks that were just made take their first step, up to their place in the queue."""
     await asyncio.sleep(0)
+
+
+async def test_who_ran_out_of_time_is_told_before_what_waits_behind_it_is_flushed() -> None:
+    told: list[str] = []
+
+    async def flush(items: Sequence[str], _timeout_seconds: float) -> Sequence[str]:
+        told.extend(items)
+        return items
+
+    queue: Coalescer[str, str] = Coalescer(flush, on_expired=lambda item: told.append(f"{item} expired"))
+    late = queue.submit("late", deadline=time.monotonic() - 1)
+    behind = queue.submit("behind", deadline=time.monotonic() + 5)
+
+    assert await behind == "behind"
+    assert told == ["late expired", "behind"]
+    assert isinstance(late.exception(), DeadlineExceeded)

@@ -1,0 +1,270 @@
+"""F12: access is lost (members and guests removed, guests expired) while secrets are posted and read.
+
+In every third batch the conversation's row is locked while the loss is acknowledged, so that sends are in flight which
+were allowed before it and are written after it. Control: permission remembered instead of asked for.
+"""
+
+import asyncio
+import contextlib
+import math
+import random
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+from guildhall.membership.v1 import member_service_pb2 as members_pb
+from guildhall.membership.v1 import member_service_pb2_grpc as members_rpc
+from guildhall.messaging.v1 import message_service_pb2 as messages
+from guildhall.messaging.v1 import message_service_pb2_grpc as messages_rpc
+
+from tests.faults.bench import Bench, Result
+from tests.faults.delivery_model import explore_all
+from tests.faults.people import Person, join_by_link, join_by_mail, make_channels, make_guest_link, make_workspace
+from tests.faults.witnesses import Posts, Witness, sums
+
+BATCHES_PER_ROUND = 10
+_REMOVED_MEMBERS = 6
+_REMOVED_GUESTS = 7
+_EXPIRED_GUESTS = 7
+PER_BATCH = _REMOVED_MEMBERS + _REMOVED_GUESTS + _EXPIRED_GUESTS
+_POSTERS = 3
+_MOST_INTERLEAVINGS = 100_000
+_LOSS_WINDOW = (0.3, 0.9)
+_HELD_SECONDS = 0.9
+_AFTER_SECONDS = 0.6
+_SECRET_SECONDS = 20
+_DELIVERED_SECONDS = 10
+_GRACE = """
+    UPDATE guest.guests SET expire_at = least(expire_at, asked.at), grace_end_at = asked.at
+    FROM (
+        SELECT member_id, statement_timestamp() + make_interval(secs => seconds) AS at
+        FROM unnest(CAST(%s AS uuid[]), CAST(%s AS float8[])) AS asked (member_id, seconds)
+    ) asked
+    WHERE guests.member_id = asked.member_id
+"""
+
+
+@dataclass
+class _Sum:
+    interleavings: int = 0
+    leaks: list[dict[str, int]] = field(default_factory=list)
+    without_secret: int = 0
+    not_delivered: int = 0
+    ended_seconds: list[float] = field(default_factory=list)
+    never_ended: int = 0
+    by_way: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def leaked(self) -> int:
+        """All leaks."""
+        return sum(sum(counts.values()) for counts in self.leaks)
+
+    def detail(self) -> dict[str, Any]:
+        """For the report."""
+        return {
+            "interleavings": self.interleavings,
+            "by_way": self.by_way,
+            "leaks": sums(self.leaks),
+            "without_a_secret_after_the_loss": self.without_secret,
+            "posts_not_delivered_to_who_stayed": self.not_delivered,
+            "stream_ended_seconds_worst": round(max(self.ended_seconds, default=0), 3),
+            "streams_that_never_ended": self.never_ended,
+        }
+
+
+async def run(bench: Bench) -> Result:
+    """No leak, on any read path or stream."""
+    found = _Sum()
+    for number in range(bench.rounds):
+        bench.tell(f"round {number + 1} of {bench.rounds}: {BATCHES_PER_ROUND * PER_BATCH} interleavings")
+        for batch in range(BATCHES_PER_ROUND):
+            await _batch(bench, found, holds_sends=batch % 3 == 2)
+    bench.tell("model: every interleaving of one loss, one send, one stream or read")
+    model = await asyncio.to_thread(asyncio.run, explore_all(most=_MOST_INTERLEAVINGS))
+    model_leaks = sum(counts["leaks"] for counts in model.values())
+    control = _Sum()
+    bench.tell("control: permission is remembered")
+    await bench.cluster.run_as("messaging", launcher=("--without", "fresh_access"))
+    try:
+        for holds_sends in (False, True):
+            await _batch(bench, control, holds_sends=holds_sends)
+    finally:
+        await bench.cluster.run_as("messaging")
+    return Result(
+        rounds=bench.rounds,
+        holds=not (found.leaked or found.without_secret or found.not_delivered or model_leaks),
+        control_failed=control.leaked > 0,
+        detail={
+            **found.detail(),
+            "model": {
+                "interleavings": sum(counts["interleavings"] for counts in model.values()),
+                "leaks": model_leaks,
+            },
+            "model_by_case": model,
+            "control": {"protection_off": "permission is asked afresh", **control.detail()},
+        },
+    )
+
+
+class _Stage:
+    """One workspace with one channel, its owner who posts, who stays, and who is about to lose access."""
+
+    def __init__(self, owner: Person, workspace_id: str, conversation_id: str) -> None:
+        self.owner = owner
+        self.workspace_id = workspace_id
+        self.conversation_id = conversation_id
+        self.posts = Posts()
+        self.witnesses: list[Witness] = []
+        self._stopping = False
+        self._posters: list[asyncio.Task[None]] = []
+
+    def witness(self, person: Person, member_id: str, how: str) -> Witness:
+        """Somebody of this workspace."""
+        return Witness(
+            person,
+            member_id=member_id,
+            workspace_id=self.workspace_id,
+            conversation_id=self.conversation_id,
+            how=how,
+        )
+
+    def start_posting(self) -> None:
+        """The owner posts, several at a time."""
+        self._posters = [asyncio.create_task(self._post_again_and_again()) for _ in range(_POSTERS)]
+
+    async def stop_posting(self) -> None:
+        """Waits for the posts at hand."""
+        self._stopping = True
+        await asyncio.gather(*self._posters)
+
+    async def _post_again_and_again(self) -> None:
+        while not self._stopping:
+            key = str(uuid.uuid4())
+            request = messages.SendMessageRequest(
+                workspace_id=self.workspace_id,
+                conversation_id=self.conversation_id,
+                client_message_id=key,
+                text=f"{key} secret",
+            )
+            self.posts.begin(key)
+            try:
+                await self.owner.call(messages_rpc.MessageServiceStub, "SendMessage", request)
+                self.posts.stored.add(key)
+            except grpc.aio.AioRpcError:
+                pass  # whether it was stored is not known, so nothing is concluded from it
+            self.posts.under_way.discard(key)
+            await asyncio.sleep(random.uniform(0.01, 0.06))
+
+
+async def _batch(bench: Bench, found: _Sum, *, holds_sends: bool) -> None:
+    stage, stays = await _set(bench)
+    await stays.start()
+    stage.start_posting()
+    delays = [random.uniform(*_LOSS_WINDOW) for _ in stage.witnesses]
+    expired = [witness for witness in stage.witnesses if witness.how == "guest expired"]
+    await _expire(bench, expired, delays)
+    await asyncio.gather(*(witness.start() for witness in stage.witnesses))
+    losing = [
+        _remove(stage, witness, delay)
+        for witness, delay in zip(stage.witnesses, delays, strict=True)
+        if witness.how != "guest expired"
+    ]
+    if holds_sends:
+        losing.append(_hold_sends(bench, stage))
+    await asyncio.gather(*losing)
+    await _until_there_are_secrets(stage)
+    await asyncio.sleep(_AFTER_SECONDS)
+    await stage.stop_posting()
+    await _delivered(stage, stays)
+    await asyncio.gather(stays.stop(), *(witness.stop() for witness in stage.witnesses))
+    _count(found, stage, stays)
+
+
+async def _set(bench: Bench) -> tuple[_Stage, Witness]:
+    owner, stayer, *others = await bench.people.take(2 + PER_BATCH)
+    workspace_id = await make_workspace(owner)
+    conversation_id = (await make_channels(owner, workspace_id, 1))[0]
+    stage = _Stage(owner, workspace_id, conversation_id)
+    link = await make_guest_link(owner, workspace_id, conversation_id)
+    removed, guests = others[:_REMOVED_MEMBERS], others[_REMOVED_MEMBERS:]
+    joined = await asyncio.gather(
+        *(join_by_mail(bench.people, owner, person, workspace_id) for person in (stayer, *removed))
+    )
+    invited = await asyncio.gather(*(join_by_link(person, link) for person in guests))
+    for person, member_id in zip(removed, joined[1:], strict=True):
+        stage.witnesses.append(stage.witness(person, member_id, "member removed"))
+    for number, (person, member_id) in enumerate(zip(guests, invited, strict=True)):
+        how = "guest removed" if number < _REMOVED_GUESTS else "guest expired"
+        stage.witnesses.append(stage.witness(person, member_id, how))
+    return stage, stage.witness(stayer, joined[0], "stays")
+
+
+async def _expire(bench: Bench, guests: Sequence[Witness], delays: Sequence[float]) -> None:
+    """Sets the end of the grace, so that nobody has to wait a day. Before the streams open, as an admin would not."""
+    seconds = [1.0 + delay for delay in delays[: len(guests)]]
+    async with await bench.cluster.admin() as admin:
+        asked_at = time.monotonic()
+        await admin.execute(_GRACE, [[guest.member_id for guest in guests], seconds])
+        answered_at = time.monotonic()
+    for guest, later in zip(guests, seconds, strict=True):
+        # The database's clock read somewhere between the two.
+        guest.near_loss_from, guest.lost_at = asked_at + later, answered_at + later
+
+
+async def _remove(stage: _Stage, witness: Witness, delay: float) -> None:
+    witness.near_loss_from = time.monotonic() + delay
+    await asyncio.sleep(delay)
+    request = members_pb.RemoveMemberRequest(
+        workspace_id=stage.workspace_id, member_id=witness.member_id, request_id=str(uuid.uuid4())
+    )
+    while witness.lost_at is None:
+        try:
+            await stage.owner.call(members_rpc.MemberServiceStub, "RemoveMember", request)
+            witness.lost_at = time.monotonic()
+        except grpc.aio.AioRpcError as error:
+            if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.ABORTED):
+                raise
+
+
+async def _hold_sends(bench: Bench, stage: _Stage) -> None:
+    """Locks the conversation over the time of the losses: what is sent meanwhile is written after them."""
+    await asyncio.sleep(_LOSS_WINDOW[0])
+    async with await bench.cluster.admin() as admin, admin.transaction():
+        await admin.execute("SELECT 1 FROM messaging.conversations WHERE id = %s FOR UPDATE", [stage.conversation_id])
+        locked_at = time.monotonic()
+        await asyncio.sleep(_HELD_SECONDS)
+        stage.posts.held_back_until_now(since=locked_at)
+
+
+def _count(found: _Sum, stage: _Stage, stays: Witness) -> None:
+    for witness in stage.witnesses:
+        assert witness.lost_at is not None
+        found.interleavings += 1
+        found.by_way[witness.how] = found.by_way.get(witness.how, 0) + 1
+        found.leaks.append(witness.leaks(stage.posts))
+        found.without_secret += not stage.posts.after(witness.lost_at)
+        if witness.seen.ended_at is None:
+            found.never_ended += 1
+        else:
+            found.ended_seconds.append(witness.seen.ended_at - witness.lost_at)
+    found.not_delivered += len(stage.posts.stored - stays.seen.streamed)
+
+
+async def _until_there_are_secrets(stage: _Stage) -> None:
+    """Waits until something was posted after each loss: without that, nothing could leak."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_SECRET_SECONDS):
+            for witness in stage.witnesses:
+                while not stage.posts.after(witness.lost_at or math.inf):  # noqa: ASYNC110 - as below
+                    await asyncio.sleep(0.02)
+
+
+async def _delivered(stage: _Stage, stays: Witness) -> None:
+    """Waits until who stayed has everything; what they still miss then counts as not delivered."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_DELIVERED_SECONDS):
+            while not stage.posts.stored <= stays.seen.streamed:  # noqa: ASYNC110 - a stream sets no event of ours
+                await asyncio.sleep(0.02)

@@ -1,0 +1,71 @@
+"""The protections that a control takes away, each by replacing what one name stands for. Only `launch` uses this.
+
+A name that is gone is an error: a control that takes nothing away would prove nothing.
+"""
+
+import functools
+import importlib
+import pkgutil
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy import TextClause, text
+
+
+def _without_poll() -> None:
+    """Replicas deliver only what they are woken for."""
+    hub = importlib.import_module("services.messaging.hub")
+    wakes = importlib.import_module("services.chassis.wakes")
+    for name in ("POLL_SECONDS",):
+        getattr(hub, name)
+        setattr(hub, name, 1e9)
+    wakes._wake_all  # noqa: B018 - it must be there
+    wakes._wake_all = lambda _heard: None  # type: ignore[attr-defined]
+
+
+def _without_fresh_access() -> None:
+    """What membership and guest have said once is taken for true from then on."""
+    peers = importlib.import_module("services.messaging.peers")
+    for owner, method in (
+        (peers.Membership, "check_access"),
+        (peers.Membership, "access_revision"),
+        (peers.Guests, "check"),
+        (peers.Guests, "channels"),
+    ):
+        setattr(owner, method, _remembered(getattr(owner, method)))
+
+
+def _remembered(ask: Callable[..., Any]) -> Callable[..., Any]:
+    answers: dict[tuple[object, ...], Any] = {}
+
+    @functools.wraps(ask)
+    async def remembered(self: object, *arguments: object, **named: object) -> Any:
+        key = (*arguments, *sorted((name, value) for name, value in named.items() if name != "deadline"))
+        if key not in answers:
+            answers[key] = await ask(self, *arguments, **named)
+        return answers[key]
+
+    return remembered
+
+
+def _without_side_lane() -> None:
+    """A batch waits for every row that it locks. Where no statement skips locked rows there is no side lane yet."""
+    package = importlib.import_module("services.messaging")
+    for found in pkgutil.iter_modules(package.__path__, "services.messaging."):
+        if found.name.endswith("__main__") or found.ispkg:
+            continue
+        module = importlib.import_module(found.name)
+        for name, found_statement in list(vars(module).items()):
+            if isinstance(found_statement, TextClause) and _skips_conversations(found_statement.text):
+                setattr(module, name, text(found_statement.text.replace("SKIP LOCKED", "")))
+
+
+def _skips_conversations(statement: str) -> bool:
+    return "SKIP LOCKED" in statement and "conversations" in statement
+
+
+WITHOUT: dict[str, Callable[[], None]] = {
+    "poll": _without_poll,
+    "fresh_access": _without_fresh_access,
+    "side_lane": _without_side_lane,
+}

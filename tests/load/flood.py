@@ -1,0 +1,243 @@
+"""Calls at a set rate, however many are unanswered, for a tenth of what a gRPC client costs: HTTP/2 by hand.
+
+It shares the machine with the suite. A flood made by grpc.aio would take more processor time than the suite has, and
+what was measured would be the generator. Here one call is some bytes out and a few frames in.
+RFC 9113 (HTTP/2), RFC 7541 (HPACK); of either no more than one fixed request, and the status of an answer.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import grpc
+
+from tests.load.callers import CALL_SECONDS, Outcome, tell_progress
+from tests.load.generator import Control
+from tests.load.wire import Message, message_ids, now
+
+_SECOND = 1_000_000_000
+_TICK_SECONDS = 0.005
+_STREAMS = 900  # of a connection, at a time; the gateway allows 1 000
+_DATA, _HEADERS, _RESET, _SETTINGS, _PING, _GOAWAY, _WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
+_END_STREAM, _ACK, _END_HEADERS = 1, 1, 4
+_NAMES = {str(code.value[0]).encode(): code.name for code in grpc.StatusCode}
+# RFC 7541, appendix B: the characters of `grpc-status` and of its values.
+_CODES = {
+    "c": "00100",
+    "a": "00011",
+    "s": "01000",
+    "t": "01001",
+    "g": "100110",
+    "-": "010110",
+    "p": "101011",
+    "r": "101100",
+    "u": "101101",
+    "0": "00000",
+    "1": "00001",
+    "2": "00010",
+    "3": "011001",
+    "4": "011010",
+    "5": "011011",
+    "6": "011100",
+    "7": "011101",
+    "8": "011110",
+    "9": "011111",
+}
+
+
+def huffman(text: str) -> bytes:
+    """HPACK's Huffman code of a text of the few characters that are needed here."""
+    bits = "".join(_CODES[character] for character in text)
+    bits += "1" * (-len(bits) % 8)
+    return int(bits, 2).to_bytes(len(bits) // 8, "big")
+
+
+_STATUS_NAMES = [
+    bytes([len(name) | flag]) + name for name, flag in ((b"grpc-status", 0), (huffman("grpc-status"), 128))
+]
+_VALUES = {huffman(value.decode()): name for value, name in _NAMES.items()}
+
+
+def status_in(block: bytes) -> str:
+    """The status code's name in a block of headers that was made without a dynamic table; empty if it has none."""
+    for name in _STATUS_NAMES:
+        at = block.find(name)
+        if at >= 0:
+            length = block[at + len(name)]
+            value = block[at + len(name) + 1 :][: length & 127]
+            return (_VALUES if length & 128 else _NAMES).get(value, "UNKNOWN")
+    return ""
+
+
+def header_block(authority: str, path: str, token: str) -> bytes:
+    """A gRPC request's headers: literals, none of them to be remembered."""
+
+    def text(value: str) -> bytes:
+        raw = value.encode()
+        if len(raw) < 127:
+            return bytes([len(raw)]) + raw
+        rest, length = len(raw) - 127, bytearray([127])
+        while rest >= 128:
+            length.append(rest % 128 + 128)
+            rest //= 128
+        return bytes([*length, rest]) + raw
+
+    parts = [b"\x83\x86\x04", text(path), b"\x01", text(authority), b"\x0f\x10", text("application/grpc")]
+    parts += [b"\x00", text("te"), text("trailers"), b"\x00", text("grpc-timeout"), text(f"{CALL_SECONDS:.0f}S")]
+    return b"".join([*parts, b"\x0f\x08", text(f"Bearer {token}")])
+
+
+def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+    return b"%b%c%c%b%b" % (len(payload).to_bytes(3, "big"), kind, flags, stream.to_bytes(4, "big"), payload)
+
+
+class Connection(asyncio.Protocol):
+    """One HTTP/2 connection with calls of one person on it."""
+
+    def __init__(self, block: bytes, outcome: Outcome) -> None:
+        self._block = block
+        self._outcome = outcome
+        self._begun = now()
+        self._transport: asyncio.Transport | None = None
+        self._next_stream = 1
+        self._window = 65_535
+        self._unread = b""
+        self.waiting: dict[int, int] = {}
+        """When the unanswered calls began, by stream."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether calls can be made on it."""
+        return self._transport is not None and not self._transport.is_closing()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Say hello: no dynamic table, no push, and as much window as there can be."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        settings = b"\x00\x01\x00\x00\x00\x00" + b"\x00\x02\x00\x00\x00\x00" + b"\x00\x04\x00\x10\x00\x00"
+        hello = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _frame(_SETTINGS, 0, 0, settings)
+        transport.write(hello + _frame(_WINDOW_UPDATE, 0, 0, ((1 << 31) - 1 - 65_535).to_bytes(4, "big")))
+
+    def send(self, requests: Sequence[bytes], started: int) -> int:
+        """Begin calls, as many as the connection takes; returns how many."""
+        assert self._transport is not None
+        parts = []
+        for request in requests:
+            data = b"\x00" + len(request).to_bytes(4, "big") + request
+            if len(self.waiting) >= _STREAMS or self._window < len(data):
+                break
+            self._window -= len(data)
+            stream, self._next_stream = self._next_stream, self._next_stream + 2
+            self.waiting[stream] = started
+            parts.append(_frame(_HEADERS, _END_HEADERS, stream, self._block))
+            parts.append(_frame(_DATA, _END_STREAM, stream, data))
+        self._transport.write(b"".join(parts))
+        return len(parts) // 2
+
+    def data_received(self, data: bytes) -> None:
+        """Take the frames that are whole."""
+        data = self._unread + data
+        at = 0
+        while at + 9 <= len(data):
+            end = at + 9 + int.from_bytes(data[at : at + 3], "big")
+            if end > len(data):
+                break
+            stream = int.from_bytes(data[at + 5 : at + 9], "big")
+            self._take(data[at + 3], data[at + 4], stream, data[at + 9 : end])
+            at = end
+        self._unread = data[at:]
+
+    def _take(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
+        assert self._transport is not None
+        if kind == _HEADERS and flags & _END_STREAM:
+            self._end(stream, status_in(payload) or "UNKNOWN")
+        elif kind == _RESET:
+            self._end(stream, f"RESET {int.from_bytes(payload, 'big')}")
+        elif kind == _WINDOW_UPDATE and stream == 0:
+            self._window += int.from_bytes(payload, "big")
+        elif kind == _SETTINGS and not flags & _ACK:
+            self._transport.write(_frame(_SETTINGS, _ACK, 0, b""))
+        elif kind == _PING and not flags & _ACK:
+            self._transport.write(_frame(_PING, _ACK, 0, payload))
+
+    def _end(self, stream: int, code: str) -> None:
+        started = self.waiting.pop(stream, None)
+        if started is None:
+            return
+        ended, outcome = now(), self._outcome
+        if ended - started > CALL_SECONDS * _SECOND:
+            code = "DEADLINE_EXCEEDED"  # whatever came: a client would have hung up
+        outcome.ended += 1
+        outcome.codes[code] += 1
+        if code == "OK":
+            outcome.latency.record((ended - started) // 1000)
+            outcome.count_second((ended - self._begun) // _SECOND)
+        else:
+            outcome.refusal_latency.record((ended - started) // 1000)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """What was unanswered will never be."""
+        for stream in list(self.waiting):
+            self._end(stream, "CONNECTION LOST")
+
+    def close(self) -> None:
+        """Hang up."""
+        if self._transport is not None:
+            self._transport.close()
+
+
+@dataclass(frozen=True)
+class Flood:
+    """Calls that begin at a set rate, whether or not those before were answered: how a crowd behaves.
+
+    What could not be begun in its time is not made up for: the rate offered in truth is in the outcome.
+    """
+
+    target: str
+    path: str
+    tokens: Sequence[str]
+    messages: Sequence[Message]
+    rate: float
+    seconds: float
+    connections: int = 16
+
+    async def run(self, control: Control) -> Outcome:
+        """Begin calls until the time is over, then wait for the last answers."""
+        outcome = Outcome(self.seconds)
+        host, _, port = self.target.rpartition(":")
+        loop = asyncio.get_running_loop()
+        connections = []
+        for number in range(self.connections):
+            block = header_block(self.target, self.path, self.tokens[number % len(self.tokens)])
+            connection = Connection(block, outcome)
+            await loop.create_connection(lambda made=connection: made, host, int(port))  # type: ignore[misc]
+            connections.append(connection)
+        telling = asyncio.create_task(tell_progress(control, outcome))
+        await self._send(connections)
+        for _ in range(round((CALL_SECONDS + 2) / _TICK_SECONDS)):
+            if not any(connection.waiting for connection in connections):
+                break
+            await asyncio.sleep(_TICK_SECONDS)
+        telling.cancel()
+        outcome.codes["NO ANSWER"] += sum(len(connection.waiting) for connection in connections)
+        for connection in connections:
+            connection.waiting.clear()
+            connection.close()
+        return outcome
+
+    async def _send(self, connections: Sequence[Connection]) -> None:
+        next_id, sent, turn, begun = message_ids(), 0, 0, now()
+        while (clock := now()) < begun + self.seconds * _SECOND:
+            due = int((clock - begun) / _SECOND * self.rate) - sent
+            sent += due
+            share = -(-due // len(connections))
+            for offset in range(len(connections)):
+                count = min(share, due)
+                connection = connections[(turn + offset) % len(connections)]
+                if count > 0 and connection.is_open:
+                    numbers = range(sent - due, sent - due + count)
+                    requests = [self.messages[n % len(self.messages)].stamped(next_id(), clock) for n in numbers]
+                    connection.send(requests, clock)
+                due -= count
+            turn += 1
+            await asyncio.sleep(_TICK_SECONDS)
