@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo up down test lint protos clean
+.PHONY: help demo up down test lint protos load faults clean
 .DEFAULT_GOAL := help
 
 help: ## list the ways in
@@ -26,6 +26,12 @@ lint: $(VENV)/ready ## fix what can be fixed, then check style, types and contra
 	$(BIN)/ruff format .
 	$(BIN)/mypy
 	$(BIN)/python build_protos.py --lint
+
+load: $(VENV)/ready ## measure S1 to S8, or those named: make load S="S1 S2"
+	$(BIN)/python -m tests.load $(S)
+
+faults: $(VENV)/ready ## break things, with FAULT_ROUNDS rounds: make faults F="F1 F7"
+	$(BIN)/python -m tests.faults $(F)
 
 protos: $(VENV)/ready ## generate the Python code of the contracts
 	$(BIN)/python build_protos.py

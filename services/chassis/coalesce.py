@@ -17,15 +17,15 @@ Result = TypeVar("Result")
 
 FLUSH_SECONDS = 2.0
 GATHER_SECONDS = 0.0005
-LONGEST_GATHER_SECONDS = 0.005
+LONGEST_GATHER_SECONDS = 0.01
 
 
 class Coalescer(Generic[Item, Result]):
     """One queue with one flush in flight; the next batch gathers meanwhile, and there is no linger at rest.
 
     `flush(items, timeout_seconds)` returns one result for each item, in order; an exception among them fails only its
-    own item. What it raises fails the whole batch. `on_expired` is told of an item that ran out of time while it waited,
-    before anything behind it is flushed.
+    own item. What it raises fails the whole batch. `on_expired` is told of an item that ran out of time while it
+    waited, before anything behind it is flushed.
     """
 
     def __init__(

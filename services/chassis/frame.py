@@ -27,7 +27,7 @@ from services.chassis.peers import Identity
 from services.chassis.secret import SecretKey
 from services.chassis.sessions import Sessions
 from services.chassis.settings import ServeSettings
-from services.chassis.telemetry import configure_logging
+from services.chassis.telemetry import CallLog, configure_logging
 from services.chassis.tls import server_credentials
 from services.chassis.tokens import Verifier
 from services.chassis.wakes import Wakes
@@ -79,7 +79,12 @@ class Frame:
         )
         self.database.on_outbox = self.relay.wake
         self._celery = make_app(service, settings.redis_url)
-        self._interceptors = Interceptors(service=service, verifier=Verifier(public_keys), sessions=self.sessions)
+        self._interceptors = Interceptors(
+            service=service,
+            verifier=Verifier(public_keys),
+            sessions=self.sessions,
+            log=CallLog(service, settings.log_level),
+        )
         self._server = grpc.aio.server(options=SERVER_OPTIONS)
         self._health_server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
         self._health = health.aio.HealthServicer()

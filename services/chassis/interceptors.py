@@ -35,7 +35,7 @@ from services.chassis.errors import (
     status_of,
 )
 from services.chassis.sessions import Sessions
-from services.chassis.telemetry import STREAMS, Counters
+from services.chassis.telemetry import STREAMS, CallLog, Counters
 from services.chassis.tls import peer_name
 from services.chassis.tokens import Verifier
 
@@ -61,8 +61,9 @@ MALFORMED = Malformed()
 class Interceptors:
     """Wraps the handlers of one service."""
 
-    def __init__(self, *, service: str, verifier: Verifier, sessions: Sessions) -> None:
+    def __init__(self, *, service: str, verifier: Verifier, sessions: Sessions, log: CallLog) -> None:
         self.domain = f"guildhall.{service}"
+        self.log = log
         self._verifier = verifier
         self._sessions = sessions
         self._unary = 0
@@ -237,17 +238,7 @@ class _Passage:
     def _end(self, code: str, reason: str) -> None:
         seconds = time.perf_counter() - self._began
         self._counters.end(code, seconds)
-        call = self._call
-        log.info(
-            "call",
-            rpc=call.rpc,
-            code=code,
-            reason=reason,
-            ms=round(seconds * 1000, 2),
-            request_id=call.request_id,
-            peer=call.peer,
-            user_id=call.user_id,
-        )
+        self._interceptors.log.write(self._call, code=code, reason=reason, seconds=seconds)
 
 
 def validate(request: Any) -> None:

@@ -2,7 +2,8 @@
 
     python -m tests.load.echo PORT HEALTH_PORT CERTIFICATE KEY CA
 
-No message is parsed, nobody is asked, nothing is stored: what is left is the cost of gRPC and the gateway.
+No message is parsed, nobody is asked, nothing is stored: what is left is the cost of gRPC and the gateway. It runs on
+the event loop that the services run on.
 """
 
 import asyncio
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import uvloop
 from grpc_health.v1 import health, health_pb2_grpc
 
 from tests.load.wire import ECHO, ECHO_STREAM
@@ -55,4 +57,4 @@ async def serve(port: int, health_port: int, credentials: grpc.ServerCredentials
 if __name__ == "__main__":
     _certificate, _key, _ca = (Path(file).read_bytes() for file in sys.argv[3:])
     _credentials = grpc.ssl_server_credentials([(_key, _certificate)], _ca, require_client_auth=True)
-    asyncio.run(serve(int(sys.argv[1]), int(sys.argv[2]), _credentials))
+    uvloop.run(serve(int(sys.argv[1]), int(sys.argv[2]), _credentials))
