@@ -3,7 +3,6 @@
 Delivered at least once and in no order; the event's id makes it apply once.
 """
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -16,7 +15,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.chassis.call import current_call
 from services.chassis.database import Database
 from services.chassis.errors import InvalidRequest, PeerNotAllowed
-from services.chassis.outbox import MOST_TRIES, SWEEP_SECONDS
+from services.chassis.outbox import MOST_TRIES
+from services.chassis.sweeps import Sweep
 
 log = structlog.get_logger()
 
@@ -87,32 +87,13 @@ class EventSink(rpc.EventSinkServicer):
         return pb.DeliverEventsResponse()
 
 
-class Inbox:
+class Inbox(Sweep):
     """Applies what was stored. `consumers` maps an event's payload name to what applies it."""
 
     def __init__(self, database: Database, consumers: Mapping[str, Consumer]) -> None:
+        super().__init__("inbox", self.apply_next)
         self._database = database
         self.consumers = consumers
-        self._wake = asyncio.Event()
-
-    def wake(self) -> None:
-        """Has the inbox look at once; without it, it looks every five seconds."""
-        self._wake.set()
-
-    async def run(self) -> None:
-        """Applies until cancelled."""
-        while True:
-            try:
-                if await self.apply_next():
-                    continue
-            except Exception as error:
-                log.warning("inbox_unreadable", error=type(error).__name__)
-            try:
-                async with asyncio.timeout(SWEEP_SECONDS):
-                    await self._wake.wait()
-            except TimeoutError:
-                pass
-            self._wake.clear()
 
     async def apply_next(self) -> bool:
         """Applies one event that is due; False if there is none."""

@@ -18,11 +18,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.chassis.database import OUTBOX_WRITTEN, Database
 from services.chassis.errors import PeerUnavailable
+from services.chassis.sweeps import Sweep
 
 log = structlog.get_logger()
 
 WORKER = "worker"
-SWEEP_SECONDS = 5.0
 MOST_TRIES = 20
 
 WRITE = text("""
@@ -88,7 +88,7 @@ async def failed(tx: AsyncConnection, ids: Sequence[str]) -> None:
             log.error("outbox_row_dead", id=str(row.id), kind=row.kind)
 
 
-class Relay:
+class Relay(Sweep):
     """Delivers this service's outbox. `deliver[target]` sends events to a service, `hand_over` gives ids to Celery."""
 
     def __init__(
@@ -98,29 +98,10 @@ class Relay:
         deliver: Mapping[str, Callable[[Sequence[pb.Event]], Awaitable[None]]],
         hand_over: Callable[[Sequence[str]], Awaitable[None]],
     ) -> None:
+        super().__init__("outbox", self.deliver_due)
         self._database = database
         self._deliver = deliver
         self._hand_over = hand_over
-        self._wake = asyncio.Event()
-
-    def wake(self) -> None:
-        """Has the relay look at once; without it, it looks every five seconds."""
-        self._wake.set()
-
-    async def run(self) -> None:
-        """Delivers until cancelled."""
-        while True:
-            try:
-                if await self.deliver_due():
-                    continue
-            except Exception as error:
-                log.warning("outbox_unreadable", error=type(error).__name__)
-            try:
-                async with asyncio.timeout(SWEEP_SECONDS):
-                    await self._wake.wait()
-            except TimeoutError:
-                pass
-            self._wake.clear()
 
     async def deliver_due(self) -> int:
         """Delivers what is due now; returns how many rows that were."""
