@@ -26,7 +26,7 @@ def _service(settings: GatewaySettings, name: str) -> Json:
         },
         "health_checks": [_health_check()],
         "outlier_detection": _outlier_detection(),
-        "circuit_breakers": _circuit_breakers(),
+        "circuit_breakers": _circuit_breakers(settings),
         "transport_socket": _mutual_tls(settings, name),
         "transport_socket_matches": [
             {
@@ -109,14 +109,18 @@ def _outlier_detection() -> Json:
     }
 
 
-def _circuit_breakers() -> Json:
-    """Above what the services themselves admit (they answer better): Envoy's own 1 024 would stop streams."""
-    limits = {"max_connections": 1_000, "max_pending_requests": 10_000, "max_requests": 50_000}
-    return {
-        "thresholds": [
-            {**limits, "retry_budget": {"budget_percent": {"value": 20}, "min_retry_concurrency": 5}},
-        ]
-    }
+def _circuit_breakers(settings: GatewaySettings) -> Json:
+    """What a service may have in flight from this gateway; the rest is refused here, before it costs the service.
+
+    A refusal by the service itself costs most of a served call, so that a crowd would stop it all the same. Streams
+    have a priority, and thus limits, connections and a retry budget, of their own: they are not in the way of calls,
+    nor calls in theirs. Theirs are above what the services admit (they answer better); Envoy's own 1 024 would not be.
+    """
+    most = settings.max_unary_calls
+    calls = {"priority": "DEFAULT", "max_pending_requests": most, "max_requests": most}
+    streams = {"priority": "HIGH", "max_pending_requests": 10_000, "max_requests": 50_000}
+    retries = {"budget_percent": {"value": 20}, "min_retry_concurrency": 5}
+    return {"thresholds": [{**one, "max_connections": 1_000, "retry_budget": retries} for one in (calls, streams)]}
 
 
 def _mutual_tls(settings: GatewaySettings, name: str) -> Json:

@@ -193,8 +193,12 @@ def _jwt_authn(settings: GatewaySettings) -> Json:
 
 
 def _access_log() -> Json:
-    """One JSON line per call. It names the route, never the path: `/join/{token}` holds a secret."""
-    return extension(
+    """One JSON line per call. It names the route, never the path: `/join/{token}` holds a secret.
+
+    Of calls refused as too many, one in a hundred: a flood would otherwise fill the disk, and the writing take
+    processor time from the calls that are served. Envoy's statistics count them all (`upstream_rq_active_overflow`).
+    """
+    log = extension(
         "envoy.access_loggers.stdout",
         "envoy.extensions.access_loggers.stream.v3.StdoutAccessLog",
         log_format={
@@ -219,3 +223,6 @@ def _access_log() -> Json:
             }
         },
     )
+    others = {"grpc_status_filter": {"statuses": ["RESOURCE_EXHAUSTED"], "exclude": True}}
+    sample = {"runtime_filter": {"runtime_key": "access_log.refused", "percent_sampled": {"numerator": 1}}}
+    return {**log, "filter": {"or_filter": {"filters": [others, sample]}}}

@@ -7,7 +7,8 @@ import base64
 import json
 from dataclasses import dataclass
 
-from google.protobuf import any_pb2, json_format
+from google.protobuf import duration_pb2, json_format
+from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from deploy.envoy.settings import Json, extension
@@ -17,22 +18,44 @@ DOMAIN = "guildhall.gateway"
 
 @dataclass(frozen=True)
 class Refusal:
-    """`condition` is a CEL expression over Envoy's attributes of the request; the first refusal that holds is sent."""
+    """`condition` is a CEL expression over Envoy's attributes of the request; the first refusal that holds is sent.
+
+    It holds as well if Envoy gave the response `flag`, which costs less to look at than an expression.
+    """
 
     condition: str
     http_status: int
     grpc_code: int
     reason: str
     message: str
+    flag: str = ""
+    retry_seconds: int = 0
 
     @property
     def status(self) -> status_pb2.Status:
-        detail = any_pb2.Any()
-        detail.Pack(error_details_pb2.ErrorInfo(reason=self.reason, domain=DOMAIN))
-        return status_pb2.Status(code=self.grpc_code, message=self.message, details=[detail])
+        """The same as a service would send: with an ErrorInfo, and a RetryInfo if it says when to come back."""
+        details: list[Message] = [error_details_pb2.ErrorInfo(reason=self.reason, domain=DOMAIN)]
+        if self.retry_seconds:
+            delay = duration_pb2.Duration(seconds=self.retry_seconds)
+            details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+        status = status_pb2.Status(code=self.grpc_code, message=self.message)
+        for detail in details:
+            status.details.add().Pack(detail)
+        return status
 
 
 REFUSALS = (
+    # First, because the conditions are tried in turn: in an overload this is the one that must cost little.
+    Refusal(
+        "response.code == 429",
+        429,
+        code_pb2.RESOURCE_EXHAUSTED,
+        "OVERLOADED",
+        "Too many calls; try again later.",
+        # A cluster's circuit breaker. Envoy says 503 to it, which callers would take for a service that is away.
+        flag="UO",
+        retry_seconds=1,
+    ),
     Refusal(
         'response.code_details.startsWith("jwt_authn_access_denied{Jwks_remote_fetch")',
         503,
@@ -76,13 +99,6 @@ REFUSALS = (
         "There was no answer in time.",
     ),
     Refusal(
-        "response.code == 429",
-        429,
-        code_pb2.RESOURCE_EXHAUSTED,
-        "OVERLOADED",
-        "Too many calls; try again later.",
-    ),
-    Refusal(
         "response.code == 502 || response.code == 503",
         503,
         code_pb2.UNAVAILABLE,
@@ -97,10 +113,11 @@ def local_replies() -> Json:
     return {"mappers": [mapper for refusal in REFUSALS for mapper in (_for_grpc(refusal), _for_json(refusal))]}
 
 
-# The transcoder gives a JSON call the headers of a gRPC call; this one tells it apart. From outside it does not get in.
-_IS_GRPC = (
-    '("content-type" in request.headers && request.headers["content-type"].startsWith("application/grpc")'
-    ' && !("x-envoy-original-path" in request.headers))'
+_IS_GRPC: tuple[Json, ...] = (
+    {"header_filter": {"header": {"name": "content-type", "string_match": {"prefix": "application/grpc"}}}},
+    # The transcoder gives a JSON call the headers of a gRPC call; this one tells it apart. From outside it does not
+    # get in.
+    {"header_filter": {"header": {"name": "x-envoy-original-path", "present_match": True, "invert_match": True}}},
 )
 
 
@@ -108,7 +125,7 @@ def _for_grpc(refusal: Refusal) -> Json:
     """A response of headers alone, which gRPC-Web callers read as well: hence 200, the type, and no body."""
     details = base64.b64encode(refusal.status.SerializeToString(deterministic=True)).decode().rstrip("=")
     return {
-        "filter": _when(f"({refusal.condition}) && {_IS_GRPC}"),
+        "filter": {"and_filter": {"filters": [_when(refusal), *_IS_GRPC]}},
         "status_code": 200,
         "headers_to_add": [
             _header("grpc-status", str(refusal.grpc_code)),
@@ -120,9 +137,10 @@ def _for_grpc(refusal: Refusal) -> Json:
 
 
 def _for_json(refusal: Refusal) -> Json:
+    """For all that the mapper before it, for gRPC callers, has let pass."""
     body = json.dumps(json_format.MessageToDict(refusal.status), separators=(",", ":"))
     return {
-        "filter": _when(f"({refusal.condition}) && !{_IS_GRPC}"),
+        "filter": _when(refusal),
         "status_code": refusal.http_status,
         "body_format_override": {
             "text_format_source": {"inline_string": body},
@@ -131,14 +149,17 @@ def _for_json(refusal: Refusal) -> Json:
     }
 
 
-def _when(expression: str) -> Json:
-    return {
+def _when(refusal: Refusal) -> Json:
+    condition = {
         "extension_filter": extension(
             "envoy.access_loggers.extension_filters.cel",
             "envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter",
-            expression=expression,
+            expression=refusal.condition,
         )
     }
+    if not refusal.flag:
+        return condition
+    return {"or_filter": {"filters": [{"response_flag_filter": {"flags": [refusal.flag]}}, condition]}}
 
 
 def _header(key: str, value: str) -> Json:

@@ -13,6 +13,7 @@ CLIENT_ADDRESS_HEADER = "x-guildhall-client-address"
 UNARY_SECONDS = 10
 DEFAULT_UNARY_SECONDS = 5
 STREAM_IDLE_SECONDS = 60  # more than twice the 25 s heartbeat: one that is late does not cost the stream
+_KEYS = "/guildhall.identity.v1.AuthService/GetJwks"
 _JWT_FILTER = "envoy.filters.http.jwt_authn"
 _REFLECTION = tuple(
     f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo" for version in ("v1", "v1alpha")
@@ -44,6 +45,10 @@ def virtual_host(settings: GatewaySettings, rpcs: Iterable[PublicRpc]) -> Json:
 def _route(rpc: PublicRpc) -> Json:
     # The route's own time-out, 15 s unless said otherwise, would cut every stream.
     action: Json = {"cluster": rpc.upstream, "timeout": "0s", "idle_timeout": f"{STREAM_IDLE_SECONDS}s"}
+    if rpc.streaming or rpc.path == _KEYS:
+        # Limits of its own in the cluster. Without the keys the gateway would refuse every service's calls, so that
+        # too many of identity's must not stop them.
+        action["priority"] = "HIGH"
     if not rpc.streaming:
         action["max_stream_duration"] = {
             "grpc_timeout_header_max": f"{UNARY_SECONDS}s",

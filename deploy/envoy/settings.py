@@ -22,6 +22,8 @@ class GatewaySettings:
     `trusted_hops` counts the proxies of one's own in front of the gateway, whose x-forwarded-for is believed.
     `extra_rpcs` are routed as those of the contracts are, each to an upstream of its own; none in any installation:
     by them a load test puts a bare service behind the very same listener, filters and mutual TLS.
+    `max_unary_calls` is how many unary calls each service has in flight from this gateway; those beyond are refused as
+    OVERLOADED. Divided by the rate of a service, it is how long a call waits there at most: far below its deadline.
     """
 
     host: str
@@ -44,6 +46,7 @@ class GatewaySettings:
     extra_rpcs: Sequence[PublicRpc] = ()
     jwks_cache_seconds: int = 20
     max_connections: int = 20_000
+    max_unary_calls: int = 256
     max_heap_bytes: int = 1 << 30
 
     def __post_init__(self) -> None:

@@ -26,6 +26,10 @@ IDLE_SECONDS = 5.0
 OUTBOX_WRITTEN = "guildhall_outbox_written"
 
 
+class ConnectionLost(StorageUnavailable):
+    """The connection was dead before COMMIT was sent, so nothing has happened and all of it can be done again."""
+
+
 class Database:
     """The service's pool. `on_outbox` is called after each commit that wrote an outbox row."""
 
@@ -74,7 +78,7 @@ class Database:
 
     async def read(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         """Runs statements that only read, each in a transaction of its own: no BEGIN and COMMIT to wait for."""
-        return await self._shielded(self._read(work))
+        return await self._shielded(self._read_again(work))
 
     async def atomic(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         """Runs one statement that writes: it is a transaction by itself, in one round trip. Not retried."""
@@ -92,15 +96,29 @@ class Database:
             # Looked at here, because a caller who was cancelled no longer does.
             task.exception()
 
+    async def _read_again(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+        try:
+            return await self._read(work)
+        except exc.DBAPIError as error:
+            # The first to meet a restarted server finds its connection dead; the pool has new ones then.
+            if not error.connection_invalidated:
+                raise
+        return await self._read(work)
+
     async def _read(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         async with self._statements.connect() as connection:
             return await work(connection)
 
     async def _retried(self, work: Callable[[AsyncConnection], Awaitable[T]], tries: int) -> T:
         give_up = time.monotonic() + 8
+        lost = False
         for attempt in range(1, tries + 1):
             try:
                 return await self._once(work)
+            except ConnectionLost as error:
+                if lost:
+                    raise StorageUnavailable from error
+                lost = True
             except exc.DBAPIError as error:
                 if not _retryable(error) or time.monotonic() > give_up:
                     raise
@@ -113,7 +131,12 @@ class Database:
         async with self._transactions.connect() as tx:
             try:
                 async with tx.begin():
-                    result = await work(tx)
+                    try:
+                        result = await work(tx)
+                    except exc.DBAPIError as error:
+                        if error.connection_invalidated:
+                            raise ConnectionLost from error
+                        raise
                 if tx.info.get(OUTBOX_WRITTEN):
                     self.on_outbox()
             finally:

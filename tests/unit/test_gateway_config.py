@@ -9,12 +9,14 @@ from typing import Any
 import envoy
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool
+from google.rpc import code_pb2, error_details_pb2
 from guildhall.options.v1 import access_pb2
 
 from deploy.envoy.config import GatewaySettings, render, write_descriptor_set
 from deploy.envoy.descriptors import peer_paths, public_rpcs
 from deploy.envoy.replies import REFUSALS, local_replies
 from deploy.stack import certificates
+from services.chassis.interceptors import MOST_STREAMS, MOST_UNARY
 
 SERVICES = ("identity", "membership", "guest", "messaging")
 HEARTBEAT_SECONDS = 25
@@ -152,6 +154,29 @@ def test_unary_calls_are_limited_and_streams_are_not(manager: dict[str, Any]) ->
             assert limits == {"grpc_timeout_header_max": "10s", "max_stream_duration": "5s"}
 
 
+def test_too_many_calls_are_refused_at_the_gateway_and_streams_are_not_in_their_way(
+    settings: GatewaySettings, bootstrap: dict[str, Any]
+) -> None:
+    clusters = {cluster["name"]: cluster for cluster in bootstrap["static_resources"]["clusters"]}
+
+    for name in SERVICES:
+        limits = {one["priority"]: one for one in clusters[name]["circuit_breakers"]["thresholds"]}
+        assert limits["DEFAULT"]["max_requests"] == settings.max_unary_calls < MOST_UNARY
+        assert limits["DEFAULT"]["max_pending_requests"] == settings.max_unary_calls
+        assert limits["HIGH"]["max_requests"] > MOST_STREAMS
+
+
+def test_streams_and_the_signing_keys_have_limits_of_their_own(manager: dict[str, Any]) -> None:
+    keys = "/guildhall.identity.v1.AuthService/GetJwks"
+    assert route_to(manager, keys)
+
+    for rpc in public_rpcs():
+        route = route_to(manager, rpc.path)
+        assert route
+        apart = rpc.streaming or rpc.path == keys
+        assert route["route"].get("priority", "DEFAULT") == ("HIGH" if apart else "DEFAULT"), rpc.path
+
+
 @pytest.mark.parametrize("version", ["v1", "v1alpha"])
 def test_reflection_goes_to_identity_without_a_token(manager: dict[str, Any], version: str) -> None:
     route = route_to(manager, f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo")
@@ -199,6 +224,14 @@ def test_the_access_log_names_the_route_and_never_the_path(manager: dict[str, An
     assert "AUTHORIZATION" not in line.upper()
 
 
+def test_a_flood_of_refusals_does_not_flood_the_log(manager: dict[str, Any]) -> None:
+    [log] = manager["access_log"]
+    others, sample = log["filter"]["or_filter"]["filters"]
+
+    assert others["grpc_status_filter"] == {"statuses": ["RESOURCE_EXHAUSTED"], "exclude": True}
+    assert sample["runtime_filter"]["percent_sampled"] == {"numerator": 1}
+
+
 def test_other_origins_are_let_in_only_when_named(settings: GatewaySettings) -> None:
     assert _origins(render(settings)) == [{"exact": "https://guildhall.example"}]
     named = _changed(settings, allowed_origins=("https://app.example",), allowed_origin_regex="http://localhost:.*")
@@ -220,6 +253,24 @@ def test_every_refusal_has_a_reason_of_its_own_for_grpc_and_for_json() -> None:
         assert body["details"][0]["reason"] == refusal.reason
         assert body["details"][0]["domain"] == "guildhall.gateway"
         assert "%" not in refusal.message  # Envoy would take it for a command of its log format
+
+
+def test_an_overflow_is_told_as_overload_with_the_time_to_come_back() -> None:
+    # Envoy says 503 to it: whatever stands before the refusal of every 503 wins.
+    conditions = [refusal.condition for refusal in REFUSALS]
+    [overload] = [refusal for refusal in REFUSALS if refusal.flag == "UO"]
+    [unavailable] = [condition for condition in conditions if "response.code == 503" in condition]
+    [grpc, json_caller] = local_replies()["mappers"][:2]
+    details = {detail.TypeName(): detail for detail in overload.status.details}
+    retry = error_details_pb2.RetryInfo()
+    details["google.rpc.RetryInfo"].Unpack(retry)
+
+    assert conditions.index(overload.condition) < conditions.index(unavailable)
+    assert {"response_flag_filter": {"flags": ["UO"]}} in json_caller["filter"]["or_filter"]["filters"]
+    assert grpc["filter"]["and_filter"]["filters"][0] == json_caller["filter"]
+    assert (overload.grpc_code, overload.http_status) == (code_pb2.RESOURCE_EXHAUSTED, 429)
+    assert overload.reason == "OVERLOADED"
+    assert retry.retry_delay.seconds == 1
 
 
 def test_the_descriptor_set_is_whole_and_holds_the_error_details(settings: GatewaySettings) -> None:
