@@ -100,7 +100,7 @@ class Database:
         try:
             return await self._read(work)
         except exc.DBAPIError as error:
-            # The first to meet a restarted server finds its connection dead; the pool has new ones then.
+            # As in a transaction: the first to meet a restarted server finds its connection dead.
             if not error.connection_invalidated:
                 raise
         return await self._read(work)
@@ -112,20 +112,22 @@ class Database:
     async def _retried(self, work: Callable[[AsyncConnection], Awaitable[T]], tries: int) -> T:
         give_up = time.monotonic() + 8
         lost = False
-        for attempt in range(1, tries + 1):
+        attempt = 0
+        while True:
             try:
                 return await self._once(work)
-            except ConnectionLost as error:
+            except ConnectionLost:
+                # The first to meet a restarted server finds its connection dead; the pool has new ones then.
                 if lost:
-                    raise StorageUnavailable from error
+                    raise
                 lost = True
             except exc.DBAPIError as error:
+                attempt += 1
                 if not _retryable(error) or time.monotonic() > give_up:
                     raise
-                if attempt == tries:
+                if attempt >= tries:
                     raise StorageUnavailable from error
                 await asyncio.sleep(random.uniform(0, 0.01 * 2**attempt))
-        raise AssertionError("unreachable")
 
     async def _once(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         async with self._transactions.connect() as tx:
