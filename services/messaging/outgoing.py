@@ -188,10 +188,6 @@ class Outgoing:
                 return await self._database.atomic(lambda tx: sends.append(tx, sends=batch))
             except exc.IntegrityError:
                 pass  # some of it is stored already: written again below, each once
-            except exc.DBAPIError as error:
-                if not error.connection_invalidated:
-                    raise
-                # Nobody knows whether it was stored: written again below, each once.
         try:
             return await self._database.transaction(
                 lambda tx: sends.append_once(tx, sends=batch, wait=wait, not_after=asked_at + ANSWER_SECONDS),
