@@ -69,6 +69,7 @@ class Guard:
         for stream, error in zip(doubtful, answers, strict=True):
             if error is not None:
                 _report("access", error)
+            if error is not None or stream.access_revision < current[stream.workspace_id]:
                 held.add(stream)
         return held
 

@@ -88,6 +88,9 @@ class Hub:
         try:
             stream, opened = await self._open(call, workspace_id, resume)
             self._streams.add(stream)
+            if self._draining:
+                # `drain` was called while this one opened, and has not seen it.
+                stream.end(pb.STREAM_END_REASON_DRAINED)
             try:
                 yield opened
                 async for response in self._frames(stream):

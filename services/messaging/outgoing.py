@@ -17,7 +17,7 @@ from sqlalchemy import exc
 
 from services.chassis.coalesce import FLUSH_SECONDS, Coalescer
 from services.chassis.database import TRIES, Database
-from services.chassis.errors import DeadlineExceeded, Fault, NotFound, SessionEnded, fault_of
+from services.chassis.errors import DeadlineExceeded, Fault, NotFound, Overloaded, SessionEnded, fault_of
 from services.messaging import sends
 from services.messaging.access import SEND, has_ended, is_guest
 from services.messaging.errors import GuestLocked
@@ -38,8 +38,9 @@ RETRYABLE = frozenset(
     }
 )
 """What ends the stream: another try may do better, so nothing may overtake the message that failed."""
-LANE_PAUSE_SECONDS = 0.02
-MOST_LANES_WRITING = 3
+LANE_PAUSE_SECONDS = 0.005
+LONGEST_PAUSE_SECONDS = 0.1
+MOST_LANES_WRITING = 2
 """Of the pool's four connections for transactions: stalled conversations never keep the others from theirs."""
 
 Answer = Stored | asyncio.Future[Stored]
@@ -108,13 +109,19 @@ class Outgoing:
             if lane is None:
                 main.append(send)
             else:
-                answers[send] = lane.add(send)
+                answers[send] = self._set_aside(send)
         for send, outcome in (await self._store(main, timeout_seconds)).items():
             if outcome is SKIPPED:
-                answers[send] = self._lane(send.conversation_id).add(send)
+                answers[send] = self._set_aside(send)
             else:
                 answers[send] = outcome  # type: ignore[assignment]  # Stored or a Fault
         return answers
+
+    def _set_aside(self, send: Send) -> asyncio.Future[Stored] | Overloaded:
+        # The queue's own bound does not count what has left it for a lane.
+        if sum(len(lane.waiting) for lane in self._lanes.values()) >= MOST_WAITING:
+            return Overloaded()
+        return self._lane(send.conversation_id).add(send)
 
     def _lane(self, conversation_id: str) -> "_Lane":
         lane = self._lanes.get(conversation_id)
@@ -132,8 +139,7 @@ class Outgoing:
                     continue
                 outcomes: Mapping[Send, Outcome | BaseException]
                 try:
-                    async with self._lanes_writing:
-                        outcomes = await self._store_waiting([send for send, _ in entries])
+                    outcomes = await self._store_waiting([send for send, _ in entries])
                 except Exception as error:
                     outcomes = {send: error for send, _ in entries}
                 for send, future in entries:
@@ -147,16 +153,36 @@ class Outgoing:
                 future.cancel()
 
     async def _store_waiting(self, batch: Sequence[Send]) -> dict[Send, Outcome]:
-        """Waits for the lock; asks for permission anew if the wait was long, until the longest item's time is over."""
+        """Tries until the longest item's time is over, asking for permission anew each time.
+
+        First without waiting: the lock is mostly another replica's, and free again. A place to wait in is held for one
+        try, and not waited for, so that stalled conversations do not keep it from the others.
+        """
+        pause, waits = LANE_PAUSE_SECONDS, False
+        late: dict[Send, Outcome] = {}
         while True:
-            live = [send for send in batch if send.deadline > time.monotonic() and not _is_broken(send)]
-            late: dict[Send, Outcome] = {send: DeadlineExceeded() for send in batch if send not in live}
+            live = []
+            for send in batch:
+                if send.deadline <= time.monotonic():
+                    # Before the next one is looked at: it may be of the same stream, and have time left.
+                    _break(send, DeadlineExceeded())
+                    late[send] = DeadlineExceeded()
+                elif _is_broken(send):
+                    late[send] = DeadlineExceeded()
+                else:
+                    live.append(send)
             if not live:
                 return late
-            outcomes = await self._store(live, FLUSH_SECONDS, wait=True)
+            if waits and not self._lanes_writing.locked():
+                async with self._lanes_writing:
+                    outcomes = await self._store(live, FLUSH_SECONDS, wait=True)
+            else:
+                outcomes = await self._store(live, FLUSH_SECONDS)
             if not any(outcome is SKIPPED for outcome in outcomes.values()):
                 return late | outcomes
-            await asyncio.sleep(LANE_PAUSE_SECONDS)
+            waits = True
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
     async def _store(self, batch: Sequence[Send], timeout_seconds: float, *, wait: bool = False) -> dict[Send, Outcome]:
         """Asks, then writes. SKIPPED are those whose lock was not had, or too late for what was answered."""
@@ -245,15 +271,17 @@ class _Lane:
     """The side lane of one conversation: what waits, and the task that works it off."""
 
     def __init__(self, drive: "Callable[[deque[tuple[Send, asyncio.Future[Stored]]]], Awaitable[None]]") -> None:
-        self._waiting: deque[tuple[Send, asyncio.Future[Stored]]] = deque()
+        self.waiting: deque[tuple[Send, asyncio.Future[Stored]]] = deque()
         self._drive = drive
         self._task: asyncio.Task[None] | None = None
 
     def add(self, send: Send) -> asyncio.Future[Stored]:
         future: asyncio.Future[Stored] = asyncio.get_running_loop().create_future()
-        self._waiting.append((send, future))
+        # Looked at here, because a caller who went away no longer does.
+        future.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+        self.waiting.append((send, future))
         if self._task is None:
-            self._task = asyncio.ensure_future(self._drive(self._waiting))
+            self._task = asyncio.ensure_future(self._drive(self.waiting))
         return future
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import suppress
 
 from guildhall.messaging.v1 import message_service_pb2 as pb
@@ -26,6 +26,7 @@ class Publication:
     """One open PublishMessages."""
 
     def __init__(self, call: Call, outgoing: Outgoing) -> None:
+        self.user_id = call.user_id
         self._call = call
         self._outgoing = outgoing
         self._line = Line()
@@ -39,7 +40,7 @@ class Publication:
 
     async def responses(
         self, requests: AsyncIterator[pb.PublishMessagesRequest]
-    ) -> AsyncIterator[pb.PublishMessagesResponse]:
+    ) -> AsyncGenerator[pb.PublishMessagesResponse, None]:
         """Reads on while results are written; ends when both are done, or with the first error worth retrying."""
         reading = asyncio.create_task(self._read(requests))
         try:
@@ -55,8 +56,7 @@ class Publication:
         finally:
             reading.cancel()
             for _, future in self._open:
-                # Those that have not been sent yet are dropped from their batch.
-                future.cancel()
+                _give_up(future)
             with suppress(asyncio.CancelledError):
                 await reading
 
@@ -100,6 +100,9 @@ class Publication:
                 break
             try:
                 answer = await future
+                if results and isinstance(answer, asyncio.Future) and not answer.done():
+                    # What there is goes out: the lane may take as long as a message's time.
+                    break
                 if not isinstance(answer, Stored):
                     # The side lane's promise: later messages' results wait behind it, in the order of the stream.
                     answer = await answer
@@ -126,6 +129,14 @@ class Publication:
     def _refusal(self, client_message_id: str, fault: Fault) -> pb.PublishResult:
         status = status_of(fault, domain="guildhall.messaging", request_id=self._call.request_id)
         return pb.PublishResult(client_message_id=client_message_id, error=status)
+
+
+def _give_up(future: asyncio.Future[Answer]) -> None:
+    """Drops a message that has not been sent yet from its batch, or from its side lane."""
+    if not future.cancel() and not future.cancelled() and future.exception() is None:
+        answer = future.result()
+        if isinstance(answer, asyncio.Future):
+            answer.cancel()
 
 
 def new_send(call: Call, request: pb.SendMessageRequest, *, deadline: float, line: Line | None = None) -> Send:

@@ -64,7 +64,7 @@ class AnsweredTooLongAgo(Exception):
 
 
 SKIPPED = object()
-"""Stands for an item whose conversation somebody else has locked, or that does not exist."""
+"""Stands for an item whose conversation somebody else has locked."""
 
 INPUT = """
     input AS MATERIALIZED (
@@ -106,7 +106,8 @@ STORE = """
     )
 """
 RESULT = """
-    i.place, c.id IS NOT NULL AS locked, s.place IS NOT NULL AS seen, m.seq, m.event_seq, m.created_at
+    i.place, s.place IS NOT NULL AS seen, m.seq, m.event_seq, m.created_at,
+    c.id IS NULL AND EXISTS (SELECT FROM conversations x WHERE x.id = i.conversation_id) AS skipped
 """
 JOINED = """
     FROM input i
@@ -173,9 +174,7 @@ async def append_once(tx: AsyncConnection, *, sends: Sequence[Send], wait: bool,
     if time.monotonic() > not_after:
         raise AnsweredTooLongAgo
     rows = (await tx.execute(WRITE, {**parameters, "locked_ids": locked_ids})).all()
-    outcomes = _outcomes(sends, parameters["message_ids"], rows)
-    # Whoever waited has every lock there is: what is not locked does not exist.
-    return [NotFound() if wait and outcome is SKIPPED else outcome for outcome in outcomes]
+    return _outcomes(sends, parameters["message_ids"], rows)
 
 
 def distinct(sends: Collection[Send]) -> tuple[list[Send], dict[tuple[str, str, str], Send]]:
@@ -215,7 +214,7 @@ def _outcomes(sends: Sequence[Send], message_ids: Sequence[str], rows: Sequence[
 def _outcome(send: Send, message_id: str, row: Row[Any]) -> Outcome:
     if row.seq is not None:
         return Stored(message_id, row.seq, row.event_seq, send.member_id, row.created_at)
-    if not row.locked:
+    if row.skipped:
         return SKIPPED
     if not row.seen:
         return NotFound()

@@ -16,14 +16,15 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.chassis.call import Call, current_call
 from services.chassis.database import Database
-from services.chassis.errors import NotFound
+from services.chassis.errors import NotFound, Overloaded
 from services.chassis.idempotency import no_access_needed, once
 from services.chassis.pages import page_key, page_size, page_token
 from services.chassis.secret import SecretKey
 from services.chassis.wakes import Wakes
 from services.messaging import conversations, messages, wire
 from services.messaging.access import Access, Viewer
-from services.messaging.hub import Hub
+from services.messaging.errors import TooManyStreams
+from services.messaging.hub import MOST_STREAMS_OF_USER, Hub
 from services.messaging.outgoing import Outgoing
 from services.messaging.publishing import Publication, new_send
 
@@ -127,6 +128,7 @@ class MessageService(messages_rpc.MessageServiceServicer):
         self._access = access
         self._outgoing = outgoing
         self._publications: set[Publication] = set()
+        self._draining = False
 
     async def SendMessage(
         self, request: messages_pb.SendMessageRequest, context: Any
@@ -141,16 +143,24 @@ class MessageService(messages_rpc.MessageServiceServicer):
         self, request_iterator: AsyncIterator[messages_pb.PublishMessagesRequest], context: Any
     ) -> AsyncGenerator[messages_pb.PublishMessagesResponse, None]:
         """The same, for a stream of messages."""
-        publication = Publication(current_call(), self._outgoing)
+        if self._draining:
+            # The gateway still sends some for seconds: nobody would tell them to end.
+            raise Overloaded("This server is going away; come back.")
+        call = current_call()
+        if sum(each.user_id == call.user_id for each in self._publications) >= MOST_STREAMS_OF_USER:
+            raise TooManyStreams
+        publication = Publication(call, self._outgoing)
         self._publications.add(publication)
         try:
-            async for response in publication.responses(request_iterator):
-                yield response
+            async with contextlib.aclosing(publication.responses(request_iterator)) as responses:
+                async for response in responses:
+                    yield response
         finally:
             self._publications.discard(publication)
 
     def drain(self) -> None:
         """Ends the open publications as soon as what they have read is stored."""
+        self._draining = True
         for publication in self._publications:
             publication.drain()
 

@@ -204,3 +204,34 @@ async def test_many_publishers_and_senders_of_one_conversation_leave_no_hole(roo
     found: list[Any] = await asyncio.gather(*(publish(name) for name in range(6)), *(send() for _ in range(4)))
     assert sorted(seq for seqs in found for seq in seqs) == list(range(1, 701))
     assert all(seqs == sorted(seqs) for seqs in found)
+
+
+async def test_three_stalled_conversations_do_not_keep_a_fourth_from_its_lane(room: Room) -> None:
+    stalled = [room.channel_id, *[await room.channel() for _ in range(2)]]
+    brief = await room.channel()
+    owner = room.suite.database("messaging")
+    with room.suite.database("messaging") as long, owner as short, long.transaction():
+        long.execute("SELECT 1 FROM conversations WHERE id = ANY(%s) FOR UPDATE", (stalled,))
+        async with publishing(room, room.admin) as publisher:
+            await publisher.write([room.send_request("waits", to=channel) for channel in stalled])
+            with short.transaction():
+                short.execute("SELECT 1 FROM conversations WHERE id = %s FOR UPDATE", (brief,))
+                late = asyncio.ensure_future(room.sent(room.admin, "soon", to=brief))
+                await asyncio.sleep(0.3)
+                assert not late.done()
+            # Acknowledged while the three others are still locked.
+            assert (await asyncio.wait_for(late, 4)).text == "soon"
+            long.execute("COMMIT")
+            assert [reason(result) for result in await publisher.close()] == ["", "", ""]
+
+
+async def test_more_streams_than_one_user_may_have_are_refused(room: Room) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        for _ in range(20):
+            publisher = await stack.enter_async_context(publishing(room, room.admin))
+            await publisher.write([room.send_request()])
+            await publisher.result()
+        one_more = await stack.enter_async_context(publishing(room, room.admin))
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await one_more.result()
+    assert refusal_of(error.value).reason == "TOO_MANY_STREAMS"
