@@ -314,7 +314,7 @@ def _fault(send: Send, *, alive: bool, verdict: access_pb.AccessVerdict) -> Faul
         return SessionEnded()
     if not verdict.member_id or verdict.reason == access_pb.ACCESS_REASON_NOT_A_MEMBER:
         return NotFound()
-    send.member_id, send.allowed, send.granted = verdict.member_id, verdict.allowed, False
+    send.member_id, send.allowed, send.granted, send.until = verdict.member_id, verdict.allowed, False, None
     return None
 
 
@@ -324,5 +324,5 @@ def _guest_fault(send: Send, verdict: guests_pb.GuestVerdict) -> Fault | None:
     if verdict.state == guest_service_pb2.GUEST_STATE_LOCKED:
         lock_time, grace_end_time = verdict.expire_time.ToJsonString(), verdict.grace_end_time.ToJsonString()
         return GuestLocked(metadata={"lock_time": lock_time, "grace_end_time": grace_end_time})
-    send.granted = True
+    send.granted, send.until = True, verdict.expire_time.ToJsonString()
     return None

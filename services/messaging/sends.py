@@ -41,6 +41,8 @@ class Send:
     granted: bool = False
     """True for a guest to whom the conversation is granted; a full member's sight is read with the conversation."""
     allowed: bool = False
+    until: str | None = None
+    """When a guest's right to send ends (RFC 3339): compared with the database's clock by the statement that stores."""
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -64,17 +66,20 @@ class AnsweredTooLongAgo(Exception):
 
 
 SKIPPED = object()
-"""Stands for an item whose conversation somebody else has locked."""
+"""Stands for an item whose conversation somebody else has locked, or whose sender must be asked about again."""
 
+# Between guest's answer and this statement a guest's time may have passed.
+IN_TIME = "(i.until IS NULL OR statement_timestamp() < i.until)"
 INPUT = """
     input AS MATERIALIZED (
         SELECT * FROM unnest(
             CAST(:conversation_ids AS uuid[]), CAST(:workspace_ids AS uuid[]), CAST(:member_ids AS uuid[]),
             CAST(:granted AS bool[]), CAST(:allowed AS bool[]), CAST(:user_ids AS uuid[]),
-            CAST(:client_message_ids AS uuid[]), CAST(:message_ids AS uuid[]), CAST(:texts AS text[])
+            CAST(:client_message_ids AS uuid[]), CAST(:message_ids AS uuid[]), CAST(:texts AS text[]),
+            CAST(:untils AS timestamptz[])
         ) WITH ORDINALITY AS i (
             conversation_id, workspace_id, member_id, granted, allowed, user_id, client_message_id, message_id, text,
-            place
+            until, place
         )
     )
 """
@@ -105,9 +110,9 @@ STORE = """
         RETURNING conversation_id, id, seq, event_seq, created_at
     )
 """
-RESULT = """
+RESULT = f"""
     i.place, s.place IS NOT NULL AS seen, m.seq, m.event_seq, m.created_at,
-    c.id IS NULL AND EXISTS (SELECT FROM conversations x WHERE x.id = i.conversation_id) AS skipped
+    c.id IS NULL AND EXISTS (SELECT FROM conversations x WHERE x.id = i.conversation_id) OR NOT {IN_TIME} AS skipped
 """
 JOINED = """
     FROM input i
@@ -123,7 +128,7 @@ APPEND = text(f"""
     WITH {INPUT}, locked AS MATERIALIZED (
         SELECT c.id, c.workspace_id, c.visibility, c.last_seq, c.last_event_seq FROM conversations c
         WHERE c.id = ANY(CAST(:distinct_ids AS uuid[])) ORDER BY c.id FOR NO KEY UPDATE SKIP LOCKED
-    ), {SEEN}, fresh AS (SELECT * FROM seen WHERE allowed), {STORE}
+    ), {SEEN}, fresh AS (SELECT * FROM seen i WHERE allowed AND {IN_TIME}), {STORE}
     SELECT {RESULT} {JOINED} ORDER BY i.place
 """)
 LOCK = """
@@ -143,7 +148,8 @@ WRITE = text(f"""
             AND m.sender_user_id = s.user_id AND m.client_message_id = s.client_message_id
         WHERE s.allowed
     ), fresh AS (
-        SELECT * FROM seen s WHERE allowed AND NOT EXISTS (SELECT FROM existing e WHERE e.place = s.place)
+        SELECT * FROM seen i
+        WHERE allowed AND {IN_TIME} AND NOT EXISTS (SELECT FROM existing e WHERE e.place = i.place)
     ), {STORE}
     SELECT {RESULT}, e.same, CAST(e.id AS text) AS existing_id, e.seq AS existing_seq,
         e.event_seq AS existing_event_seq, CAST(e.sender_member_id AS text) AS existing_member_id,
@@ -203,6 +209,7 @@ def _parameters(sends: Sequence[Send]) -> dict[str, Any]:
         "client_message_ids": [send.client_message_id for send in sends],
         "message_ids": [str(uuid_utils.uuid7()) for _ in sends],
         "texts": [send.text for send in sends],
+        "untils": [send.until for send in sends],
         "distinct_ids": list({send.conversation_id for send in sends}),
     }
 
