@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 import uuid
 from collections.abc import AsyncIterator, Iterable
 from typing import Any
@@ -15,6 +16,8 @@ from guildhall.membership.v1 import member_service_pb2 as members
 from guildhall.messaging.v1 import message_service_pb2 as pb
 from guildhall.messaging.v1 import message_service_pb2_grpc as rpc
 
+from services.chassis.database import Database
+from services.messaging import sends
 from tests.service.test_messaging_conversations import Room
 from tests.support.suite import Person, Suite, refusal_of
 
@@ -235,3 +238,34 @@ async def test_more_streams_than_one_user_may_have_are_refused(room: Room) -> No
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await one_more.result()
     assert refusal_of(error.value).reason == "TOO_MANY_STREAMS"
+
+
+@pytest.mark.parametrize("until", ["2001-01-01T00:00:00Z", "2999-01-01T00:00:00Z"])
+async def test_a_guests_time_that_passed_after_the_answer_stores_nothing(room: Room, until: str) -> None:
+    database = Database(room.suite.settings("messaging"))
+    send = sends.Send(
+        user_id=str(uuid.uuid4()),
+        session_id="",
+        workspace_id=room.workspace_id,
+        conversation_id=room.channel_id,
+        client_message_id=str(uuid.uuid4()),
+        text="at the last instant",
+        deadline=0,
+        member_id=str(uuid.uuid4()),
+        granted=True,
+        allowed=True,
+        until=until,
+    )
+    soon = time.monotonic() + 60
+    try:
+        for outcomes in (
+            await database.atomic(lambda tx: sends.append(tx, sends=[send])),
+            await database.transaction(lambda tx: sends.append_once(tx, sends=[send], wait=True, not_after=soon))
+            if until < "2026"
+            else [],
+        ):
+            for outcome in outcomes:
+                assert (outcome is sends.SKIPPED) == (until < "2026")
+    finally:
+        await database.close()
+    assert await room.texts(room.admin) == ([] if until < "2026" else ["at the last instant"])
