@@ -20,7 +20,17 @@ class Call:
     token: str = ""
     """The bearer token as it came, already verified; forwarded on calls made for this one user."""
     user_id: str = ""
+    """Whoever is signed in; empty in a service account's call."""
     session_id: str = ""
+    """The session, or the service account's key."""
+    service_account_id: str = ""
+    workspace_ids: frozenset[str] = frozenset()
+    """The workspaces that the service account is bound to; empty if it is bound to none."""
+
+    @property
+    def caller_id(self) -> str:
+        """The user, or the service account."""
+        return self.user_id or self.service_account_id
 
     def remaining(self) -> float:
         """Seconds left; negative once the time is over."""

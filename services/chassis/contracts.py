@@ -3,7 +3,7 @@
 import importlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 import guildhall
@@ -33,6 +33,11 @@ class Rpc:
     def method(self) -> str:
         """ "SignIn"."""
         return self.name.split("/")[2]
+
+    @cached_property
+    def needs_token(self) -> bool:
+        """Whether only a signed-in user or a service account may call it."""
+        return self.lets_in(access_pb2.CALLER_USER) or self.lets_in(access_pb2.CALLER_BACKEND)
 
     def lets_in(self, caller: access_pb2.Caller.ValueType) -> bool:
         """Whether this kind of caller is on the RPC's list."""

@@ -60,6 +60,13 @@ class PeerNotAllowed(Fault):
     text = "The certificate of the calling service is not on this RPC's list."
 
 
+class CallerNotAllowed(Fault):
+    """A user where only service accounts are let in, or the other way round, or a scope that is missing."""
+
+    code, reason = grpc.StatusCode.PERMISSION_DENIED, "CALLER_NOT_ALLOWED"
+    text = "This kind of caller may not call this RPC."
+
+
 class NotFound(Fault):
     """Always the same bytes, whether the thing is unknown or hidden."""
 
@@ -88,6 +95,16 @@ class Overloaded(Fault):
 
     def __init__(self, text: str | None = None, *, retry_after_seconds: float = 1) -> None:
         super().__init__(text, retry_after_seconds=retry_after_seconds)
+
+
+class LimitReached(Fault):
+    """`limit` is the limit's name in the README's table."""
+
+    code, reason, text = grpc.StatusCode.RESOURCE_EXHAUSTED, "LIMIT_REACHED", "A limit is reached."
+
+    def __init__(self, limit: str, *, most: int, retry_after_seconds: float | None = None) -> None:
+        text = f"The limit of {most} {limit.replace('_', ' ')} is reached."
+        super().__init__(text, retry_after_seconds=retry_after_seconds, metadata={"limit": limit, "most": str(most)})
 
 
 class PeerUnavailable(Fault):
@@ -119,11 +136,13 @@ FRAME_FAULTS: tuple[type[Fault], ...] = (
     Unauthenticated,
     SessionEnded,
     PeerNotAllowed,
+    CallerNotAllowed,
     NotFound,
     PermissionDenied,
     IdempotencyMismatch,
     EtagMismatch,
     Overloaded,
+    LimitReached,
     PeerUnavailable,
     StorageUnavailable,
     DeadlineExceeded,

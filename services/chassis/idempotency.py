@@ -69,9 +69,9 @@ async def once(
     A second call with the same key waits for the first one's transaction. Errors: IDEMPOTENCY_MISMATCH.
     """
     call = current_call()
-    if caller is None and not call.user_id:
+    if caller is None and not call.caller_id:
         raise ValueError("an open RPC must say what its request is about, or strangers would share keys")
-    key = _key(request, call.user_id if caller is None else secret.mac("caller", caller.encode()).hex())
+    key = _key(request, call.caller_id if caller is None else secret.mac("caller", caller.encode()).hex())
     # Keyed: the body may hold a password, and a plain hash of it would be one to guess against.
     body = type(request)()
     body.CopyFrom(request)
@@ -101,7 +101,7 @@ async def once(
 
 async def forget(tx: AsyncConnection, request: Repeatable) -> None:
     """Forgets the current caller's stored answer to a request, for an effect that was undone."""
-    await tx.execute(FORGET_ONE, _key(request, current_call().user_id))
+    await tx.execute(FORGET_ONE, _key(request, current_call().caller_id))
 
 
 def _key(request: Repeatable, caller: str) -> dict[str, object]:

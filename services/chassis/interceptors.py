@@ -23,11 +23,13 @@ from guildhall.options.v1 import access_pb2
 from services.chassis.call import CURRENT, Call
 from services.chassis.contracts import Rpc
 from services.chassis.errors import (
+    CallerNotAllowed,
     DeadlineExceeded,
     Fault,
     Internal,
     InvalidRequest,
     MalformedRequest,
+    NotFound,
     Overloaded,
     PeerNotAllowed,
     Unauthenticated,
@@ -37,7 +39,7 @@ from services.chassis.errors import (
 from services.chassis.sessions import Sessions
 from services.chassis.telemetry import STREAMS, CallLog, Counters
 from services.chassis.tls import peer_name
-from services.chassis.tokens import Verifier
+from services.chassis.tokens import Claims, Verifier
 
 log = structlog.get_logger()
 
@@ -75,9 +77,9 @@ class Interceptors:
         write = handler.response_serializer
         if rpc.client_streaming and not rpc.server_streaming:
             raise TypeError(f"{rpc.name}: there is no wrapper for streamed requests with one answer")
-        if rpc.lets_in(access_pb2.CALLER_BACKEND):
-            # Nothing below would ask for its scope: without this line it would be open to everybody.
-            raise TypeError(f"{rpc.name}: there is no check of service accounts")
+        if rpc.lets_in(access_pb2.CALLER_BACKEND) and (rpc.client_streaming or not rpc.access.scope):
+            # A streamed request is not held against the workspaces that an account is bound to.
+            raise TypeError(f"{rpc.name}: service accounts need a scope and a single request")
         if rpc.client_streaming:
             both = self._both(rpc, cast(Any, handler.stream_stream))
             return grpc.stream_stream_rpc_method_handler(both, parse, write)
@@ -165,6 +167,8 @@ class Interceptors:
         """Lets the call in, or refuses it."""
         await self._identify(rpc, call)
         validate(request)
+        if call.workspace_ids:
+            _require_bound_workspace(call, request)
         await self._require_session(rpc, call)
 
     async def _identify(self, rpc: Rpc, call: Call) -> None:
@@ -174,15 +178,14 @@ class Interceptors:
                 raise PeerNotAllowed
         elif not call.peer:
             raise PeerNotAllowed
-        if call.token or rpc.lets_in(access_pb2.CALLER_USER):
+        if call.token or rpc.needs_token:
             if not call.token:
                 raise Unauthenticated
             if not rpc.lets_in(access_pb2.CALLER_OPEN):
-                claims = await self._verifier.verify(call.token)
-                call.user_id, call.session_id = claims.user_id, claims.session_id
+                _admit(rpc, call, await self._verifier.verify(call.token))
 
     async def _require_session(self, rpc: Rpc, call: Call) -> None:
-        if rpc.lets_in(access_pb2.CALLER_USER) and rpc.access.session != access_pb2.SESSION_CHECK_IN_FLUSH:
+        if rpc.needs_token and rpc.access.session != access_pb2.SESSION_CHECK_IN_FLUSH:
             await self._sessions.require_alive(call.session_id, deadline=call.deadline)
 
 
@@ -239,6 +242,30 @@ class _Passage:
         seconds = time.perf_counter() - self._began
         self._counters.end(code, seconds)
         self._interceptors.log.write(self._call, code=code, reason=reason, seconds=seconds)
+
+
+def _admit(rpc: Rpc, call: Call, claims: Claims) -> None:
+    """Notes who calls. CALLER_NOT_ALLOWED for a user at a door for service accounts, or the other way round."""
+    call.session_id = claims.session_id
+    if claims.scopes is None:
+        call.user_id = claims.subject_id
+        if rpc.needs_token and not rpc.lets_in(access_pb2.CALLER_USER):
+            raise CallerNotAllowed(f"Only a service account with the scope {rpc.access.scope} may call this RPC.")
+        return
+    call.service_account_id, call.workspace_ids = claims.subject_id, claims.workspace_ids
+    if rpc.needs_token and not rpc.lets_in(access_pb2.CALLER_BACKEND):
+        raise CallerNotAllowed("A service account may not call this RPC; a signed-in user may.")
+    if rpc.needs_token and rpc.access.scope not in claims.scopes:
+        raise CallerNotAllowed(f"The service account lacks the scope {rpc.access.scope}.")
+
+
+def _require_bound_workspace(call: Call, request: Any) -> None:
+    """Keeps a service account to the workspaces that it is bound to: any other does not exist for it."""
+    workspace_id = getattr(request, "workspace_id", None)
+    if workspace_id is None:
+        raise CallerNotAllowed("The service account is bound to workspaces, and this RPC is not about one.")
+    if workspace_id.lower() not in call.workspace_ids:
+        raise NotFound
 
 
 def validate(request: Any) -> None:

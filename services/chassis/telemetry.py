@@ -50,7 +50,7 @@ class CallLog:
             "ms": round(seconds * 1000, 2),
             "request_id": call.request_id,
             "peer": call.peer,
-            "user_id": call.user_id,
+            "caller_id": call.caller_id,
             "event": "call",
             "level": "info",
             "time": datetime.now(UTC).isoformat(),

@@ -23,11 +23,17 @@ REFRESH_SECONDS = 300.0
 class Claims:
     """What a genuine token says."""
 
-    user_id: str
+    subject_id: str
+    """The user, or the service account."""
     session_id: str
+    """What must be alive for the token to hold: a session, or a service account's key."""
     key_id: str
     expires_at: float
     """Seconds since 1970."""
+    scopes: frozenset[str] | None = None
+    """What a service account may do, for its whole life. None for a user."""
+    workspace_ids: frozenset[str] = frozenset()
+    """The only workspaces that a service account may touch; empty if it is bound to none."""
 
 
 class Verifier:
@@ -87,4 +93,6 @@ class Verifier:
             )
         except jwt.PyJWTError as error:
             raise Unauthenticated from error
-        return Claims(str(body["sub"]), str(body["sid"]), key_id, float(body["exp"]))
+        scopes = frozenset(str(body["scope"]).split()) if "scope" in body else None
+        workspaces = frozenset(map(str, body.get("workspaces", ())))
+        return Claims(str(body["sub"]), str(body["sid"]), key_id, float(body["exp"]), scopes, workspaces)

@@ -57,7 +57,9 @@ END = text("""
 """)
 # idle_expire_at is never past absolute_expire_at (sessions_idle_check).
 CHECK = text("""
-    SELECT users.id IS NOT NULL
+    SELECT users.id IS NOT NULL OR EXISTS (
+        SELECT FROM service_keys WHERE service_keys.id = asked.id AND revoked_at IS NULL
+    )
     FROM unnest(CAST(:ids AS uuid[])) WITH ORDINALITY AS asked (id, place)
     LEFT JOIN sessions
         ON sessions.id = asked.id AND ended_at IS NULL AND statement_timestamp() < idle_expire_at

@@ -1,6 +1,9 @@
 """identity's tables; the migrations say the same, and a test compares the two."""
 
 from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     DateTime,
@@ -33,8 +36,12 @@ users = Table(
     Column("disabled_at", DateTime(timezone=True)),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=CLOCK),
     Column("updated_at", DateTime(timezone=True), nullable=False, server_default=CLOCK),
+    Column("image_url", Text, nullable=False, server_default=""),
+    Column("administrator_since", DateTime(timezone=True), comment="a system administrator from then on"),
+    Column("revision", BigInteger, nullable=False, server_default=text("1"), comment="etag"),
     PrimaryKeyConstraint("id", name="users_pkey"),
     UniqueConstraint("normalized_email", name="users_normalized_email_key"),
+    Index("users_administrators", "id", postgresql_where=text("administrator_since IS NOT NULL")),
 )
 
 sessions = Table(
@@ -51,12 +58,30 @@ sessions = Table(
     Column("absolute_expire_at", DateTime(timezone=True), nullable=False),
     Column("ended_at", DateTime(timezone=True)),
     Column("ended_reason", Text),
+    Column(
+        "last_used_at",
+        DateTime(timezone=True),
+        nullable=False,
+        server_default=CLOCK,
+        comment="written at most once a minute",
+    ),
+    Column(
+        "from_adapter",
+        Boolean,
+        nullable=False,
+        server_default=text("false"),
+        comment="its token is the framework's and never rotates",
+    ),
     PrimaryKeyConstraint("id", name="sessions_pkey"),
     ForeignKeyConstraint(["user_id"], ["users.id"], name="sessions_user_id_fkey", ondelete="CASCADE"),
     # So that idle_expire_at alone decides.
     CheckConstraint("idle_expire_at <= absolute_expire_at", name="sessions_idle_check"),
     CheckConstraint("(ended_at IS NULL) = (ended_reason IS NULL)", name="sessions_ended_check"),
-    CheckConstraint("ended_reason IN ('signed_out', 'token_reuse')", name="sessions_ended_reason_check"),
+    CheckConstraint(
+        "ended_reason IN ('signed_out', 'token_reuse', 'revoked', 'password_changed', 'password_reset',"
+        " 'user_disabled', 'adapter_deleted')",
+        name="sessions_ended_reason_check",
+    ),
     Index("sessions_user_id", "user_id"),
     Index("sessions_idle_expire_at", "idle_expire_at"),
     # All that CheckSessions reads of a session.
@@ -85,21 +110,128 @@ verification_tokens = Table(
     "verification_tokens",
     METADATA,
     Column("id", Uuid(as_uuid=False), nullable=False),
-    Column("user_id", Uuid(as_uuid=False), nullable=False),
-    Column("purpose", Text, nullable=False, comment="known_address: the address was verified before; good for nothing"),
+    Column("user_id", Uuid(as_uuid=False), comment="none for unknown_address"),
+    Column(
+        "purpose",
+        Text,
+        nullable=False,
+        comment="known_address: the address was verified before, unknown_address: nobody has it; good for nothing",
+    ),
     Column("token_hash", LargeBinary, nullable=False),
-    Column("pending_password_hash", Text, nullable=False, comment="becomes the user's on verification"),
-    Column("pending_name", Text, nullable=False, comment="likewise"),
+    Column("pending_password_hash", Text, comment="becomes the user's on verification"),
+    Column("pending_name", Text, comment="likewise"),
+    Column("pending_email", Text, comment="change_email: as it was written"),
+    Column("previous_email", Text, comment="change_email: set at use, for the mail that tells the old one"),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=CLOCK),
     Column("expire_at", DateTime(timezone=True), nullable=False),
     Column("used_at", DateTime(timezone=True)),
     PrimaryKeyConstraint("id", name="verification_tokens_pkey"),
     UniqueConstraint("token_hash", name="verification_tokens_token_hash_key"),
     ForeignKeyConstraint(["user_id"], ["users.id"], name="verification_tokens_user_id_fkey", ondelete="CASCADE"),
-    CheckConstraint("purpose IN ('verify_email', 'known_address')", name="verification_tokens_purpose_check"),
-    CheckConstraint("used_at IS NULL OR purpose <> 'known_address'", name="verification_tokens_used_check"),
+    CheckConstraint(
+        "purpose IN ('verify_email', 'known_address', 'email_sign_in', 'reset_password', 'change_email',"
+        " 'unknown_address')",
+        name="verification_tokens_purpose_check",
+    ),
+    CheckConstraint(
+        "used_at IS NULL OR purpose NOT IN ('known_address', 'unknown_address')", name="verification_tokens_used_check"
+    ),
+    CheckConstraint("(user_id IS NULL) = (purpose = 'unknown_address')", name="verification_tokens_user_check"),
+    CheckConstraint("(pending_email IS NOT NULL) = (purpose = 'change_email')", name="verification_tokens_email_check"),
     Index("verification_tokens_user_id", "user_id", "created_at"),
     Index("verification_tokens_expire_at", "expire_at"),
+)
+
+accounts = Table(
+    "accounts",
+    METADATA,
+    Column("id", Uuid(as_uuid=False), nullable=False),
+    Column("user_id", Uuid(as_uuid=False), nullable=False),
+    Column("type", Text, nullable=False),
+    Column("provider", Text, nullable=False),
+    Column("provider_account_id", Text, nullable=False),
+    Column("sealed_refresh_token", LargeBinary),
+    Column("sealed_access_token", LargeBinary),
+    Column("sealed_id_token", LargeBinary),
+    Column("expires_at", BigInteger, comment="of the access token, seconds since 1970, as the provider says"),
+    Column("token_type", Text),
+    Column("scope", Text),
+    Column("session_state", Text),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=CLOCK),
+    Column("updated_at", DateTime(timezone=True), nullable=False, server_default=CLOCK),
+    PrimaryKeyConstraint("id", name="accounts_pkey"),
+    UniqueConstraint("provider", "provider_account_id", name="accounts_provider_key"),
+    ForeignKeyConstraint(["user_id"], ["users.id"], name="accounts_user_id_fkey", ondelete="CASCADE"),
+    Index("accounts_user_id", "user_id", "id"),
+)
+
+adapter_verification_tokens = Table(
+    "adapter_verification_tokens",
+    METADATA,
+    Column("identifier", Text(collation="C"), nullable=False, comment="most often an e-mail address"),
+    Column("token_hash", LargeBinary, nullable=False),
+    Column("expire_at", DateTime(timezone=True), nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=CLOCK),
+    PrimaryKeyConstraint("identifier", "token_hash", name="adapter_verification_tokens_pkey"),
+    Index("adapter_verification_tokens_expire_at", "expire_at"),
+)
+
+open_invites = Table(
+    "open_invites",
+    METADATA,
+    Column("token_hash", LargeBinary, nullable=False, comment="of an invitation's or guest link's secret"),
+    Column("expire_at", DateTime(timezone=True), nullable=False),
+    PrimaryKeyConstraint("token_hash", name="open_invites_pkey"),
+    Index("open_invites_expire_at", "expire_at"),
+)
+
+service_accounts = Table(
+    "service_accounts",
+    METADATA,
+    Column("id", Uuid(as_uuid=False), nullable=False),
+    Column("name", Text, nullable=False),
+    Column("scopes", ARRAY(Text), nullable=False),
+    Column("workspace_ids", ARRAY(Uuid(as_uuid=False)), nullable=False, comment="empty: bound to none"),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=CLOCK),
+    PrimaryKeyConstraint("id", name="service_accounts_pkey"),
+    CheckConstraint("cardinality(scopes) BETWEEN 1 AND 20", name="service_accounts_scopes_check"),
+    CheckConstraint("cardinality(workspace_ids) <= 20", name="service_accounts_workspaces_check"),
+)
+
+service_keys = Table(
+    "service_keys",
+    METADATA,
+    Column("id", Uuid(as_uuid=False), nullable=False),
+    Column("service_account_id", Uuid(as_uuid=False), nullable=False),
+    Column("key_hash", LargeBinary, nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=CLOCK),
+    Column("last_used_at", DateTime(timezone=True), comment="written at most once a minute"),
+    Column("revoked_at", DateTime(timezone=True)),
+    PrimaryKeyConstraint("id", name="service_keys_pkey"),
+    UniqueConstraint("key_hash", name="service_keys_key_hash_key"),
+    ForeignKeyConstraint(
+        ["service_account_id"], ["service_accounts.id"], name="service_keys_account_fkey", ondelete="CASCADE"
+    ),
+    Index("service_keys_account", "service_account_id", "id"),
+)
+
+security_events = Table(
+    "security_events",
+    METADATA,
+    Column("id", Uuid(as_uuid=False), nullable=False),
+    Column("user_id", Uuid(as_uuid=False), comment="none for an unknown address, and in a service account's events"),
+    Column("service_account_id", Uuid(as_uuid=False)),
+    Column("actor_id", Uuid(as_uuid=False), comment="who did it, if it was somebody else"),
+    Column("kind", Text, nullable=False, comment="a SecurityEvent.Kind of the contract, in lower case"),
+    Column("session_id", Uuid(as_uuid=False)),
+    Column("client_address", Text, nullable=False),
+    Column("user_agent", Text, nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=CLOCK),
+    PrimaryKeyConstraint("id", name="security_events_pkey"),
+    ForeignKeyConstraint(["user_id"], ["users.id"], name="security_events_user_id_fkey", ondelete="CASCADE"),
+    CheckConstraint("user_id IS NULL OR service_account_id IS NULL", name="security_events_subject_check"),
+    Index("security_events_user_id", "user_id", "id"),
+    Index("security_events_created_at", "created_at"),
 )
 
 add_frame_tables(METADATA)
