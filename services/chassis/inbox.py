@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.chassis.call import current_call
 from services.chassis.database import Database
-from services.chassis.errors import InvalidRequest, PeerNotAllowed
+from services.chassis.errors import InvalidRequest, PeerNotAllowed, PeerUnavailable
 from services.chassis.outbox import MOST_TRIES
 from services.chassis.sweeps import Sweep
 
@@ -52,6 +52,7 @@ FAILED = text("""
     WHERE event_id = :event_id AND applied_at IS NULL
     RETURNING dead
 """)
+POSTPONED = text("UPDATE inbox SET due_at = statement_timestamp() + interval '5 seconds' WHERE event_id = :event_id")
 FORGET = text("DELETE FROM inbox WHERE applied_at <= statement_timestamp() - interval '7 days'")
 
 
@@ -122,6 +123,10 @@ class Inbox(Sweep):
         log.warning("inbox_unapplied", event_id=event_id, kind=kind, error=type(error).__name__)
 
         async def put_back(tx: AsyncConnection) -> bool:
+            if isinstance(error, PeerUnavailable):
+                # A peer that is away may be so for an hour, and no event is to die of it.
+                await tx.execute(POSTPONED, {"event_id": event_id})
+                return False
             return bool(await tx.scalar(FAILED, {"event_id": event_id, "most": MOST_TRIES}))
 
         if await self._database.transaction(put_back):

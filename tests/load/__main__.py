@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from deploy.stack.supervisor import Interrupted
-from tests.load import delivery, footprint, overload, picture, reading, report, throughput
+from tests.load import delivery, footprint, overload, picture, reading, report, signing_in, throughput
 from tests.load.callers import TakingTurns, Turn
 from tests.load.generator import Generator, JobFailedError
 from tests.load.lab import Figure, Lab, Watch
@@ -40,7 +40,7 @@ BUSY = 0.1
 
 @dataclass(frozen=True)
 class Scenario:
-    """One of S1 to S8."""
+    """One of S1 to S8, or of what else is a matter of time."""
 
     title: str
     measure: Callable[..., Awaitable[Figure]]
@@ -57,6 +57,7 @@ SCENARIOS = {
     "S1": Scenario("SendMessage, 64 callers ÷ echo", throughput.s1, from_outside=True, needs_echo=True),
     "S2": Scenario("PublishMessages, 8 streams ÷ echo", throughput.s2, from_outside=True, needs_echo=True),
     "S4": Scenario("500 subscribers, 50/s: p99", delivery.s4, from_outside=True, people=delivery.PEOPLE),
+    "sign-ins": Scenario("p99 beside 50 sign-ins at once ÷ at rest", signing_in.sign_ins, from_outside=True),
     "S8": Scenario("goodput at 5 × the knee", overload.s8, from_outside=True),
     "S5": Scenario("ListMessages, 2 000 000 ÷ 10 000 stored", reading.s5),
 }

@@ -30,7 +30,7 @@ _CALL_SECONDS = 15
 _MAIL_SECONDS = 60
 _FRESH_SECONDS = 45
 """Tokens last five minutes, and the longest job four."""
-_PASSWORD = "a password for one run"
+PASSWORD = "a password for one run"
 _TOKEN = re.compile(r"Token: (\S+)")
 
 
@@ -141,10 +141,10 @@ async def make_channel(channel: grpc.aio.Channel, crowd: Crowd, name: str) -> st
 
 async def _sign_up(channel: grpc.aio.Channel, mailbox: Mailbox, address: str) -> Person:
     stub: Any = auth_rpc.AuthServiceStub(channel)
-    await stub.SignUp(auth.SignUpRequest(email=address, password=_PASSWORD, name="Load"), timeout=_CALL_SECONDS)
+    await stub.SignUp(auth.SignUpRequest(email=address, password=PASSWORD, name="Load"), timeout=_CALL_SECONDS)
     token = await mailbox.token(address, 1)
     await stub.VerifyEmail(auth.VerifyEmailRequest(token=token), timeout=_CALL_SECONDS)
-    answer = await stub.SignIn(auth.SignInRequest(email=address, password=_PASSWORD), timeout=_CALL_SECONDS)
+    answer = await stub.SignIn(auth.SignInRequest(email=address, password=PASSWORD), timeout=_CALL_SECONDS)
     person = Person(address, answer.user.user_id)
     person.take(answer.tokens)
     return person

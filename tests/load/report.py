@@ -60,6 +60,8 @@ def remark(name: str, figure: Figure) -> str:
         return ", ".join(f"{key.replace('_', ' ')}: {delays['p50']} ms" for key, delays in batches.items())
     if name == "S7":
         return f"KiB; up {detail['up_seconds']} s (≤ {detail['up_goal_seconds']} s)"
+    if name != "S8":
+        return str(detail["ratios"])
     knee = detail["knee"]["per_second"]
     return (
         f"knee {knee:,.0f}/s at {detail['knee_callers']} callers; offered {detail['offered_per_second']:,}/s; "
