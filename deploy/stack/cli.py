@@ -16,7 +16,7 @@ try:
 except ImportError:
     raise SystemExit("the guildhall command needs the stack extra: pip install 'guildhall[stack]'") from None
 
-from deploy.stack import runs, secrets, services, suite, supervisor, up
+from deploy.stack import processes, runs, secrets, services, suite, supervisor, up
 from deploy.stack.settings import Settings, StackError, load
 
 _DOWN_SECONDS = 90  # longer than all stages of a stop may take together
@@ -106,6 +106,21 @@ def token(
     run = _require_run(settings)
     chosen = password or secrets.development_password(settings.layout.secrets, email)
     print(tokens.fetch(run.gateway_address, settings.layout.mail, email, chosen))
+
+
+@app.command(add_help_option=False, context_settings={"ignore_unknown_options": True})
+def admin(
+    arguments: Annotated[list[str] | None, typer.Argument(metavar="COMMAND ...", help="--help lists them.")] = None,
+) -> None:
+    """Do what an operator does at the machine: administrators, service accounts, a person's data."""
+    given = arguments or ["--help"]
+    environment: dict[str, str] = {}
+    if not {"-h", "--help"} & set(given):
+        settings = load(os.environ)
+        _require_run(settings)
+        stack = suite.prepare(settings)
+        environment = services.environment(settings, "identity", postgres=stack.postgres, valkey=stack.valkey)
+    raise typer.Exit(processes.run([sys.executable, "-m", "services.identity", "admin", *given], environment))
 
 
 def _require_run(settings: Settings) -> runs.Run:

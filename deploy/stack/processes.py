@@ -3,7 +3,7 @@
 import os
 import signal
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -66,6 +66,11 @@ def spawn(program: Program) -> subprocess.Popen[bytes]:
             )
         except FileNotFoundError:
             raise StackError("setpriv is missing; install util-linux") from None
+
+
+def run(command: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Run a program of the project to its end, on our own terminal. Returns its exit code."""
+    return subprocess.run(command, cwd=PROJECT, env={**inherited_environment(), **environment}).returncode
 
 
 def find_binary(distribution: str, package: str, pattern: str) -> Path:

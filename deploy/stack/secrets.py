@@ -7,6 +7,7 @@ import secrets
 from datetime import UTC, datetime
 from pathlib import Path
 
+from cryptography.fernet import Fernet
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -26,13 +27,15 @@ def write_private(path: Path, content: bytes) -> None:
 
 
 def ensure(secrets_folder: Path, keys_folder: Path) -> None:
-    """Make what is missing: database passwords, one key per service, identity's first signing key. Idempotent."""
+    """Make what is missing: passwords, a key per service, identity's first signing and provider keys. Idempotent."""
     _ensure_secret(secrets_folder / "development.key")
     _ensure_secret(database_password_file(secrets_folder, "postgres"))
     for service in SERVICES:
         _ensure_secret(secret_key_file(secrets_folder, service))
         for role in (service, f"{service}_owner"):
             _ensure_secret(database_password_file(secrets_folder, role))
+    if not provider_keys_file(secrets_folder).exists():
+        write_private(provider_keys_file(secrets_folder), Fernet.generate_key() + b"\n")
     if not any(keys_folder.glob("*.pem")):
         key = Ed25519PrivateKey.generate()
         name = f"{datetime.now(UTC):%Y%m%d}-{secrets.token_hex(4)}.pem"
@@ -48,6 +51,11 @@ def database_password_file(secrets_folder: Path, role: str) -> Path:
 def secret_key_file(secrets_folder: Path, service: str) -> Path:
     """The file of 64 hexadecimal characters that one service derives its keys from."""
     return secrets_folder / f"{service}.key"
+
+
+def provider_keys_file(secrets_folder: Path) -> Path:
+    """The file of the keys that identity seals providers' tokens with, one a line."""
+    return secrets_folder / "identity.provider-keys"
 
 
 def database_passwords(secrets_folder: Path) -> dict[str, str]:

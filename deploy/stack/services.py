@@ -38,6 +38,7 @@ def environment(
     }
     if service == "identity":
         variables["GUILDHALL_SIGNING_KEYS_DIR"] = str(layout.keys)
+        variables["GUILDHALL_PROVIDER_KEYS_FILE"] = str(secrets.provider_keys_file(layout.secrets))
     if service in _SENDS_MAIL:
         variables["GUILDHALL_MAIL_DIR"] = str(layout.mail)
     return variables

@@ -41,7 +41,7 @@ def _sign_in_or_up(auth: auth_service_pb2_grpc.AuthServiceStub, mail_folder: Pat
             raise
     name = (address.partition("@")[0] or address)[:100]
     auth.SignUp(auth_service_pb2.SignUpRequest(email=address, password=password, name=name), timeout=_CALL_SECONDS)
-    token = _wait_for_token(mail_folder, address, since)
+    token = wait_for_token(mail_folder, address, since)
     auth.VerifyEmail(auth_service_pb2.VerifyEmailRequest(token=token), timeout=_CALL_SECONDS)
     return _sign_in(auth, address, password)
 
@@ -59,7 +59,8 @@ def _details(error: grpc.RpcError) -> str:
     return str(error.details()) if isinstance(error, grpc.Call) else str(error)
 
 
-def _wait_for_token(mail_folder: Path, address: str, since: float) -> str:
+def wait_for_token(mail_folder: Path, address: str, since: float) -> str:
+    """The token in the newest mail to an address that was written since then (seconds since 1970)."""
     deadline = time.monotonic() + _MAIL_SECONDS
     while time.monotonic() < deadline:
         if found := _find_token(mail_folder, address, since):

@@ -16,8 +16,7 @@ def normalize(email: str) -> str:
 
     Errors: INVALID_REQUEST naming `email`, for what no mail could be addressed to.
     """
-    # Once more at the end: casefolding can leave what NFKC would still change, and the form must be a fixed point.
-    normalized = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", email).strip().casefold())
+    normalized = normalize_prefix(email)
     local, at, domain = normalized.partition("@")
     if not (local and at) or "@" in domain or "" in domain.split(".") or len(normalized) > LONGEST:
         raise InvalidRequest(fields=[("email", "is not one address of at most 254 characters")])
@@ -26,6 +25,12 @@ def normalize(email: str) -> str:
     if forbidden or "=?" in normalized:
         raise InvalidRequest(fields=[("email", "contains characters that an address may not have")])
     return normalized
+
+
+def normalize_prefix(text: str) -> str:
+    """The form of the beginning of an address, for looking up those that begin so. Refuses nothing."""
+    # Once more at the end: casefolding can leave what NFKC would still change, and the form must be a fixed point.
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).strip().casefold())
 
 
 def mailbox(email: str) -> str:

@@ -94,6 +94,7 @@ class Frame:
             f"{service}.inbox": lambda _message: self.inbox.wake(),
         }
         self._drains: list[Callable[[], None]] = []
+        self._closes: list[Callable[[], Awaitable[None]]] = []
         self.ports: dict[str, int] = {}
         self.add(event_sink_pb2_grpc.add_EventSinkServicer_to_server, EventSink(self.database, self.inbox))
 
@@ -117,6 +118,10 @@ class Frame:
     def on_drain(self, tell: Callable[[], None]) -> None:
         """Has streams told to reconnect when the process is about to stop."""
         self._drains.append(tell)
+
+    def on_close(self, close: Callable[[], Awaitable[None]]) -> None:
+        """Has something closed that calls needed, once there are none."""
+        self._closes.append(close)
 
     async def start(self) -> None:
         """Opens the ports and serves. Readiness waits for nobody."""
@@ -145,6 +150,8 @@ class Frame:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
         await self._health_server.stop(None)
+        for close in self._closes:
+            await close()
         for channel in self.channels.values():
             await channel.close()
         await self.wakes.close()

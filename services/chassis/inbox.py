@@ -3,7 +3,7 @@
 Delivered at least once and in no order; the event's id makes it apply once.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Set
 from typing import Any, NamedTuple
 
 import structlog
@@ -25,9 +25,9 @@ Handler = Callable[[AsyncConnection, Any], Awaitable[None]]
 
 
 class Consumer(NamedTuple):
-    """What applies an event, and the one service whose word is taken for it."""
+    """What applies an event, and the services whose word is taken for it."""
 
-    source: str
+    sources: Set[str]
     apply: Handler
 
 
@@ -71,7 +71,7 @@ class EventSink(rpc.EventSinkServicer):
             consumer = self._inbox.consumers.get(kind)
             if consumer is None:
                 raise InvalidRequest(fields=[(f"events[{number}]", f"this service does not consume {kind}")])
-            if consumer.source != source:
+            if source not in consumer.sources:
                 raise PeerNotAllowed
         rows = {
             "ids": [event.event_id for event in request.events],

@@ -1,11 +1,16 @@
 """Settings: environment variables `GUILDHALL_…`, and files for secrets. The only place that reads the environment."""
 
+import email.policy
+import ipaddress
 import sys
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
+from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from services.chassis.templates import holds_templates
 
 PREFIX = "GUILDHALL_"
 SettingsClass = TypeVar("SettingsClass", bound=BaseSettings)
@@ -39,6 +44,32 @@ def key_file(path: Path) -> Path:
     return path
 
 
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine; of names, `localhost` only."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def webhook_url(value: str) -> str:
+    """Refuses a URL that would carry tokens in clear over a network."""
+    parts = urlsplit(value)
+    if not parts.hostname or parts.username or not value.isascii() or not value.isprintable() or " " in value:
+        raise ValueError("is not an https URL without a user in it")
+    if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(parts.hostname)):
+        raise ValueError("is not https; http is for this machine only, as mails hold tokens")
+    return value
+
+
+def sender(value: str) -> str:
+    """Refuses what is not one mailbox: `no-reply@example.com`, or `Name <no-reply@example.com>`."""
+    _, header = email.policy.default.header_store_parse("From", value)
+    if header.defects or len(header.addresses) != 1 or not header.addresses[0].domain:
+        raise ValueError("is not one address, like: Name <no-reply@example.com>")
+    return value
+
+
 ReadableFile = Annotated[Path, AfterValidator(readable)]
 KeyFile = Annotated[ReadableFile, AfterValidator(key_file)]
 Address = Annotated[str, AfterValidator(address)]
@@ -67,11 +98,59 @@ class BrokerSettings(BaseSettings):
     redis_url: str = Field(pattern="^(unix|redis|rediss)://")
 
 
-class WorkerSettings(DatabaseSettings, BrokerSettings):
+class MailSettings(BaseSettings):
+    """How mails are delivered, and by whose templates."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
+
+    mail_delivery: Literal["files", "smtp", "webhook"] = "files"
+    mail_templates_dir: Annotated[Path, AfterValidator(holds_templates)] | None = None
+    mail_from: Annotated[str, AfterValidator(sender)] = "Guildhall <no-reply@guildhall.invalid>"
+    mail_dir: Path = Field(default=Path(".guildhall/mail"), description="where .eml files are written")
+    smtp_host: str | None = Field(default=None, min_length=1)
+    smtp_port: int = Field(default=587, ge=1, le=65535)
+    smtp_starttls: bool = True
+    smtp_ca_file: ReadableFile | None = Field(default=None, description="in place of the system's CAs")
+    smtp_username: str | None = Field(default=None, min_length=1)
+    smtp_password_file: ReadableFile | None = None
+    mail_webhook_url: Annotated[str, AfterValidator(webhook_url)] | None = None
+    mail_webhook_secret_file: KeyFile | None = None
+
+    @field_validator("smtp_host", "mail_webhook_url", "mail_webhook_secret_file")
+    @classmethod
+    def is_given_where_it_is_needed(cls, value: object, info: ValidationInfo) -> object:
+        """Refuses a delivery that lacks what it takes."""
+        delivery = "smtp" if info.field_name == "smtp_host" else "webhook"
+        if value is None and info.data.get("mail_delivery") == delivery:
+            raise ValueError(f"is not set, and mail by {delivery} needs it")
+        return value
+
+    @field_validator("smtp_username")
+    @classmethod
+    def is_not_shown_to_the_network(cls, value: str | None, info: ValidationInfo) -> str | None:
+        """Refuses a sign-in at the relay that anybody on the way could read."""
+        if value and not info.data.get("smtp_starttls", True) and not is_loopback(info.data.get("smtp_host") or ""):
+            raise ValueError("would be sent in clear with its password: GUILDHALL_SMTP_STARTTLS is off")
+        return value
+
+    @field_validator("smtp_password_file")
+    @classmethod
+    def belongs_to_a_user(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        """Refuses half a sign-in."""
+        if (value is None) != (info.data.get("smtp_username") is None):
+            raise ValueError("and GUILDHALL_SMTP_USERNAME need each other")
+        return value
+
+    @property
+    def mail_webhook_secret(self) -> bytes:
+        """The key of the webhook's signatures; empty without one. Read anew each time, so that it can rotate."""
+        return bytes.fromhex(self.mail_webhook_secret_file.read_text()) if self.mail_webhook_secret_file else b""
+
+
+class WorkerSettings(DatabaseSettings, BrokerSettings, MailSettings):
     """What `worker` needs."""
 
     secret_key_file: KeyFile
-    mail_dir: Path = Field(default=Path(".guildhall/mail"), description="where .eml files are written")
     public_url: str = Field(default="http://127.0.0.1:8080", pattern="^https?://", description="the gateway, for links")
 
     @property

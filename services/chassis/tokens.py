@@ -16,6 +16,8 @@ AUDIENCE = "guildhall"
 LEEWAY_SECONDS = 30
 REMEMBERED = 10_000
 REFETCH_SECONDS = 5.0
+FAILED_SECONDS = 1.0
+"""For how long a failure to fetch the keys stands."""
 REFRESH_SECONDS = 300.0
 
 
@@ -43,6 +45,7 @@ class Verifier:
         self._fetch_keys = fetch_keys
         self._keys: Mapping[str, jwt.PyJWK] = {}
         self._fetched_at = float("-inf")
+        self._failed_at = float("-inf")
         self._fetching: asyncio.Task[None] | None = None
         self._genuine: OrderedDict[str, Claims] = OrderedDict()
 
@@ -62,7 +65,8 @@ class Verifier:
         return claims
 
     def _begin_fetch(self) -> asyncio.Task[None]:
-        if self._fetching is None:
+        """The fetch that runs, or the one that just failed, which every caller then shares; else a new one."""
+        if self._fetching is None or (self._fetching.done() and time.monotonic() - self._failed_at >= FAILED_SECONDS):
             self._fetching = asyncio.create_task(self._fetch(), context=contextvars.Context())
             self._fetching.add_done_callback(lambda task: task.cancelled() or task.exception())
         return self._fetching
@@ -70,9 +74,11 @@ class Verifier:
     async def _fetch(self) -> None:
         try:
             self._keys = await self._fetch_keys()
-            self._fetched_at = time.monotonic()
-        finally:
-            self._fetching = None
+        except Exception:
+            self._failed_at = time.monotonic()
+            raise
+        self._fetched_at = time.monotonic()
+        self._fetching = None
 
     async def _decode(self, token: str) -> Claims:
         try:

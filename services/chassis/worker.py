@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.chassis import idempotency, inbox, outbox
 from services.chassis.celery import make_app, run_worker
 from services.chassis.database import Database
+from services.chassis.errors import PeerUnavailable
 from services.chassis.secret import SecretKey
 from services.chassis.settings import WorkerSettings
 from services.chassis.telemetry import configure_logging
@@ -95,7 +96,9 @@ class Worker:
                 await works[row.kind](str(row.subject_id), row_id)
         except Exception as error:
             log.warning("work_failed", kind=row.kind, row_id=row_id, error=type(error).__name__)
-            await self.database.transaction(lambda tx: outbox.failed(tx, [row_id]))
+            # Nobody there to take it may last an hour, and no row is to die of it.
+            put_back = outbox.postpone if isinstance(error, PeerUnavailable) else outbox.failed
+            await self.database.transaction(lambda tx: put_back(tx, [row_id]))
             return
         await self.database.transaction(lambda tx: outbox.done(tx, [row_id]))
 

@@ -16,7 +16,7 @@ from services.guest.tables import METADATA
 
 def build(settings: ServeSettings) -> Frame:
     """The whole service, not yet started. To be called inside the running loop."""
-    frame = Frame("guest", settings, consumes={"member_removed": Consumer("membership", member_removed)})
+    frame = Frame("guest", settings, consumes={"member_removed": Consumer({"membership"}, member_removed)})
     membership = Membership(frame.channels["membership"])
     messaging = Messaging(frame.channels["messaging"])
     frame.add(
@@ -42,4 +42,11 @@ def worker(settings: WorkerSettings) -> None:
 
 
 if __name__ == "__main__":
-    command.run("guest", serve=serve, worker=worker, metadata=METADATA, serve_settings=ServeSettings)
+    command.run(
+        "guest",
+        serve=serve,
+        worker=worker,
+        metadata=METADATA,
+        serve_settings=ServeSettings,
+        worker_settings=WorkerSettings,
+    )

@@ -19,7 +19,7 @@ class EmailUnverified(Fault):
 
 class TokenInvalid(Fault):
     code, reason = grpc.StatusCode.INVALID_ARGUMENT, "TOKEN_INVALID"
-    text = "The token is unknown, used, replaced or past its time; sign up again to get another."
+    text = "The token is unknown, used, replaced or past its time; ask for another mail."
 
     def __init__(self) -> None:
         super().__init__(fields=[("token", "is not good, or not any more")])
@@ -29,5 +29,59 @@ class PasswordRejected(Fault):
     code, reason = grpc.StatusCode.INVALID_ARGUMENT, "PASSWORD_REJECTED"
     text = "The password is among the first that anybody would guess; choose another."
 
+    def __init__(self, field: str = "password") -> None:
+        super().__init__(fields=[(field, "is too common")])
+
+
+class LastAdministrator(Fault):
+    code, reason = grpc.StatusCode.FAILED_PRECONDITION, "LAST_ADMINISTRATOR"
+    text = "No system administrator would be left; `guildhall admin make-administrator` makes another."
+
+
+class ReauthenticationRequired(Fault):
+    code, reason = grpc.StatusCode.FAILED_PRECONDITION, "REAUTHENTICATION_REQUIRED"
+    text = "The session was started more than 10 minutes ago; sign in again first."
+
+
+class EmailTaken(Fault):
+    """Only for callers who may know who is known."""
+
+    code, reason = grpc.StatusCode.ALREADY_EXISTS, "EMAIL_TAKEN"
+    text = "There is a user of that address."
+
+
+class LastCredential(Fault):
+    code, reason = grpc.StatusCode.FAILED_PRECONDITION, "LAST_CREDENTIAL"
+    text = "The user would have no way left to sign in; set a password or link another account first."
+
+
+class AccountLinkedElsewhere(Fault):
+    code, reason = grpc.StatusCode.ALREADY_EXISTS, "ACCOUNT_LINKED_ELSEWHERE"
+    text = "The provider's account is linked to another user."
+
+
+class TooManyKeys(Fault):
+    code, reason = grpc.StatusCode.FAILED_PRECONDITION, "TOO_MANY_KEYS"
+    text = "The service account has two live keys; revoke one first."
+
+
+class SignUpClosed(Fault):
+    """It depends on the settings and the invite token, never on the address."""
+
+    code, reason = grpc.StatusCode.FAILED_PRECONDITION, "SIGN_UP_CLOSED"
+    text = "Sign-up is closed, or for the invited only and the invite token is not good."
+
+
+class SignInLimited(Fault):
+    """The same for addresses that nobody has."""
+
+    code, reason = grpc.StatusCode.RESOURCE_EXHAUSTED, "SIGN_IN_LIMITED"
+    text = "Too many wrong passwords came from there; come back later."
+
+
+class PasswordHashUnsupported(Fault):
+    code, reason = grpc.StatusCode.INVALID_ARGUMENT, "PASSWORD_HASH_UNSUPPORTED"
+    text = "The hash is none of bcrypt, scrypt and Argon2, or costs too much to verify."
+
     def __init__(self) -> None:
-        super().__init__(fields=[("password", "is too common")])
+        super().__init__(fields=[("password_hash", "is not supported")])

@@ -1,6 +1,7 @@
 """Passwords: Argon2id (RFC 9106) in two threads, and a list of those that anybody would guess.
 
-A password is hashed exactly as it was sent; nothing is normalised, so every client must send what was typed.
+A password is hashed exactly as it was sent; nothing is normalised, so every client must send what was typed. Hashes
+that were taken over from another system are verified too (hashes.py), until a sign-in renews them.
 """
 
 import asyncio
@@ -12,10 +13,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from argon2 import PasswordHasher
-from argon2.exceptions import InvalidHashError, VerificationError
 
 from services.chassis.errors import Overloaded
 from services.chassis.secret import new_token
+from services.identity import hashes
 from services.identity.errors import PasswordRejected
 
 T = TypeVar("T")
@@ -25,10 +26,10 @@ WAITING = 32
 """Beyond the threads. At 20 ms each, the last of the queue waits a third of a second; more would only time out."""
 
 
-def require_uncommon(password: str) -> None:
-    """PASSWORD_REJECTED for one of the list, in whatever case."""
+def require_uncommon(password: str, *, field: str = "password") -> None:
+    """PASSWORD_REJECTED, naming the request's field, for one of the list, in whatever case."""
     if password.casefold() in _common():
-        raise PasswordRejected
+        raise PasswordRejected(field)
 
 
 @cache
@@ -52,18 +53,12 @@ class Passwords:
 
     async def verify(self, password_hash: str | None, password: str) -> bool:
         """Whether it is the password. Without a hash a dummy is verified, and the answer is no."""
-        matches = await self._run(lambda: self._matches(password_hash or self._dummy, password))
+        matches = await self._run(lambda: hashes.matches(password_hash or self._dummy, password))
         return matches and password_hash is not None
 
     def is_outdated(self, password_hash: str) -> bool:
-        """Whether a hash has other parameters than new ones get."""
-        return self._hasher.check_needs_rehash(password_hash)
-
-    def _matches(self, password_hash: str, password: str) -> bool:
-        try:
-            return self._hasher.verify(password_hash, password)
-        except (VerificationError, InvalidHashError):
-            return False
+        """Whether a hash is of another kind, or has other parameters, than new ones get."""
+        return not password_hash.startswith("$argon2id$") or self._hasher.check_needs_rehash(password_hash)
 
     async def _run(self, work: Callable[[], T]) -> T:
         if not self._places.acquire(blocking=False):

@@ -1,12 +1,15 @@
 """identity's own settings, beside those of every service."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from services.chassis.settings import ServeSettings
+from services.chassis.settings import DatabaseSettings, KeyFile, ReadableFile, ServeSettings, WorkerSettings
+from services.identity import seals
 from services.identity.keys import read_keys
+
+SignUpMode = Literal["open", "invited", "closed"]
 
 
 def holds_keys(folder: Path) -> Path:
@@ -15,9 +18,44 @@ def holds_keys(folder: Path) -> Path:
     return folder
 
 
-class IdentitySettings(ServeSettings):
+def holds_provider_keys(file: Path) -> Path:
+    """Refuses a file that holds no key for providers' tokens, or anything else."""
+    seals.read_keys(file)
+    return file
+
+
+class AdminSettings(DatabaseSettings):
+    """What `admin` needs."""
+
+    secret_key_file: KeyFile
+    signing_keys_dir: Annotated[Path, AfterValidator(holds_keys)]
+
+    @property
+    def secret_key(self) -> bytes:
+        """The service's own key."""
+        return bytes.fromhex(self.secret_key_file.read_text().strip())
+
+
+class IdentityWorkerSettings(WorkerSettings):
+    """What `worker` needs."""
+
+    provider_keys_file: Annotated[ReadableFile, AfterValidator(holds_provider_keys)] = Field(
+        description="Fernet keys, one a line; the first seals, all open"
+    )
+
+
+class IdentitySettings(IdentityWorkerSettings, ServeSettings):
     """What `serve` needs."""
 
     signing_keys_dir: Annotated[Path, AfterValidator(holds_keys)] = Field(
         description="Ed25519 private keys, PKCS8 PEM, *.pem"
     )
+    signing_key_delay_seconds: float = Field(
+        default=600,
+        ge=0,
+        le=86_400,
+        description="between publishing a new key and signing with it; more than the 300 s for which others cache them",
+    )
+    sign_up: SignUpMode = "open"
+    mails_per_address: int = Field(default=5, ge=1, description="in an hour, that people ask for without signing in")
+    mails_per_network: int = Field(default=30, ge=1, description="in an hour; a /24 of IPv4 or a /56 of IPv6")

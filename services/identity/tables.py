@@ -153,6 +153,7 @@ accounts = Table(
     Column("sealed_refresh_token", LargeBinary),
     Column("sealed_access_token", LargeBinary),
     Column("sealed_id_token", LargeBinary),
+    Column("sealed_by", LargeBinary, comment="which of the provider keys; none if there is nothing sealed"),
     Column("expires_at", BigInteger, comment="of the access token, seconds since 1970, as the provider says"),
     Column("token_type", Text),
     Column("scope", Text),
@@ -162,7 +163,12 @@ accounts = Table(
     PrimaryKeyConstraint("id", name="accounts_pkey"),
     UniqueConstraint("provider", "provider_account_id", name="accounts_provider_key"),
     ForeignKeyConstraint(["user_id"], ["users.id"], name="accounts_user_id_fkey", ondelete="CASCADE"),
+    CheckConstraint(
+        "(sealed_by IS NULL) = (coalesce(sealed_refresh_token, sealed_access_token, sealed_id_token) IS NULL)",
+        name="accounts_sealed_by_check",
+    ),
     Index("accounts_user_id", "user_id", "id"),
+    Index("accounts_sealed_by", "sealed_by"),
 )
 
 adapter_verification_tokens = Table(
@@ -181,6 +187,13 @@ open_invites = Table(
     METADATA,
     Column("token_hash", LargeBinary, nullable=False, comment="of an invitation's or guest link's secret"),
     Column("expire_at", DateTime(timezone=True), nullable=False),
+    Column(
+        "closed",
+        Boolean,
+        nullable=False,
+        server_default=text("false"),
+        comment="no opening that comes late counts",
+    ),
     PrimaryKeyConstraint("token_hash", name="open_invites_pkey"),
     Index("open_invites_expire_at", "expire_at"),
 )
@@ -219,8 +232,8 @@ security_events = Table(
     "security_events",
     METADATA,
     Column("id", Uuid(as_uuid=False), nullable=False),
-    Column("user_id", Uuid(as_uuid=False), comment="none for an unknown address, and in a service account's events"),
-    Column("service_account_id", Uuid(as_uuid=False)),
+    Column("user_id", Uuid(as_uuid=False), comment="whose log it is; none for an unknown address"),
+    Column("service_account_id", Uuid(as_uuid=False), comment="that did it, or that it was done to"),
     Column("actor_id", Uuid(as_uuid=False), comment="who did it, if it was somebody else"),
     Column("kind", Text, nullable=False, comment="a SecurityEvent.Kind of the contract, in lower case"),
     Column("session_id", Uuid(as_uuid=False)),
@@ -229,9 +242,9 @@ security_events = Table(
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=CLOCK),
     PrimaryKeyConstraint("id", name="security_events_pkey"),
     ForeignKeyConstraint(["user_id"], ["users.id"], name="security_events_user_id_fkey", ondelete="CASCADE"),
-    CheckConstraint("user_id IS NULL OR service_account_id IS NULL", name="security_events_subject_check"),
     Index("security_events_user_id", "user_id", "id"),
     Index("security_events_created_at", "created_at"),
+    Index("security_events_actor_id", "actor_id", postgresql_where=text("actor_id IS NOT NULL")),
 )
 
 add_frame_tables(METADATA)

@@ -1,71 +1,126 @@
-"""What identity's worker does: writes mails, and forgets what is over."""
+"""What identity's worker does: sends mails, and forgets what is over."""
 
-import asyncio
+from collections.abc import Mapping
+from datetime import datetime
+from functools import partial
+from typing import Any
 from urllib.parse import urlencode
 
-from services.chassis import emails
+import structlog
+from sqlalchemy import Row, TextClause, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
 from services.chassis.database import Database
-from services.chassis.mail import compose, write_mail
+from services.chassis.mail import Mailer, made_at
 from services.chassis.secret import SecretKey
 from services.chassis.settings import WorkerSettings
-from services.identity import sessions, users
+from services.chassis.worker import Work
+from services.identity import accounts, adapter, invites, security, sessions, verification
+from services.identity.seals import Seals
 
-VERIFY_EMAIL = """Somebody, most likely you, signed up with this address
-at {asked_at:%Y-%m-%d %H:%M} UTC.
+log = structlog.get_logger()
 
-To prove that the address is yours, open this link within 24 hours:
+LINKS = {
+    "verify_email": "verify-email",
+    "email_sign_in": "sign-in",
+    "reset_password": "reset-password",
+    "change_email": "verify-email",
+}
+"""The purposes of tokens that are mailed, and the pages that their links lead to."""
 
-{link}
-
-or enter this where you are asked for it:
-
-Token: {token}
-
-If it was not you, ignore this mail, and nothing will happen.
-"""
-
-KNOWN_ADDRESS = """Somebody, most likely you, tried to sign up with this address
-at {asked_at:%Y-%m-%d %H:%M} UTC.
-
-You have an account already, and nothing about it was changed:
-sign in with the password that it has.
-
-If it was not you, ignore this mail.
-"""
+# unknown_address has no user, and so no mail.
+FIND_TOKEN = text("""
+    SELECT coalesce(pending_email, users.email) AS email, users.name, verification_tokens.created_at AS asked_at,
+        expire_at
+    FROM verification_tokens JOIN users ON users.id = verification_tokens.user_id
+    WHERE verification_tokens.id = :id AND purpose = :purpose
+        AND used_at IS NULL AND statement_timestamp() < expire_at
+""")
+FIND_CHANGE = text("""
+    SELECT previous_email AS email, users.name, used_at AS asked_at
+    FROM verification_tokens JOIN users ON users.id = verification_tokens.user_id
+    WHERE verification_tokens.id = :id AND previous_email IS NOT NULL AND used_at IS NOT NULL
+""")
+FIND_USER = text("SELECT email, name FROM users WHERE id = :id")
 
 
 class Mails:
-    """The works that write mails. Done twice, each leaves one mail: the work's row names the file."""
+    """The works that send mails, unless what they are about is gone or was used. Done twice, each sends the same."""
 
     def __init__(self, settings: WorkerSettings, database: Database, secret: SecretKey) -> None:
-        self._settings = settings
+        self._public_url = settings.public_url.rstrip("/")
+        self._mailer = Mailer("identity", settings)
         self._database = database
         self._secret = secret
 
-    async def verify_email(self, token_id: str, row_id: str) -> None:
-        """The link that proves an address."""
-        token = users.verification_token(self._secret, token_id)
-        link = f"{self._settings.public_url.rstrip('/')}/verify-email?{urlencode({'token': token})}"
-        await self._write(
-            token_id, row_id, "verify_email", "Verify your e-mail address", VERIFY_EMAIL, link=link, token=token
-        )
+    def works(self) -> Mapping[str, Work]:
+        """What sends which mail, by the kinds of outbox rows."""
+        about_tokens = [*LINKS, "known_address", "unknown_address"]
+        return {
+            **{f"mail.{purpose}": partial(self._about_token, purpose) for purpose in about_tokens},
+            "mail.email_changed": self._email_changed,
+            "mail.password_changed": self._password_changed,
+        }
 
-    async def known_address(self, token_id: str, row_id: str) -> None:
-        """The news that there is an account already."""
-        await self._write(token_id, row_id, "known_address", "You have an account already", KNOWN_ADDRESS)
-
-    async def _write(self, token_id: str, row_id: str, purpose: str, subject: str, text: str, **parts: str) -> None:
-        row = await self._database.read(lambda tx: users.find_mail(tx, token_id=token_id, purpose=purpose))
+    async def _about_token(self, purpose: str, token_id: str, row_id: str) -> None:
+        row = await self._find(FIND_TOKEN, id=token_id, purpose=purpose)
         if row is None:
             return
-        body = text.format(asked_at=row.created_at, **parts)
-        message = compose(to=emails.mailbox(row.email), subject=subject, text=body)
-        await asyncio.to_thread(write_mail, self._settings.mail_dir, row_id, message)
+        parameters = {"asked_at": row.asked_at, "name": row.name}
+        if purpose == "verify_email":
+            # Whoever signs up somebody else's address chose that name too: their words are not to reach the owner.
+            del parameters["name"]
+        if purpose in LINKS:
+            token = verification.token_of(self._secret, token_id)
+            link = f"{self._public_url}/{LINKS[purpose]}?{urlencode({'token': token})}"
+            parameters |= {"token": token, "link": link, "expire_at": row.expire_at}
+        await self._mailer.send(purpose, to=row.email, row_id=row_id, parameters=parameters)
+
+    async def _email_changed(self, token_id: str, row_id: str) -> None:
+        """Tells the old address."""
+        row = await self._find(FIND_CHANGE, id=token_id)
+        if row is not None:
+            await self._tell("email_changed", row, row_id, row.asked_at)
+
+    async def _password_changed(self, user_id: str, row_id: str) -> None:
+        row = await self._find(FIND_USER, id=user_id)
+        if row is not None:
+            await self._tell("password_changed", row, row_id, made_at(row_id))
+
+    async def _tell(self, kind: str, row: Row[Any], row_id: str, asked_at: datetime) -> None:
+        parameters = {"asked_at": asked_at, "name": row.name}
+        await self._mailer.send(kind, to=row.email, row_id=row_id, parameters=parameters)
+
+    async def _find(self, statement: TextClause, **named: str) -> Row[Any] | None:
+        async def find(tx: AsyncConnection) -> Row[Any] | None:
+            return (await tx.execute(statement, named)).one_or_none()
+
+        return await self._database.read(find)
 
 
 async def forget(database: Database) -> None:
-    """Deletes, a batch at a time, tokens that are good for nothing and sessions that are long over."""
-    while await database.transaction(users.forget_tokens):
+    """Deletes, a batch at a time, tokens that are good for nothing and what is long over."""
+    while await database.transaction(verification.forget):
         pass
     while await database.transaction(sessions.forget):
         pass
+    while await database.transaction(security.forget):
+        pass
+    while await database.transaction(adapter.forget_tokens):
+        pass
+    while await database.transaction(invites.forget):
+        pass
+
+
+async def reseal_accounts(database: Database, seals: Seals) -> None:
+    """Seals anew, a batch at a time, what another than the first provider key has sealed, so that the old one can go.
+
+    An old key may go once this has logged nothing for a few minutes.
+    """
+    ring, after = seals.ring(), accounts.FIRST_ID
+    while batch := await database.transaction(partial(accounts.reseal, ring=ring, after=after)):
+        after = batch.last_id
+        if batch.sealed:
+            log.info("provider_tokens_resealed", accounts=batch.sealed)
+        if batch.lost:
+            log.error("provider_tokens_without_key", accounts=batch.lost)

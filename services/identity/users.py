@@ -1,186 +1,171 @@
-"""Users: signing up, proving an address, and what is checked when one signs in."""
+"""Users and their addresses: signing up, proving an address, changing it.
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+What a sign-up says waits in its token's row and becomes the user's only when that very token comes back: nobody can
+sign up somebody else's address with a password or name of their own, nor spoil the mail that the owner asked for.
+"""
+
 from typing import Any
 
 import uuid_utils
-from sqlalchemy import Row, text
+from sqlalchemy import Row, exc, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.chassis import outbox
-from services.chassis.errors import NotFound
-from services.chassis.secret import SecretKey, token_hash
+from services.chassis import emails, outbox
+from services.chassis.secret import SecretKey
+from services.identity import security, sessions, verification
 from services.identity.errors import TokenInvalid
+from services.identity.profiles import COLUMNS
 
-VERIFICATION_PREFIX = "ghv"
+PROVING = ("verify_email", "change_email")
+EMAIL_SIGN_IN = ("email_sign_in",)
 
 # The empty update locks a known user and returns it, so that known and unknown take the same statements.
 ADD = text("""
-    INSERT INTO users (id, email, normalized_email, name) VALUES (:id, :email, :normalized_email, :name)
+    INSERT INTO users (id, email, normalized_email, name) VALUES (:id, :email, :normalized_email, '')
     ON CONFLICT (normalized_email) DO UPDATE SET updated_at = users.updated_at
-    RETURNING id, CASE WHEN email_verified_at IS NULL THEN 'verify_email' ELSE 'known_address' END AS purpose
+    RETURNING id, email_verified_at IS NOT NULL AS is_verified, disabled_at IS NOT NULL AS is_disabled
 """)
-ADD_TOKEN = text("""
-    INSERT INTO verification_tokens
-        (id, user_id, purpose, token_hash, pending_password_hash, pending_name, expire_at)
-    VALUES
-        (:id, :user_id, :purpose, :token_hash, :password_hash, :name, statement_timestamp() + interval '24 hours')
+# Locked, so that nobody deletes the user before the token's row refers to it.
+FIND = text("""
+    SELECT id, email_verified_at IS NOT NULL AS is_verified, disabled_at IS NOT NULL AS is_disabled
+    FROM users WHERE normalized_email = :normalized_email FOR KEY SHARE
 """)
-USE_TOKEN = text("""
-    UPDATE verification_tokens SET used_at = statement_timestamp()
-    WHERE token_hash = :token_hash AND purpose = 'verify_email'
-        AND used_at IS NULL AND statement_timestamp() < expire_at
-    RETURNING user_id, pending_password_hash, pending_name
-""")
-VERIFY = text("""
+VERIFY = text(f"""
     UPDATE users
-    SET email_verified_at = statement_timestamp(), updated_at = statement_timestamp(),
-        password_hash = :password_hash, name = :name
-    WHERE id = :id AND email_verified_at IS NULL
-    RETURNING id, email, name, email_verified_at, created_at
+    SET email_verified_at = statement_timestamp(), updated_at = statement_timestamp(), revision = revision + 1,
+        password_hash = :password_hash, name = coalesce(:name, name)
+    WHERE id = :id
+    RETURNING {COLUMNS}
 """)
-FIND_CREDENTIALS = text("""
-    SELECT id, password_hash, email_verified_at IS NOT NULL AS is_verified, disabled_at IS NOT NULL AS is_disabled,
-        (
-            SELECT pending_password_hash FROM verification_tokens
-            WHERE user_id = users.id AND used_at IS NULL AND statement_timestamp() < expire_at
-            ORDER BY created_at DESC, id DESC LIMIT 1
-        ) AS pending_password_hash
-    FROM users WHERE normalized_email = :normalized_email
+DROP_ACCOUNTS = text("DELETE FROM accounts WHERE user_id = :user_id")
+# Somebody who signed up and never came back to prove it: nothing hangs on such a user but their tokens.
+DROP_CLAIM = text("""
+    DELETE FROM users
+    WHERE normalized_email = :normalized_email AND id <> :id
+        AND email_verified_at IS NULL AND password_hash IS NULL AND disabled_at IS NULL AND administrator_since IS NULL
+        AND NOT EXISTS (SELECT FROM sessions WHERE user_id = users.id)
+        AND NOT EXISTS (SELECT FROM accounts WHERE user_id = users.id)
 """)
-LOCK_CREDENTIALS = text("""
-    SELECT id, email, name, email_verified_at, created_at FROM users
-    WHERE id = :id AND password_hash = :password_hash AND email_verified_at IS NOT NULL AND disabled_at IS NULL
-    FOR NO KEY UPDATE
+TAKE_ADDRESS = text(f"""
+    UPDATE users
+    SET email = :email, normalized_email = :normalized_email, email_verified_at = statement_timestamp(),
+        updated_at = statement_timestamp(), revision = revision + 1
+    WHERE id = :id
+        AND NOT EXISTS (SELECT FROM users AS other WHERE other.normalized_email = :normalized_email AND other.id <> :id)
+    RETURNING {COLUMNS}
 """)
-REHASH = text("UPDATE users SET password_hash = :password_hash WHERE id = :id")
-GET = text("""
-    SELECT id, email, normalized_email, name, email_verified_at, created_at FROM users
-    WHERE id = ANY(CAST(:ids AS uuid[]))
-""")
-FIND_MAIL = text("""
-    SELECT users.email, verification_tokens.created_at FROM verification_tokens
-    JOIN users ON users.id = verification_tokens.user_id
-    WHERE verification_tokens.id = :id AND purpose = :purpose
-        AND used_at IS NULL AND statement_timestamp() < expire_at
-""")
-FORGET_TOKENS = text("""
-    DELETE FROM verification_tokens WHERE id IN (
-        SELECT id FROM verification_tokens
-        WHERE used_at IS NOT NULL OR expire_at <= statement_timestamp() LIMIT 1000 FOR UPDATE SKIP LOCKED
-    )
-""")
-
-
-class CredentialsChanged(Exception):
-    """The hash that the password was verified against is no longer the user's: verify again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Credentials:
-    """What a password is verified against. Every field is empty for an address that nobody has."""
-
-    user_id: str = ""
-    password_hash: str | None = None
-    is_verified: bool = False
-    is_disabled: bool = False
-    pending_password_hash: str | None = None
-    """Of the newest sign-up with this address in the last 24 h, kept for verified users as well (see sign_up)."""
 
 
 async def sign_up(
     tx: AsyncConnection, secret: SecretKey, *, email: str, normalized_email: str, name: str, password_hash: str
 ) -> None:
-    """Notes a sign-up and has a mail written about it.
-
-    Password and name wait in the token's row and become the user's only when that very token comes back: nobody can
-    sign up somebody else's address with a password of their own, nor spoil the mail that the owner asked for.
+    """Notes a sign-up and has a mail sent about it.
 
     An address that is verified gets a row too, whose token is mailed to nobody. Without it SignIn with the password
     just sent would answer EMAIL_UNVERIFIED for unknown addresses only, and so tell which are known.
     """
-    row = {"id": str(uuid_utils.uuid7()), "email": email, "normalized_email": normalized_email, "name": name}
-    user = (await tx.execute(ADD, row)).one()
-    token_id = str(uuid_utils.uuid7())
-    token = {
-        "id": token_id,
-        "user_id": user.id,
-        "purpose": user.purpose,
-        "token_hash": token_hash(verification_token(secret, token_id)),
-        "password_hash": password_hash,
-        "name": name,
-    }
-    await tx.execute(ADD_TOKEN, token)
-    await outbox.enqueue(tx, f"mail.{user.purpose}", token_id)
+    user = await _add(tx, email=email, normalized_email=normalized_email)
+    purpose = "known_address" if user.is_verified else "verify_email"
+    await verification.issue(tx, secret, purpose, user_id=user.id, password_hash=password_hash, name=name)
 
 
-def verification_token(secret: SecretKey, token_id: str) -> str:
-    """The token of a row, derived, so that the worker can mail what is stored nowhere."""
-    return secret.token(VERIFICATION_PREFIX, token_id)
+async def resend_verification(tx: AsyncConnection, secret: SecretKey, *, normalized_email: str) -> None:
+    """Has another mail sent about a sign-up whose address is not proven; the one before is good no more."""
+    user = await _find(tx, normalized_email=normalized_email)
+    password_hash, name = await verification.take_sign_up(tx, user_id=user.id if user else None)
+    if user is None or user.is_verified or user.is_disabled:
+        await verification.issue(tx, secret, verification.UNKNOWN_ADDRESS, user_id=None)
+    else:
+        await verification.issue(tx, secret, "verify_email", user_id=user.id, password_hash=password_hash, name=name)
 
 
-async def verify_email(tx: AsyncConnection, *, token: str) -> Row[Any]:
-    """Uses the token up and makes its password and name the user's. TOKEN_INVALID, also once a sibling was used."""
-    used = (await tx.execute(USE_TOKEN, {"token_hash": token_hash(token)})).one_or_none()
-    if used is None:
+async def start_email_sign_in(
+    tx: AsyncConnection, secret: SecretKey, *, email: str, normalized_email: str, may_join: bool
+) -> None:
+    """Has a link mailed that signs in. `may_join`: an address that nobody has becomes somebody's by it."""
+    if may_join:
+        user: Row[Any] | None = await _add(tx, email=email, normalized_email=normalized_email)
+    else:
+        user = await _find(tx, normalized_email=normalized_email)
+    await _issue_to(tx, secret, "email_sign_in", user)
+
+
+async def request_password_reset(tx: AsyncConnection, secret: SecretKey, *, normalized_email: str) -> None:
+    """Has a link mailed with which to choose another password."""
+    user = await _find(tx, normalized_email=normalized_email)
+    await _issue_to(tx, secret, "reset_password", user)
+    await security.record(tx, "password_reset_requested", user_id=str(user.id) if user else None)
+
+
+async def verify_email(tx: AsyncConnection, user: Row[Any], *, token: str) -> Row[Any]:
+    """Uses up the token of a sign-up or of a change of address. `user` is the token's, locked. TOKEN_INVALID."""
+    used = await verification.use(tx, token=token, purposes=PROVING)
+    if used.purpose == "change_email":
+        return await _take_address(tx, used)
+    if user.email_verified_at is not None:
         raise TokenInvalid
-    row = {"id": used.user_id, "password_hash": used.pending_password_hash, "name": used.pending_name}
-    user = (await tx.execute(VERIFY, row)).one_or_none()
-    if user is None:
-        raise TokenInvalid
-    return user
+    return await prove(tx, user, password_hash=used.pending_password_hash, name=used.pending_name)
 
 
-async def find_credentials(tx: AsyncConnection, *, normalized_email: str) -> Credentials:
-    """What to verify a password against; empty if nobody has the address."""
-    row = (await tx.execute(FIND_CREDENTIALS, {"normalized_email": normalized_email})).one_or_none()
-    if row is None:
-        return Credentials()
-    return Credentials(
-        user_id=str(row.id),
-        password_hash=row.password_hash,
-        is_verified=row.is_verified,
-        is_disabled=row.is_disabled,
-        pending_password_hash=row.pending_password_hash,
-    )
+async def complete_email_sign_in(tx: AsyncConnection, user: Row[Any], *, token: str) -> Row[Any]:
+    """Uses up the token of a sign-in link, which proves the address too. `user` is the token's, locked. TOKEN_INVALID.
 
-
-async def access_credentials(tx: AsyncConnection, *, credentials: Credentials) -> Row[Any]:
-    """The user, locked, if what was verified outside of the transaction still holds; else CredentialsChanged.
-
-    The lock makes a password change or a disabling wait, or be seen: no session slips in between.
+    A new user gets neither password nor name of whoever else signed up with the address (semantics 26).
     """
-    row = {"id": credentials.user_id, "password_hash": credentials.password_hash}
-    user = (await tx.execute(LOCK_CREDENTIALS, row)).one_or_none()
+    await verification.use(tx, token=token, purposes=EMAIL_SIGN_IN)
+    return await prove(tx, user, password_hash=None, name=None)
+
+
+async def prove(tx: AsyncConnection, user: Row[Any], *, password_hash: str | None, name: str | None) -> Row[Any]:
+    """The locked user with a proven address; one who has proven it stays as they are.
+
+    Whatever signed in before the proof was not the owner's, as far as anybody knows, and would let a stranger in who
+    was there first: an imported password, provider accounts and sessions go.
+    """
+    if user.email_verified_at is not None:
+        return user
+    proven = (await tx.execute(VERIFY, {"id": user.id, "password_hash": password_hash, "name": name})).one()
+    await sessions.end_all(tx, user_id=str(user.id), reason="revoked")
+    await tx.execute(DROP_ACCOUNTS, {"user_id": user.id})
+    await verification.retire(tx, user_id=user.id)
+    await security.record(tx, "email_verified", user_id=str(user.id))
+    return proven
+
+
+async def _take_address(tx: AsyncConnection, used: Row[Any]) -> Row[Any]:
+    """Makes a new address the user's; the old one is told. TOKEN_INVALID if somebody else has it by now."""
+    row = {
+        "id": used.user_id,
+        "email": used.pending_email,
+        "normalized_email": emails.normalize(used.pending_email),
+    }
+    await tx.execute(DROP_CLAIM, row)
+    try:
+        user = (await tx.execute(TAKE_ADDRESS, row)).one_or_none()
+    except exc.IntegrityError as error:
+        # Somebody took it at the same moment (users_normalized_email_key).
+        raise TokenInvalid from error
     if user is None:
-        raise CredentialsChanged
+        raise TokenInvalid
+    # They went to the old address, or are about it.
+    await verification.drop(tx, user_id=user.id, purposes=tuple(verification.LIFETIMES))
+    await outbox.enqueue(tx, "mail.email_changed", str(used.id))
+    await security.record(tx, "email_changed", user_id=str(user.id))
     return user
 
 
-async def rehash(tx: AsyncConnection, *, user_id: str, password_hash: str) -> None:
-    """Stores the same password's hash anew. The row is locked by access_credentials."""
-    await tx.execute(REHASH, {"id": user_id, "password_hash": password_hash})
+async def _add(tx: AsyncConnection, *, email: str, normalized_email: str) -> Row[Any]:
+    row = {"id": str(uuid_utils.uuid7()), "email": email, "normalized_email": normalized_email}
+    return (await tx.execute(ADD, row)).one()
 
 
-async def access_user(tx: AsyncConnection, *, user_id: str) -> Row[Any]:
-    """The user; NOT_FOUND if there is none."""
-    user = (await tx.execute(GET, {"ids": [user_id]})).one_or_none()
-    if user is None:
-        raise NotFound
-    return user
+async def _find(tx: AsyncConnection, *, normalized_email: str) -> Row[Any] | None:
+    return (await tx.execute(FIND, {"normalized_email": normalized_email})).one_or_none()
 
 
-async def list_users(tx: AsyncConnection, *, user_ids: Sequence[str]) -> Sequence[Row[Any]]:
-    """Those of the users that exist, each once."""
-    return (await tx.execute(GET, {"ids": list(user_ids)})).all()
-
-
-async def find_mail(tx: AsyncConnection, *, token_id: str, purpose: str) -> Row[Any] | None:
-    """Whom a mail goes to and when it was asked for, if there is still a point in writing it."""
-    return (await tx.execute(FIND_MAIL, {"id": token_id, "purpose": purpose})).one_or_none()
-
-
-async def forget_tokens(tx: AsyncConnection) -> int:
-    """Deletes verification tokens that are good for nothing any more, with the hashes in them; says how many."""
-    return (await tx.execute(FORGET_TOKENS)).rowcount
+async def _issue_to(tx: AsyncConnection, secret: SecretKey, purpose: str, user: Row[Any] | None) -> None:
+    """A token to a user who may use it; for nobody and the disabled, a row that no mail is written about."""
+    if user is None or user.is_disabled:
+        await verification.issue(tx, secret, verification.UNKNOWN_ADDRESS, user_id=None)
+    else:
+        await verification.issue(tx, secret, purpose, user_id=user.id)

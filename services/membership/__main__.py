@@ -12,7 +12,7 @@ from services.chassis.frame import Frame
 from services.chassis.inbox import Consumer
 from services.chassis.settings import ServeSettings, WorkerSettings
 from services.chassis.worker import Worker
-from services.membership import guest_members, invitations, tasks
+from services.membership import departures, guest_members, invitations, tasks
 from services.membership.peers import Identity
 from services.membership.servicers.access import AccessService
 from services.membership.servicers.invitations import InvitationService
@@ -27,8 +27,9 @@ def build(settings: ServeSettings) -> Frame:
         "membership",
         settings,
         consumes={
-            "guest_redeemed": Consumer("guest", guest_members.apply_redeemed),
-            "guest_redemption_abandoned": Consumer("guest", guest_members.apply_abandoned),
+            "guest_redeemed": Consumer({"guest"}, guest_members.apply_redeemed),
+            "guest_redemption_abandoned": Consumer({"guest"}, guest_members.apply_abandoned),
+            "user_deleted": Consumer({"identity"}, departures.apply_deleted),
         },
     )
     identity = Identity(frame.channels["identity"])
@@ -57,4 +58,11 @@ def worker(settings: WorkerSettings) -> None:
 
 
 if __name__ == "__main__":
-    command.run("membership", serve=serve, worker=worker, metadata=METADATA, serve_settings=ServeSettings)
+    command.run(
+        "membership",
+        serve=serve,
+        worker=worker,
+        metadata=METADATA,
+        serve_settings=ServeSettings,
+        worker_settings=WorkerSettings,
+    )

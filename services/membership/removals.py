@@ -35,8 +35,14 @@ async def remove(tx: AsyncConnection, actor: Row[Any], *, member_id: str) -> Non
     if not may_act_on(actor, target):
         raise PermissionDenied
     await require_another_admin(tx, target)
-    await invitations.revoke_of_inviter(tx, workspace_id=workspace_id, member_id=member_id)
-    await tx.execute(DELETE, named)
+    await end_stay(tx, target)
+
+
+async def end_stay(tx: AsyncConnection, target: Row[Any]) -> None:
+    """Takes a member away, with the invitations that they sent, and has it told. The workspace is locked."""
+    workspace_id = str(target.workspace_id)
+    await invitations.revoke_of_inviter(tx, workspace_id=workspace_id, member_id=str(target.id))
+    await tx.execute(DELETE, {"workspace_id": workspace_id, "member_id": target.id})
     ended = events.MemberRemoved(workspace_id=workspace_id, member_id=str(target.id), user_id=str(target.user_id))
     await emit(tx, ["guest", "messaging"], events.Event(member_removed=ended))
     await raise_access_revision(tx, workspace_id)

@@ -29,7 +29,7 @@ SERVICE = "messaging"
 
 def build(settings: ServeSettings) -> Frame:
     """The service, wired but not started."""
-    frame = Frame(SERVICE, settings, consumes={"member_removed": Consumer("membership", remove_member)})
+    frame = Frame(SERVICE, settings, consumes={"member_removed": Consumer({"membership"}, remove_member)})
     database, secret, wakes = frame.database, frame.secret, frame.wakes
     membership, guests = Membership(frame.channels["membership"]), Guests(frame.channels["guest"])
     access = Access(membership, guests)
@@ -75,4 +75,11 @@ def worker(settings: WorkerSettings) -> None:
 
 
 if __name__ == "__main__":
-    command.run(SERVICE, serve=serve, worker=worker, metadata=METADATA, serve_settings=ServeSettings)
+    command.run(
+        SERVICE,
+        serve=serve,
+        worker=worker,
+        metadata=METADATA,
+        serve_settings=ServeSettings,
+        worker_settings=WorkerSettings,
+    )

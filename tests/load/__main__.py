@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from deploy.stack.supervisor import Interrupted
-from tests.load import delivery, footprint, overload, picture, reading, report, signing_in, throughput
+from tests.load import delivery, enumeration, footprint, overload, picture, reading, report, signing_in, throughput
 from tests.load.callers import TakingTurns, Turn
 from tests.load.generator import Generator, JobFailedError
 from tests.load.lab import Figure, Lab, Watch
@@ -53,6 +53,7 @@ class Scenario:
 SCENARIOS = {
     "S7": Scenario("memory per idle subscriber", footprint.s7, people=delivery.PEOPLE),
     "S6": Scenario("BatchCheckAccess of 100 ÷ of 1", reading.s6, people=delivery.PEOPLE),
+    "A3": Scenario("sign-in and mails: known ÷ unknown", enumeration.a3),
     "S3": Scenario("one caller: p50 ÷ echo", throughput.s3, from_outside=True, needs_echo=True),
     "S1": Scenario("SendMessage, 64 callers ÷ echo", throughput.s1, from_outside=True, needs_echo=True),
     "S2": Scenario("PublishMessages, 8 streams ÷ echo", throughput.s2, from_outside=True, needs_echo=True),

@@ -41,6 +41,8 @@ def _is_floor(name: str) -> bool:
 def remark(name: str, figure: Figure) -> str:
     """The absolute numbers behind a ratio, in a few words."""
     detail = figure.detail
+    if name == "A3":
+        return f"{detail['ratios']}; without the dummy verification {detail['without_dummy']}"
     if name in ("S1", "S2"):
         delays = detail["milliseconds"]
         rates = f"{detail['per_second']:,.0f}/s, echo {detail['echo_per_second']:,.0f}/s"

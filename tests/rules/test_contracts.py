@@ -25,14 +25,32 @@ WITHOUT_REQUEST_ID = {
     "AddGuestMember": "redemption_id is its key, for ever",
     "ConfirmGuestMember": "confirming a confirmed member is the same",
     "DeliverEvents": "each event has an id of its own",
+    "ExchangeServiceKey": "changes nothing but the time of last use; each answer is another token",
+    "CreateAccessToken": "stores nothing; each answer is another token",
 }
 
 SECRET_WORDS = {"password", "token", "email", "text", "url", "secret"}
 OPEN_FIELDS = {"page_token", "next_page_token"}
 """Tokens that authenticate a position in a list, and open nothing."""
 PERSONAL_FIELDS = {"device_label", "user_agent", "client_address"}
-NAMES_OF_PEOPLE = {"SignUpRequest", "User", "Member"}
-NAMES_OF_THINGS = {"CreateWorkspaceRequest", "Workspace", "CreateChannelRequest", "Conversation"}
+NAMES_OF_PEOPLE = {
+    "SignUpRequest",
+    "User",
+    "UpdateUserRequest",
+    "ImportUserRequest",
+    "AdapterUser",
+    "AdapterServiceCreateUserRequest",
+    "AdapterServiceUpdateUserRequest",
+    "Member",
+}
+NAMES_OF_THINGS = {
+    "CreateServiceAccountRequest",
+    "ServiceAccount",
+    "CreateWorkspaceRequest",
+    "Workspace",
+    "CreateChannelRequest",
+    "Conversation",
+}
 RELEASED = sorted((ROOT / "protos" / "released").glob("*.binpb"))
 
 

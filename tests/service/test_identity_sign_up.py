@@ -9,6 +9,7 @@ import pytest
 from guildhall.identity.v1 import auth_service_pb2 as pb
 from guildhall.identity.v1 import auth_service_pb2_grpc
 
+from tests.support.identities import identity, new_address
 from tests.support.suite import PASSWORD, Suite, refusal_of, refused
 
 OTHER_PASSWORD = "another long password"
@@ -17,10 +18,6 @@ OTHER_PASSWORD = "another long password"
 @pytest.fixture
 def auth(suite: Suite) -> Any:
     return suite.stub(auth_service_pb2_grpc.AuthServiceStub)
-
-
-def new_address() -> str:
-    return f"someone-{uuid.uuid4().hex[:12]}@example.com"
 
 
 def sign_up(address: str, **fields: str) -> pb.SignUpRequest:
@@ -183,9 +180,11 @@ async def test_of_sixteen_uses_of_a_token_exactly_one_wins(suite: Suite, auth: A
 
 async def test_sixteen_tokens_of_one_address_verify_it_once(suite: Suite, auth: Any) -> None:
     address = new_address()
-    for _ in range(16):
-        await auth.SignUp(sign_up(address), timeout=10)
-    mails = await suite.mails(address, count=16)
+    async with identity(suite, mails_per_address=16) as (_, generous):
+        for _ in range(16):
+            await generous.SignUp(sign_up(address), timeout=10)
+        # Before it stops: what a relay has claimed when it does is claimed again half a minute later.
+        mails = await suite.mails(address, count=16)
     tokens = [mail.split("Token: ")[1].split()[0] for mail in mails]
     outcomes = await asyncio.gather(
         *(auth.VerifyEmail(pb.VerifyEmailRequest(token=token), timeout=10) for token in tokens), return_exceptions=True

@@ -1,13 +1,16 @@
 """What identity's worker does: mails, and forgetting."""
 
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uuid_utils
 from guildhall.identity.v1 import auth_service_pb2 as pb
 from guildhall.identity.v1 import auth_service_pb2_grpc
 
+from services.chassis.worker import Work
 from services.identity.tasks import Mails, forget
 from tests.support.suite import PASSWORD, Suite
 
@@ -18,9 +21,14 @@ def auth(suite: Suite) -> Any:
 
 
 @pytest.fixture
-def mails(suite: Suite, tmp_path: Path) -> Mails:
+def mails(suite: Suite, tmp_path: Path) -> Mapping[str, Work]:
     frame = suite.frames["identity"]
-    return Mails(suite.settings("identity", mail_dir=tmp_path), frame.database, frame.secret)
+    return Mails(suite.settings("identity", mail_dir=tmp_path), frame.database, frame.secret).works()
+
+
+def new_row_id() -> str:
+    """An id as outbox rows have them."""
+    return str(uuid_utils.uuid7())
 
 
 def execute(suite: Suite, statement: str, *parameters: object) -> list[Any]:
@@ -45,24 +53,24 @@ async def signed_up(suite: Suite, auth: Any) -> tuple[str, str]:
 
 
 async def test_a_mail_written_twice_is_one_file_with_the_same_token(
-    suite: Suite, auth: Any, mails: Mails, tmp_path: Path
+    suite: Suite, auth: Any, mails: Mapping[str, Work], tmp_path: Path
 ) -> None:
     address, token_id = await signed_up(suite, auth)
-    row_id = str(uuid.uuid4())
-    await mails.verify_email(token_id, row_id)
+    row_id = new_row_id()
+    await mails["mail.verify_email"](token_id, row_id)
     once = written(tmp_path)
-    await mails.verify_email(token_id, row_id)
+    await mails["mail.verify_email"](token_id, row_id)
     assert written(tmp_path) == once
     assert list(once) == [f"{row_id}.eml"]
     assert f"Token: {await suite.mailed_token(address)}" in once[f"{row_id}.eml"]
 
 
 async def test_no_mail_is_written_about_a_token_that_was_used(
-    suite: Suite, auth: Any, mails: Mails, tmp_path: Path
+    suite: Suite, auth: Any, mails: Mapping[str, Work], tmp_path: Path
 ) -> None:
     address, token_id = await signed_up(suite, auth)
     await auth.VerifyEmail(pb.VerifyEmailRequest(token=await suite.mailed_token(address)), timeout=10)
-    await mails.verify_email(token_id, str(uuid.uuid4()))
+    await mails["mail.verify_email"](token_id, new_row_id())
     assert not written(tmp_path)
 
 
@@ -71,7 +79,8 @@ async def test_no_mail_is_written_about_a_token_that_was_used(
     [
         ("expire_at = statement_timestamp() + interval '1 minute'", True),
         ("expire_at = statement_timestamp()", False),
-        ("used_at = statement_timestamp()", False),
+        ("used_at = statement_timestamp() - interval '47 hours'", True),
+        ("used_at = statement_timestamp() - interval '48 hours'", False),
     ],
 )
 async def test_tokens_that_are_good_for_nothing_are_forgotten(

@@ -101,7 +101,8 @@ async def test_malformed_bytes_are_an_invalid_argument(rpc: contracts.Rpc, suite
     peers = list(rpc.access.peers) or ["gateway"]
     own = "identity" if rpc.service.startswith("guildhall.events.") else rpc.service.split(".")[1]
     call = raw(suite, rpc.name, certificate=peers[0], service=own)
-    refusal = await refused(call(b"\xff\xff\xff", timeout=5, metadata=ada.metadata))
+    caller = signed(suite, ada, scope=rpc.access.scope) if rpc.access.scope else ada
+    refusal = await refused(call(b"\xff\xff\xff", timeout=5, metadata=caller.metadata))
     assert (refusal.code, refusal.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "MALFORMED_REQUEST")
 
 

@@ -31,7 +31,7 @@ async def test_a_server_that_falls_silent_is_left_and_wakes_are_heard_again(back
         assert await heard.get() == "before"
 
         way.set_mode(Mode.BLACK_HOLE)
-        while way.accepted == 1:
+        while way.accepted == 1:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         way.set_mode(Mode.PASS)
         assert await heard.get() == ""

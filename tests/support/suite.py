@@ -194,7 +194,7 @@ class Suite:
         """The texts of the mails to an address, oldest first, once there are `count` of them."""
         folder = self.stack.settings.layout.mail
         for _ in range(1500):
-            found = [text for path in sorted(folder.glob("*.eml")) if (text := _text_of_mail(path, address))]
+            found = [text for path in sorted(folder.glob("*.eml")) if (text := text_of_mail(path, address))]
             if len(found) >= count:
                 return found
             await asyncio.sleep(0.02)
@@ -207,10 +207,11 @@ class Suite:
         return found[1]
 
 
-def _text_of_mail(path: Path, address: str) -> str | None:
+def text_of_mail(path: Path, address: str) -> str | None:
     """The text of a mail, if it is to this address."""
     raw = path.read_bytes()
     if address.encode() not in raw:
         return None
     message = email.message_from_bytes(raw, policy=email.policy.default)
-    return str(message.get_content()) if message["To"] == address else None
+    body = message.get_body(("plain",))
+    return str(body.get_content()) if body is not None and message["To"] == address else None

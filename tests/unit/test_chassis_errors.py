@@ -15,6 +15,7 @@ from services.chassis.errors import (
     Fault,
     Internal,
     InvalidRequest,
+    LimitReached,
     NotFound,
     Overloaded,
     StorageUnavailable,
@@ -35,7 +36,7 @@ def details(status: status_pb2.Status) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("fault_class", FRAME_FAULTS)
+@pytest.mark.parametrize("fault_class", [fault for fault in FRAME_FAULTS if fault is not LimitReached])
 def test_every_fault_says_its_reason_its_domain_and_its_own_text(fault_class: type[Fault]) -> None:
     status = status_of(fault_class(), domain=DOMAIN, request_id="r")
     info = details(status)["ErrorInfo"]
@@ -51,6 +52,12 @@ def test_each_field_that_is_wrong_is_named() -> None:
     bad = details(status_of(fault, domain=DOMAIN, request_id="r"))["BadRequest"]
 
     assert [(v.field, v.description) for v in bad.field_violations] == list(fault.fields)
+
+
+def test_a_limit_is_named_with_its_size() -> None:
+    info = details(status_of(LimitReached("open_invites", most=20), domain=DOMAIN, request_id="r"))["ErrorInfo"]
+
+    assert (info.reason, dict(info.metadata)) == ("LIMIT_REACHED", {"limit": "open_invites", "most": "20"})
 
 
 def test_where_waiting_helps_the_status_says_how_long() -> None:
@@ -84,7 +91,7 @@ def test_only_a_defect_carries_the_request_id() -> None:
 
     assert details(status)["RequestInfo"].request_id == "find-me"
     assert "find-me" not in status.message
-    for fault_class in set(FRAME_FAULTS) - {Internal}:
+    for fault_class in set(FRAME_FAULTS) - {Internal, LimitReached}:
         assert b"find-me" not in status_of(fault_class(), domain=DOMAIN, request_id="find-me").SerializeToString()
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.fernet import Fernet
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
@@ -115,6 +116,7 @@ def test_secrets_are_private_and_stay(tmp_path: Path) -> None:
     assert len(bytes.fromhex(secrets.secret_key_file(secrets_folder, "guest").read_text())) == 32
     (signing_key,) = keys.glob("*.pem")
     load_pem_private_key(signing_key.read_bytes(), password=None)
+    Fernet(secrets.provider_keys_file(secrets_folder).read_text().strip())
 
 
 def test_development_passwords_differ_by_address_and_by_data_directory(tmp_path: Path) -> None:

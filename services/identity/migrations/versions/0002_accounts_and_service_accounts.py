@@ -95,6 +95,7 @@ def create_accounts() -> None:
         sa.Column("sealed_refresh_token", sa.LargeBinary()),
         sa.Column("sealed_access_token", sa.LargeBinary()),
         sa.Column("sealed_id_token", sa.LargeBinary()),
+        sa.Column("sealed_by", sa.LargeBinary(), comment="which of the provider keys; none if there is nothing sealed"),
         sa.Column(
             "expires_at", sa.BigInteger(), comment="of the access token, seconds since 1970, as the provider says"
         ),
@@ -106,8 +107,13 @@ def create_accounts() -> None:
         sa.PrimaryKeyConstraint("id", name="accounts_pkey"),
         sa.UniqueConstraint("provider", "provider_account_id", name="accounts_provider_key"),
         sa.ForeignKeyConstraint(["user_id"], ["users.id"], name="accounts_user_id_fkey", ondelete="CASCADE"),
+        sa.CheckConstraint(
+            "(sealed_by IS NULL) = (coalesce(sealed_refresh_token, sealed_access_token, sealed_id_token) IS NULL)",
+            name="accounts_sealed_by_check",
+        ),
     )
     op.create_index("accounts_user_id", "accounts", ["user_id", "id"])
+    op.create_index("accounts_sealed_by", "accounts", ["sealed_by"])
     op.create_table(
         "adapter_verification_tokens",
         sa.Column("identifier", sa.Text(collation="C"), nullable=False, comment="most often an e-mail address"),
@@ -121,6 +127,13 @@ def create_accounts() -> None:
         "open_invites",
         sa.Column("token_hash", sa.LargeBinary(), nullable=False, comment="of an invitation's or guest link's secret"),
         sa.Column("expire_at", TIME, nullable=False),
+        sa.Column(
+            "closed",
+            sa.Boolean(),
+            nullable=False,
+            server_default=sa.text("false"),
+            comment="no opening that comes late counts",
+        ),
         sa.PrimaryKeyConstraint("token_hash", name="open_invites_pkey"),
     )
     op.create_index("open_invites_expire_at", "open_invites", ["expire_at"])
@@ -161,8 +174,8 @@ def create_security_events() -> None:
     op.create_table(
         "security_events",
         sa.Column("id", sa.Uuid(), nullable=False),
-        sa.Column("user_id", sa.Uuid(), comment="none for an unknown address, and in a service account's events"),
-        sa.Column("service_account_id", sa.Uuid()),
+        sa.Column("user_id", sa.Uuid(), comment="whose log it is; none for an unknown address"),
+        sa.Column("service_account_id", sa.Uuid(), comment="that did it, or that it was done to"),
         sa.Column("actor_id", sa.Uuid(), comment="who did it, if it was somebody else"),
         sa.Column("kind", sa.Text(), nullable=False, comment="a SecurityEvent.Kind of the contract, in lower case"),
         sa.Column("session_id", sa.Uuid()),
@@ -171,10 +184,15 @@ def create_security_events() -> None:
         sa.Column("created_at", TIME, nullable=False, server_default=CLOCK),
         sa.PrimaryKeyConstraint("id", name="security_events_pkey"),
         sa.ForeignKeyConstraint(["user_id"], ["users.id"], name="security_events_user_id_fkey", ondelete="CASCADE"),
-        sa.CheckConstraint("user_id IS NULL OR service_account_id IS NULL", name="security_events_subject_check"),
     )
     op.create_index("security_events_user_id", "security_events", ["user_id", "id"])
     op.create_index("security_events_created_at", "security_events", ["created_at"])
+    op.create_index(
+        "security_events_actor_id",
+        "security_events",
+        ["actor_id"],
+        postgresql_where=sa.text("actor_id IS NOT NULL"),
+    )
 
 
 def downgrade() -> None:

@@ -1,0 +1,42 @@
+"""System administrators: who they are, and that one is always left."""
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.chassis.errors import PermissionDenied
+from services.identity.errors import LastAdministrator
+
+FIND = text("""
+    SELECT id FROM users WHERE id = :user_id AND administrator_since IS NOT NULL AND disabled_at IS NULL
+""")
+# In the order of their ids, so that two who lock them do not wait for each other.
+LOCK = text("""
+    SELECT id FROM users
+    WHERE administrator_since IS NOT NULL
+        AND EXISTS (SELECT FROM users target WHERE target.id = :user_id AND target.administrator_since IS NOT NULL)
+    ORDER BY id FOR NO KEY UPDATE OF users
+""")
+IS_LAST = text("""
+    SELECT administrator_since IS NOT NULL AND disabled_at IS NULL AND NOT EXISTS (
+        SELECT FROM users others
+        WHERE others.administrator_since IS NOT NULL AND others.disabled_at IS NULL AND others.id <> users.id
+    )
+    FROM users WHERE id = :user_id
+""")
+
+
+async def require_administrator(tx: AsyncConnection, *, user_id: str) -> None:
+    """PERMISSION_DENIED if somebody is no system administrator. To be asked before anything is looked up."""
+    if (await tx.execute(FIND, {"user_id": user_id})).one_or_none() is None:
+        raise PermissionDenied
+
+
+async def lock(tx: AsyncConnection, *, user_id: str) -> None:
+    """If this is one, makes others wait who would lower the number of administrators. The first lock to be taken."""
+    await tx.execute(LOCK, {"user_id": user_id})
+
+
+async def require_another(tx: AsyncConnection, *, user_id: str) -> None:
+    """LAST_ADMINISTRATOR if there would be none without this one. True only with the lock held."""
+    if await tx.scalar(IS_LAST, {"user_id": user_id}):
+        raise LastAdministrator
