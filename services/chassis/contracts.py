@@ -3,7 +3,7 @@
 import importlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 import guildhall
@@ -36,7 +36,11 @@ class Rpc:
 
     def lets_in(self, caller: access_pb2.Caller.ValueType) -> bool:
         """Whether this kind of caller is on the RPC's list."""
-        return caller in self.access.callers
+        return caller in self._callers
+
+    @cached_property
+    def _callers(self) -> frozenset[access_pb2.Caller.ValueType]:
+        return frozenset(self.access.callers)
 
 
 @cache
