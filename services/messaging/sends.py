@@ -143,7 +143,7 @@ WRITE = text(f"""
         SELECT c.id, c.workspace_id, c.visibility, c.last_seq, c.last_event_seq FROM conversations c
         WHERE c.id = ANY(CAST(:locked_ids AS uuid[]))
     ), {SEEN}, existing AS MATERIALIZED (
-        SELECT s.place, m.id, m.seq, m.event_seq, m.sender_member_id, m.created_at, m.text = s.text AS same
+        SELECT s.place, m.id, m.seq, m.event_seq, m.sender_member_id, m.created_at, m.text
         FROM seen s JOIN messages m ON m.conversation_id = s.conversation_id
             AND m.sender_user_id = s.user_id AND m.client_message_id = s.client_message_id
         WHERE s.allowed
@@ -151,12 +151,21 @@ WRITE = text(f"""
         SELECT * FROM seen i
         WHERE allowed AND {IN_TIME} AND NOT EXISTS (SELECT FROM existing e WHERE e.place = i.place)
     ), {STORE}
-    SELECT {RESULT}, e.same, CAST(e.id AS text) AS existing_id, e.seq AS existing_seq,
+    SELECT {RESULT}, e.text AS existing_text, CAST(e.id AS text) AS existing_id, e.seq AS existing_seq,
         e.event_seq AS existing_event_seq, CAST(e.sender_member_id AS text) AS existing_member_id,
         e.created_at AS existing_created_at
     {JOINED} LEFT JOIN existing e ON e.place = i.place
     ORDER BY i.place
 """)
+
+class OtherText(IdempotencyMismatch):
+    """The key stands for `stored`, whose text is `text`."""
+
+    def __init__(self, stored: Stored, text: str) -> None:
+        super().__init__()
+        self.stored = stored
+        self.text_stored = text
+
 
 Outcome = Stored | Fault | object
 """Stored, why not, or SKIPPED."""
@@ -194,8 +203,10 @@ def distinct(sends: Collection[Send]) -> tuple[list[Send], dict[tuple[str, str, 
 
 def repeated(send: Send, first: Send, outcome: Outcome) -> Outcome:
     """What becomes of a repetition within a batch."""
+    if isinstance(outcome, OtherText) and send.text == outcome.text_stored:
+        return outcome.stored
     if isinstance(outcome, Stored) and send.text != first.text:
-        return IdempotencyMismatch()
+        return OtherText(outcome, first.text)
     return outcome
 
 
@@ -237,8 +248,7 @@ def _outcome(send: Send, message_id: str, row: Row[Any]) -> Outcome:
         return NotFound()
     if not send.allowed:
         return PermissionDenied()
-    if not row.same:
-        return IdempotencyMismatch()
-    return Stored(
+    stored = Stored(
         row.existing_id, row.existing_seq, row.existing_event_seq, row.existing_member_id, row.existing_created_at
     )
+    return stored if row.existing_text == send.text else OtherText(stored, row.existing_text)
