@@ -1,5 +1,6 @@
 """Calls to other services: one channel per peer, mutual TLS, a deadline on every call."""
 
+import asyncio
 import json
 from collections.abc import Awaitable
 from typing import Protocol, TypeVar
@@ -7,7 +8,7 @@ from typing import Protocol, TypeVar
 import grpc
 
 from services.chassis.call import CURRENT
-from services.chassis.coalesce import FLUSH_SECONDS
+from services.chassis.coalesce import FLUSH_SECONDS, is_cancelled
 from services.chassis.errors import DeadlineExceeded, PeerUnavailable
 from services.chassis.settings import ServeSettings
 from services.chassis.tls import channel_credentials
@@ -104,3 +105,8 @@ async def ask(
         if error.code() in UNANSWERED:
             raise PeerUnavailable from error
         raise
+    except asyncio.CancelledError as error:
+        if is_cancelled():
+            raise
+        # Not the caller, but the call: its channel was closed.
+        raise PeerUnavailable from error

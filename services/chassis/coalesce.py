@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
-from services.chassis.errors import DeadlineExceeded, Overloaded
+from services.chassis.errors import DeadlineExceeded, Overloaded, PeerUnavailable
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -24,8 +24,8 @@ class Coalescer(Generic[Item, Result]):
     """One queue with one flush in flight; the next batch gathers meanwhile, and there is no linger at rest.
 
     `flush(items, timeout_seconds)` returns one result for each item, in order; an exception among them fails only its
-    own item. What it raises fails the whole batch. `on_expired` is told of an item that ran out of time while it
-    waited, before anything behind it is flushed.
+    own item. What it raises fails the whole batch, and no other. `on_expired` is told of an item that ran out of time
+    while it waited, before anything behind it is flushed.
     """
 
     def __init__(
@@ -104,9 +104,12 @@ class Coalescer(Generic[Item, Result]):
             if len(results) != len(batch):
                 raise RuntimeError(f"a flush of {len(batch)} items gave {len(results)} results")
         except asyncio.CancelledError:
-            for _, _, future in batch:
-                future.cancel()
-            raise
+            if is_cancelled():
+                for _, _, future in batch:
+                    future.cancel()
+                raise
+            # Not this queue, but what the flush waited for, such as an RPC whose channel was closed.
+            results = [PeerUnavailable()] * len(batch)
         except Exception as error:
             results = [error] * len(batch)
         for (_, _, future), result in zip(batch, results, strict=True):
@@ -116,3 +119,9 @@ class Coalescer(Generic[Item, Result]):
                 future.set_exception(result)
             else:
                 future.set_result(result)
+
+
+def is_cancelled() -> bool:
+    """Whether somebody cancels the task that runs."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

@@ -41,7 +41,11 @@ class Rpc:
 
     def lets_in(self, caller: access_pb2.Caller.ValueType) -> bool:
         """Whether this kind of caller is on the RPC's list."""
-        return caller in self.access.callers
+        return caller in self._callers
+
+    @cached_property
+    def _callers(self) -> frozenset[access_pb2.Caller.ValueType]:
+        return frozenset(self.access.callers)
 
 
 @cache

@@ -1,6 +1,7 @@
 """A service process: the gRPC server and everything beside it, started and drained in the right order."""
 
 import asyncio
+import gc
 import signal
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any
@@ -136,6 +137,7 @@ class Frame:
         self.ports["health"] = self._health_server.add_insecure_port(settings.health_listen)
         await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
         await self._health_server.start()
+        _collect_rarely()
         log.info("serving", listen=settings.listen)
 
     async def stop(self) -> None:
@@ -169,6 +171,16 @@ class Frame:
         await stopping.wait()
         await self.stop()
         metrics.shutdown()
+
+
+def _collect_rarely() -> None:
+    """Has the garbage collector leave alone what was made at start, and look at the rest less often.
+
+    At Python's default of 700 new objects it took a twentieth of messaging's processor time.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 20)
 
 
 def _report_end(task: asyncio.Task[None]) -> None:

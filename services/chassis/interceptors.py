@@ -85,7 +85,7 @@ class Interceptors:
             return grpc.stream_stream_rpc_method_handler(both, parse, write)
         if rpc.server_streaming:
             stream = self._stream(rpc, cast(Any, handler.unary_stream))
-            return grpc.unary_stream_rpc_method_handler(stream, parse, write)
+            return grpc.unary_stream_rpc_method_handler(stream, parse, _writer(write))
         return grpc.unary_unary_rpc_method_handler(self._one(rpc, cast(Any, handler.unary_unary)), parse, write)
 
     def _one(self, rpc: Rpc, behavior: Callable[[Any, Any], Awaitable[Any]]) -> Callable[[Any, Any], Awaitable[Any]]:
@@ -272,7 +272,9 @@ def validate(request: Any) -> None:
     """MALFORMED_REQUEST for bytes that did not parse; INVALID_REQUEST naming each field that breaks a rule."""
     if isinstance(request, Malformed):
         raise MalformedRequest
-    faults = [(path, "must not contain NUL characters") for path in _nul_paths(request)]
+    # Looked for in the bytes first: that costs a tenth of going through the fields, and nearly always there is none.
+    paths = _nul_paths(request) if b"\0" in request.SerializeToString() else []
+    faults = [(path, "must not contain NUL characters") for path in paths]
     try:
         protovalidate.validate(request)
     except protovalidate.ValidationError as error:
@@ -325,6 +327,17 @@ def _parser(parse: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
     return parse_or_mark
 
 
+def _writer(write: Callable[[Any], bytes] | None) -> Callable[[Any], bytes]:
+    """Lets through what a handler has serialised itself, once for many streams."""
+    if write is None:
+        raise TypeError("a handler without a serialiser")
+
+    def write_or_pass(response: Any) -> bytes:
+        return response if isinstance(response, bytes) else write(response)
+
+    return write_or_pass
+
+
 def _begin(rpc: Rpc, context: grpc.aio.ServicerContext[Any, Any]) -> Call:
     """Reads what the wire says of a call. Only the gateway is believed about who is behind it."""
     authorization = request_id = client_address = user_agent = ""
@@ -337,7 +350,8 @@ def _begin(rpc: Rpc, context: grpc.aio.ServicerContext[Any, Any]) -> Call:
             client_address = str(value)
         elif key == "user-agent":
             user_agent = str(value)
-    peer = peer_name(context.auth_context())
+    # Not auth_context(), which copies the whole certificate for each call.
+    peer = peer_name(context.peer_identity_key(), context.peer_identities())
     remaining = context.time_remaining()
     seconds = DEFAULT_SECONDS if remaining is None else min(remaining, LONGEST_SECONDS)
     return Call(

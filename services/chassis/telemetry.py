@@ -1,5 +1,6 @@
 """One structured log line per call, and Prometheus metrics named as in go-grpc-prometheus."""
 
+import asyncio
 import functools
 import json
 import logging
@@ -32,30 +33,33 @@ ENCODE = json.JSONEncoder(ensure_ascii=False, default=str).encode
 
 
 class CallLog:
-    """The one line of each call. Written straight to stdout: a logger's way there costs more than the line."""
+    """The one line of each call. Written straight to stdout: a logger's way there costs more than the line.
+
+    Calls that end in the same turn of the event loop are written together: unbuffered, each line is a system call.
+    """
 
     def __init__(self, service: str, level: str) -> None:
         self._service = service
         self._wanted = level in ("debug", "info")
+        self._lines: list[str] = []
 
     def write(self, call: Call, *, code: str, reason: str, seconds: float) -> None:
         """Writes who called what, and what came of it; no text that a person wrote."""
         if not self._wanted:
             return
-        line = {
-            "service": self._service,
-            "rpc": call.rpc,
-            "code": code,
-            "reason": reason,
-            "ms": round(seconds * 1000, 2),
-            "request_id": call.request_id,
-            "peer": call.peer,
-            "caller_id": call.caller_id,
-            "event": "call",
-            "level": "info",
-            "time": datetime.now(UTC).isoformat(),
-        }
-        sys.stdout.write(f"{ENCODE(line)}\n")
+        # By hand: only a peer's request id can hold what JSON must escape.
+        self._lines.append(
+            f'{{"service": "{self._service}", "rpc": "{call.rpc}", "code": "{code}", "reason": "{reason}", '
+            f'"ms": {seconds * 1000:.2f}, "request_id": {ENCODE(call.request_id)}, "peer": "{call.peer}", '
+            f'"caller_id": "{call.caller_id}", "event": "call", "level": "info", '
+            f'"time": "{datetime.now(UTC).isoformat()}"}}\n'
+        )
+        if len(self._lines) == 1:
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    def _flush(self) -> None:
+        sys.stdout.write("".join(self._lines))
+        self._lines.clear()
 
 
 class Counters:

@@ -1,12 +1,13 @@
 """Mutual TLS: which service is at the other end, by the DNS name in its certificate."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import grpc
 
 from services.chassis.settings import ServeSettings
 
 NAMES = frozenset({"gateway", "identity", "membership", "guest", "messaging"})
+_ENCODED = {name.encode(): name for name in NAMES}
 
 
 def server_credentials(settings: ServeSettings) -> grpc.ServerCredentials:
@@ -28,7 +29,12 @@ def channel_credentials(settings: ServeSettings) -> grpc.ChannelCredentials:
     )
 
 
-def peer_name(auth_context: Mapping[str, Iterable[bytes]]) -> str:
-    """The service named in the caller's certificate, or an empty string if it names none or several."""
-    names = {name.decode(errors="replace") for name in auth_context.get("x509_subject_alternative_name", ())} & NAMES
-    return names.pop() if len(names) == 1 else ""
+def peer_name(property_name: str | None, identities: Iterable[bytes] | None) -> str:
+    """The service named in the caller's certificate, or an empty string if it names none or several.
+
+    Takes what gRPC calls the peer's identity; of a certificate without alternative names it would take the common name.
+    """
+    if property_name != "x509_subject_alternative_name":
+        return ""
+    names = _ENCODED.keys() & set(identities or ())
+    return _ENCODED[names.pop()] if len(names) == 1 else ""

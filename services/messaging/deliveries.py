@@ -4,11 +4,9 @@ from bisect import bisect_right
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from guildhall.messaging.v1 import event_service_pb2 as pb
-
 from services.messaging import events
 from services.messaging.events import Asked, Reading, Sights
-from services.messaging.streams import FRAME_BYTES, Frame, Stream, frame
+from services.messaging.streams import FRAME_BYTES, Frame, Stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +117,7 @@ def _portion(reading: Reading, position: int) -> Portion | None:
 def _frames(portions: Iterable[Portion]) -> list[Frame]:
     """The portions in as few frames as their size allows."""
     made: list[Frame] = []
-    waiting: list[pb.Event] = []
+    waiting: list[bytes] = []
     positions: dict[str, int] = {}
     size = 0
     for portion in portions:
@@ -127,13 +125,12 @@ def _frames(portions: Iterable[Portion]) -> list[Frame]:
         if portion.reset_to is not None:
             waiting.append(events.reset(key, portion.reset_to))
             positions[key] = portion.reset_to
-        following = zip(portion.reading.events[portion.start :], portion.reading.sizes[portion.start :], strict=True)
-        for event, event_size in following:
-            if waiting and size + event_size > FRAME_BYTES:
-                made.append(frame(waiting, positions, size))
+        for event in portion.reading.events[portion.start :]:
+            if waiting and size + len(event.entry) > FRAME_BYTES:
+                made.append(Frame(b"".join(waiting), positions))
                 waiting, positions, size = [], {}, 0
-            waiting.append(event)
+            waiting.append(event.entry)
             positions[key] = event.event_seq
-            size += event_size
-    made.append(frame(waiting, positions, size))
+            size += len(event.entry)
+    made.append(Frame(b"".join(waiting), positions))
     return made

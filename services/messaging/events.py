@@ -76,6 +76,14 @@ class Asked:
     revision: int
 
 
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A numbered event as an EventBatch holds it, serialised once for all who get it."""
+
+    event_seq: int
+    entry: bytes
+
+
 @dataclass(slots=True)
 class Reading:
     """What one conversation had to tell."""
@@ -88,9 +96,7 @@ class Reading:
     """True if somebody had seen more than there is: the database was restored to an older state."""
     member_ids: frozenset[str] | None
     """Those who take part; None where the revision is the one that was known."""
-    events: list[pb.Event] = field(default_factory=list)
-    sizes: list[int] = field(default_factory=list)
-    """Of the events, in bytes."""
+    events: list[Written] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,9 +141,7 @@ async def read(tx: AsyncConnection, *, asked: Sequence[Asked]) -> tuple[list[Rea
         if reading is None:
             reading = readings[row.conversation_id] = _reading(row, highest[row.conversation_id])
         if row.message_id is not None:
-            event = _message_created(row)
-            reading.events.append(event)
-            reading.sizes.append(event.ByteSize())
+            reading.events.append(Written(row.event_seq, _entry(_message_created(row))))
     more = bool(rows) and (len(rows) == MOST_EVENTS or rows[-1].bytes >= MOST_BYTES)
     return list(readings.values()), more
 
@@ -165,22 +169,31 @@ async def read_sights(
     return sights
 
 
-def gained(conversation_id: str, position: int) -> pb.Event:
-    """The caller now sees the conversation."""
+def gained(conversation_id: str, position: int) -> bytes:
+    """The caller now sees the conversation. As an EventBatch holds it, like the two below."""
     place = pb.Position(conversation_id=conversation_id, event_seq=position)
-    return pb.Event(conversation_id=conversation_id, conversation_gained=place)
+    return _entry(pb.Event(conversation_id=conversation_id, conversation_gained=place))
 
 
-def lost(conversation_id: str) -> pb.Event:
+def lost(conversation_id: str) -> bytes:
     """The caller no longer sees the conversation."""
-    return pb.Event(conversation_id=conversation_id, conversation_lost=pb.ConversationLost())
+    return _entry(pb.Event(conversation_id=conversation_id, conversation_lost=pb.ConversationLost()))
 
 
-def reset(conversation_id: str, position: int) -> pb.Event:
+def reset(conversation_id: str, position: int) -> bytes:
     """What lies between the caller's position and this one cannot be given any more."""
-    return pb.Event(
-        conversation_id=conversation_id, reset=pb.Position(conversation_id=conversation_id, event_seq=position)
-    )
+    place = pb.Position(conversation_id=conversation_id, event_seq=position)
+    return _entry(pb.Event(conversation_id=conversation_id, reset=place))
+
+
+def response(entries: bytes) -> bytes:
+    """A SubscribeResponse of events that are serialised already, one behind the other: its tag, their length, they."""
+    length, header = len(entries), bytearray([pb.SubscribeResponse.EVENTS_FIELD_NUMBER << 3 | 2])
+    while length > 0x7F:
+        header.append(length & 0x7F | 0x80)
+        length >>= 7
+    header.append(length)
+    return bytes(header) + entries
 
 
 def positions(places: Mapping[str, int]) -> list[pb.Position]:
@@ -202,6 +215,11 @@ def _reading(row: Row[Any], highest: int) -> Reading:
 def _message_created(row: Row[Any]) -> pb.Event:
     message = wire.message(row, workspace_id=row.workspace_id, conversation_id=row.conversation_id)
     return pb.Event(conversation_id=row.conversation_id, event_seq=row.event_seq, message_created=message)
+
+
+def _entry(event: pb.Event) -> bytes:
+    """The elements of a repeated field stand one behind the other, so that entries may be joined."""
+    return pb.EventBatch(events=[event]).SerializeToString()
 
 
 def _seen(row: Row[Any]) -> Seen:

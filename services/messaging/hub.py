@@ -78,8 +78,8 @@ class Hub:
 
     async def subscribe(
         self, call: Call, *, workspace_id: str, resume: Mapping[str, int]
-    ) -> AsyncGenerator[pb.SubscribeResponse, None]:
-        """The frames of one stream, from Opened to StreamEnd. NOT_FOUND, TOO_MANY_STREAMS."""
+    ) -> AsyncGenerator[pb.SubscribeResponse | bytes, None]:
+        """The frames of one stream, from Opened to StreamEnd, events serialised. NOT_FOUND, TOO_MANY_STREAMS."""
         if self._draining:
             raise Overloaded("This server is going away; come back.")
         if self._places[call.user_id] >= MOST_STREAMS_OF_USER:
@@ -124,7 +124,7 @@ class Hub:
             raise NotFound
         return stream, opened
 
-    async def _frames(self, stream: Stream) -> AsyncIterator[pb.SubscribeResponse]:
+    async def _frames(self, stream: Stream) -> AsyncIterator[pb.SubscribeResponse | bytes]:
         clock = time.monotonic()
         # Not all at the same age, or all would come back at the same moment.
         age_at = clock + AGE_SECONDS * random.uniform(0.8, 1.2)
@@ -149,7 +149,7 @@ class Hub:
                 response = pb.SubscribeResponse(heartbeat=pb.Heartbeat())
             beat_at = time.monotonic() + HEARTBEAT_SECONDS
             yield response
-            if response.HasField("end"):
+            if not isinstance(response, bytes) and response.HasField("end"):
                 return
 
     async def _catch_up(self, stream: Stream) -> bool:

@@ -200,10 +200,8 @@ class EventService(events_rpc.EventServiceServicer):
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
 
-    async def Subscribe(
-        self, request: events_pb.SubscribeRequest, context: Any
-    ) -> AsyncGenerator[events_pb.SubscribeResponse, None]:
-        """The hub delivers; this only writes."""
+    async def Subscribe(self, request: events_pb.SubscribeRequest, context: Any) -> AsyncGenerator[Any, None]:
+        """The hub delivers; this only writes: messages, or bytes of them that were serialised once for all."""
         resume = {_id(position.conversation_id): position.event_seq for position in request.positions}
         subscription = self._hub.subscribe(current_call(), workspace_id=_id(request.workspace_id), resume=resume)
         async with contextlib.aclosing(subscription) as responses:

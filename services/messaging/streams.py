@@ -33,12 +33,12 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """A response that waits to be written; equal ones are shared by streams."""
+    """Events that wait to be written; equal ones are shared by streams."""
 
-    response: pb.SubscribeResponse
+    entries: bytes
+    """As in an EventBatch."""
     positions: Mapping[str, int]
     """Where the client stands once it has been written; LOST for a conversation that it no longer sees."""
-    size: int
 
 
 class Stream:
@@ -92,7 +92,7 @@ class Stream:
             self.places[item.conversation_id] = Place(position, item.revision)
         self._written = {key: place.position for key, place in self.places.items()}
         if followers:
-            self.give(frame(followers, {}))
+            self.give(Frame(b"".join(followers), {}))
         return pb.SubscribeResponse(opened=pb.Opened(positions=events.positions(self._written)))
 
     def sees(self, reading: Reading) -> bool:
@@ -111,12 +111,12 @@ class Stream:
         is_young = self._opened_at is not None and seen.created_at > self._opened_at
         position = 0 if is_young else seen.head
         self.places[seen.conversation_id] = Place(position, seen.revision)
-        self.give(frame([events.gained(seen.conversation_id, position)], {seen.conversation_id: position}))
+        self.give(Frame(events.gained(seen.conversation_id, position), {seen.conversation_id: position}))
 
     def lose(self, conversation_id: str) -> None:
         """Gives up a place."""
         if self.places.pop(conversation_id, None) is not None:
-            self.give(frame([events.lost(conversation_id)], {conversation_id: LOST}))
+            self.give(Frame(events.lost(conversation_id), {conversation_id: LOST}))
 
     def leave(self) -> None:
         """Has it catch up by itself from now on."""
@@ -127,11 +127,11 @@ class Stream:
         """Has a frame written. A reader with too much waiting is cut, never waited for."""
         if self.ended:
             return
-        if len(self._waiting) >= MOST_FRAMES or self._waiting_bytes + given.size > MOST_BYTES:
+        if len(self._waiting) >= MOST_FRAMES or self._waiting_bytes + len(given.entries) > MOST_BYTES:
             self.end(pb.STREAM_END_REASON_SLOW)
             return
         self._waiting.append(given)
-        self._waiting_bytes += given.size
+        self._waiting_bytes += len(given.entries)
         self._wake.set()
 
     def end(self, reason: pb.StreamEndReason.ValueType) -> None:
@@ -154,37 +154,25 @@ class Stream:
         except TimeoutError:
             pass
 
-    def next(self) -> pb.SubscribeResponse | None:
-        """What to write now; several frames that wait travel as one."""
+    def next(self) -> pb.SubscribeResponse | bytes | None:
+        """What to write now, events already serialised; several frames that wait travel as one."""
         if self._end is not None:
             return self._end
         if not self._waiting:
             return None
-        first = self._pop()
-        if not self._waiting:
-            return first.response
-        # A copy: the frame's own response may be shared with other streams.
-        response = pb.SubscribeResponse()
-        response.CopyFrom(first.response)
-        size = first.size
-        while self._waiting and size + self._waiting[0].size <= FRAME_BYTES:
-            following = self._pop()
-            response.events.events.MergeFrom(following.response.events.events)
-            size += following.size
-        return response
+        taken = [self._pop().entries]
+        size = len(taken[0])
+        while self._waiting and size + len(self._waiting[0].entries) <= FRAME_BYTES:
+            taken.append(self._pop().entries)
+            size += len(taken[-1])
+        return events.response(b"".join(taken))
 
     def _pop(self) -> Frame:
         taken = self._waiting.popleft()
-        self._waiting_bytes -= taken.size
+        self._waiting_bytes -= len(taken.entries)
         for key, position in taken.positions.items():
             if position == LOST:
                 self._written.pop(key, None)
             else:
                 self._written[key] = position
         return taken
-
-
-def frame(followers: Sequence[pb.Event], positions: Mapping[str, int], size: int = 0) -> Frame:
-    """Events as a frame; `size` in bytes, if it is known."""
-    response = pb.SubscribeResponse(events=pb.EventBatch(events=followers))
-    return Frame(response, positions, size or response.ByteSize())

@@ -1,7 +1,10 @@
 """Rows as the messages of the protos."""
 
+import functools
+from datetime import datetime
 from typing import Any
 
+from google.protobuf.timestamp_pb2 import Timestamp
 from guildhall.messaging.v1 import conversation_service_pb2 as conversations_pb
 from guildhall.messaging.v1 import message_service_pb2 as messages_pb
 from sqlalchemy import Row
@@ -59,7 +62,7 @@ def sent(send: Send, stored: Stored) -> messages_pb.Message:
         client_message_id=send.client_message_id,
         text=send.text,
     )
-    found.create_time.FromDatetime(stored.created_at)
+    found.create_time.CopyFrom(_timestamp(stored.created_at))
     return found
 
 
@@ -69,5 +72,13 @@ def receipt(client_message_id: str, stored: Stored) -> messages_pb.PublishResult
     result.receipt.message_id = stored.message_id
     result.receipt.seq = stored.seq
     result.receipt.event_seq = stored.event_seq
-    result.receipt.create_time.FromDatetime(stored.created_at)
+    result.receipt.create_time.CopyFrom(_timestamp(stored.created_at))
     return result
+
+
+# All messages of a batch have the same time.
+@functools.lru_cache(maxsize=16)
+def _timestamp(moment: datetime) -> Timestamp:
+    found = Timestamp()
+    found.FromDatetime(moment)
+    return found

@@ -9,6 +9,7 @@ import functools
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+from guildhall.messaging.v1 import event_service_pb2 as events_pb
 from guildhall.messaging.v1 import message_service_pb2 as pb
 
 from services.chassis.call import CURRENT
@@ -18,6 +19,7 @@ from services.messaging.access import Access
 from services.messaging.guards import Guard
 from services.messaging.hub import Hub
 from services.messaging.servicer import MessageService
+from tests.faults import decided_at_send
 from tests.faults.explorer import Schedule, explore
 from tests.faults.small_world import CONVERSATION, WORKSPACE, World, WorldDatabase, WorldGuests, WorldMembership
 
@@ -29,7 +31,7 @@ Run = tuple[list[str], tuple[bool, list[str]]]
 class Model:
     """messaging in a small world: its hub, and whatever reaches the reader."""
 
-    def __init__(self, world: World, *, membership: Any = None) -> None:
+    def __init__(self, world: World, *, membership: Any = None, hub_class: type[Hub] = Hub) -> None:
         self.world = world
         self.got: list[str] = []
         database: Any = WorldDatabase(world)
@@ -38,7 +40,7 @@ class Model:
         guests: Any = WorldGuests(world)
         self.access = Access(asked, guests)
         self.guard = Guard(check_sessions=self._all_alive, membership=asked, guests=guests)
-        self.hub = Hub(self.database, access=self.access, guard=self.guard)
+        self.hub = hub_class(self.database, access=self.access, guard=self.guard)
 
     async def _all_alive(self, session_ids: Sequence[str], _timeout_seconds: float) -> Sequence[bool]:
         return [True] * len(session_ids)
@@ -47,7 +49,8 @@ class Model:
         """The reader's stream, from before the first message."""
         try:
             async for frame in self.hub.subscribe(self.world.call(), workspace_id=WORKSPACE, resume={CONVERSATION: 0}):
-                self.got += [event.message_created.text for event in frame.events.events if event.event_seq]
+                response = events_pb.SubscribeResponse.FromString(frame) if isinstance(frame, bytes) else frame
+                self.got += [event.message_created.text for event in response.events.events if event.event_seq]
         except Fault:
             pass  # refused: nothing was shown
 
@@ -101,6 +104,8 @@ async def acknowledged_too_early(world: World) -> None:
 
 async def send(model: Model) -> None:
     """Somebody else's message: committed, and some time after that the wake-up."""
+    if isinstance(model.hub, decided_at_send.Hub):
+        await model.hub.decide(CONVERSATION)
     await model.world.schedule.turn("send commits")
     model.world.write("a message")
     await model.world.schedule.turn("send wakes")
@@ -138,12 +143,17 @@ async def run_stream(
     polls: bool = False,
     watches: bool = False,
     remembers: bool = False,
+    decides_at_send: bool = False,
     **facts: bool,
 ) -> tuple[bool, list[str]]:
     """One run with a stream that is open already, or opens meanwhile. Returns whether the message was written after the
     acknowledged loss, and what the reader got."""
     world = World(Beginning() if opens_first else schedule, **facts)
-    model = Model(world, membership=Remembering(world) if remembers else None)
+    model = Model(
+        world,
+        membership=Remembering(world) if remembers else None,
+        hub_class=decided_at_send.Hub if decides_at_send else Hub,
+    )
     tasks = [asyncio.create_task(model.hub.run()), asyncio.create_task(model.follow())]
     if opens_first:
         await world.schedule.run()

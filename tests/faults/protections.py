@@ -48,6 +48,15 @@ def _remembered(ask: Callable[..., Any]) -> Callable[..., Any]:
     return remembered
 
 
+def _without_decision_at_delivery() -> None:
+    """Who gets a message is decided when it is sent."""
+    instead = importlib.import_module("tests.faults.decided_at_send")
+    for name in ("Hub", "Outgoing"):
+        module = importlib.import_module(f"services.messaging.{name.lower()}")
+        getattr(module, name)
+        setattr(module, name, getattr(instead, name))
+
+
 def _without_side_lane() -> None:
     """A batch waits for every row that it locks. Where no statement skips locked rows there is no side lane yet."""
     package = importlib.import_module("services.messaging")
@@ -79,5 +88,6 @@ WITHOUT: dict[str, Callable[[], None]] = {
     "dummy_verification": _without_dummy_verification,
     "poll": _without_poll,
     "fresh_access": _without_fresh_access,
+    "decision_at_delivery": _without_decision_at_delivery,
     "side_lane": _without_side_lane,
 }

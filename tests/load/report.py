@@ -59,7 +59,10 @@ def remark(name: str, figure: Figure) -> str:
         return f"{detail['ratios']}, echo ×{detail['echo_ratio']}"
     if name == "S6":
         batches = {key: found for key, found in detail.items() if key.startswith("of_")}
-        return ", ".join(f"{key.replace('_', ' ')}: {delays['p50']} ms" for key, delays in batches.items())
+        parts = [f"{key.replace('_', ' ')}: {delays['p50']} ms" for key, delays in batches.items()]
+        few, many = detail["growth"]["rows"]
+        ratios = ", ".join(f"{name} ×{ratio}" for name, ratio in detail["growth"]["ratios"].items())
+        return f"{', '.join(parts)}; {many:,} rows ÷ {few:,}: {ratios}"
     if name == "S7":
         return f"KiB; up {detail['up_seconds']} s (≤ {detail['up_goal_seconds']} s)"
     if name != "S8":

@@ -71,6 +71,11 @@ async def test_the_explorer_finds_the_leak_of_a_remembered_permission() -> None:
     assert leaks(found) != []
 
 
+async def test_the_explorer_finds_the_leak_of_a_decision_at_the_sending() -> None:
+    found = await explore(lambda schedule: run_stream(schedule, loss=removed, decides_at_send=True), most=MOST)
+    assert 0 < len(leaks(found)) < delivered(found)
+
+
 async def test_the_explorer_finds_the_leak_of_a_loss_acknowledged_too_early() -> None:
     found = await explore(lambda schedule: run_stream(schedule, loss=acknowledged_too_early), most=MOST)
     assert leaks(found) != []

@@ -134,6 +134,17 @@ async def test_a_repetition_within_a_frame_is_one_message_or_a_mismatch(room: Ro
     assert await room.texts(room.admin) == ["same"]
 
 
+async def test_a_repetition_behind_a_mismatch_of_its_key_gets_the_answer_of_the_first_time(room: Room) -> None:
+    key = str(uuid.uuid4())
+    async with publishing(room, room.admin) as publisher:
+        await publisher.write([room.send_request("once", key=key)])
+        first = await publisher.result()
+        await publisher.write([room.send_request(text, key=key) for text in ("other", "once")])
+        results = await publisher.close()
+    assert [reason(result) for result in results[-2:]] == ["IDEMPOTENCY_MISMATCH", ""]
+    assert results[-1].receipt == first.receipt
+
+
 async def test_a_viewer_is_told_per_message_that_they_may_not(room: Room) -> None:
     viewer, _ = await room.member(members.ROLE_VIEWER)
     async with publishing(room, viewer) as publisher:

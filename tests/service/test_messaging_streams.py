@@ -3,7 +3,7 @@
 import asyncio
 import uuid
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import grpc
@@ -136,6 +136,40 @@ async def test_what_is_sent_arrives_live_once_and_in_order_for_everybody(room: R
             await listener.until(lambda heard=listener: len(heard.events) >= 100)
             assert listener.numbers(room.channel_id) == list(range(1, 101))
             assert [e.message_created for e in listener.events] == sorted(sent, key=lambda message: message.seq)
+
+
+async def test_an_event_is_serialised_once_for_all_who_get_it(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    others = [(await room.member())[0] for _ in range(2)]
+    made: list[str] = []
+
+    def counted(message_class: type) -> Callable[[Any], bytes]:
+        serialise = message_class.SerializeToString  # type: ignore[attr-defined]
+
+        def count(message: Any) -> bytes:
+            # A stream's first and last frames are its own.
+            if message_class is pb.EventBatch or message.WhichOneof("frame") == "events":
+                made.append(message_class.__name__)
+            return bytes(serialise(message))
+
+        return count
+
+    for message_class in (pb.EventBatch, pb.SubscribeResponse):
+        monkeypatch.setattr(message_class, "SerializeToString", counted(message_class))
+    async with replica(room) as (_, channel), AsyncExitStack() as stack:
+        listeners = [
+            await stack.enter_async_context(listening(room, person, channel=channel))
+            for person in (room.admin, *others)
+        ]
+        # One after the other, so that each is read by itself and the streams merge nothing.
+        for number in range(3):
+            await room.sent(room.admin, f"{number}")
+            for listener in listeners:
+                await listener.until(lambda heard=listener, n=number: len(heard.events) > n)
+
+    assert [listener.texts(room.channel_id) for listener in listeners] == [["0", "1", "2"]] * 3
+    assert set(made) == {"EventBatch"}
+    # The suite's own messaging has no streams, so that all of these are the replica's.
+    assert len(made) == 3
 
 
 async def test_a_stream_resumes_without_a_hole_and_without_a_double(room: Room) -> None:

@@ -21,6 +21,7 @@ class Silent(rpc.SessionServiceServicer):
 
     def __init__(self) -> None:
         self.given: list[float] = []
+        self.asked = asyncio.Event()
         self.metadata: list[dict[str, Any]] = []
 
     async def CheckSessions(
@@ -28,21 +29,33 @@ class Silent(rpc.SessionServiceServicer):
     ) -> sessions.CheckSessionsResponse:
         self.given.append(context.time_remaining())
         self.metadata.append({str(key): value for key, value in context.invocation_metadata()})
+        self.asked.set()
         if request.session_ids:
             await asyncio.Event().wait()
         return sessions.CheckSessionsResponse()
 
 
 @pytest.fixture
-async def silent() -> AsyncIterator[tuple[Silent, Any]]:
-    """The peer, and a stub to ask it by."""
-    peer, server = Silent(), grpc.aio.server()
+def peer() -> Silent:
+    return Silent()
+
+
+@pytest.fixture
+async def channel(peer: Silent) -> AsyncIterator[grpc.aio.Channel]:
+    """The way to the peer."""
+    server = grpc.aio.server()
     rpc.add_SessionServiceServicer_to_server(peer, server)
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()
     async with grpc.aio.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
-        yield peer, rpc.SessionServiceStub(channel)
+        yield channel
     await server.stop(None)
+
+
+@pytest.fixture
+def silent(peer: Silent, channel: grpc.aio.Channel) -> tuple[Silent, Any]:
+    """The peer, and a stub to ask it by."""
+    return peer, rpc.SessionServiceStub(channel)
 
 
 @pytest.fixture
@@ -53,6 +66,28 @@ def call() -> Call:
 
 
 UNANSWERED = sessions.CheckSessionsRequest(session_ids=["x"])
+
+
+async def test_a_call_whose_channel_is_closed_under_it_says_that_the_peer_is_unavailable(
+    silent: tuple[Silent, Any], channel: grpc.aio.Channel
+) -> None:
+    asking = asyncio.create_task(ask(silent[1].CheckSessions, UNANSWERED, timeout_seconds=60))
+    await silent[0].asked.wait()
+
+    await channel.close()
+
+    with pytest.raises(PeerUnavailable):
+        await asking
+
+
+async def test_a_caller_who_is_cancelled_is_told_nothing_else(silent: tuple[Silent, Any]) -> None:
+    asking = asyncio.create_task(ask(silent[1].CheckSessions, UNANSWERED, timeout_seconds=60))
+    await silent[0].asked.wait()
+
+    asking.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await asking
 
 
 async def test_a_peer_that_does_not_answer_is_unavailable(silent: tuple[Silent, Any]) -> None:

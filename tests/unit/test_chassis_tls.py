@@ -9,22 +9,24 @@ SAN = "x509_subject_alternative_name"
 
 @pytest.mark.parametrize("name", sorted(NAMES))
 def test_the_service_named_in_the_certificate_is_the_peer(name: str) -> None:
-    assert peer_name({SAN: [name.encode(), b"localhost", b"127.0.0.1"]}) == name
+    assert peer_name(SAN, [name.encode(), b"localhost", b"127.0.0.1"]) == name
 
 
 @pytest.mark.parametrize(
-    "context",
+    ("property_name", "identities"),
     [
-        {},
-        {SAN: []},
-        {SAN: [b"localhost", b"127.0.0.1"]},
-        {SAN: [b"identity.example.com"]},
-        {SAN: [b"Identity"]},
-        {SAN: [b"identity", b"guest"]},
-        {SAN: [b"gateway", b"messaging"]},
-        {SAN: [b"\xffidentity"]},
-        {"x509_common_name": [b"identity"]},
+        (None, None),
+        (SAN, []),
+        (SAN, [b"localhost", b"127.0.0.1"]),
+        (SAN, [b"identity.example.com"]),
+        (SAN, [b"Identity"]),
+        (SAN, [b"identity", b"guest"]),
+        (SAN, [b"gateway", b"messaging"]),
+        (SAN, [b"\xffidentity"]),
+        ("x509_common_name", [b"identity"]),
     ],
 )
-def test_a_certificate_that_names_no_service_or_several_names_none(context: dict[str, list[bytes]]) -> None:
-    assert peer_name(context) == ""
+def test_a_certificate_that_names_no_service_or_several_names_none(
+    property_name: str | None, identities: list[bytes] | None
+) -> None:
+    assert peer_name(property_name, identities) == ""

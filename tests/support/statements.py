@@ -1,0 +1,44 @@
+"""Which statements the services of this process send while a test does something, and on behalf of which call."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Engine, event
+
+from services.chassis.call import CURRENT
+
+
+@dataclass(frozen=True)
+class Statement:
+    """One statement. `rpc` and `request_id` are of the call that it was sent for; empty in a batch, or for nobody."""
+
+    service: str
+    rpc: str
+    request_id: str
+    text: str
+    parameters: Any
+    at: float
+    """On time.monotonic()'s clock, just before it was sent."""
+
+
+@contextmanager
+def statements_sent() -> Iterator[list[Statement]]:
+    """The statements sent from now on, in their order."""
+    sent: list[Statement] = []
+
+    def note(
+        connection: Connection, _cursor: object, statement: str, parameters: object, _context: object, _many: bool
+    ) -> None:
+        call = CURRENT.get(None)
+        rpc, request_id = (call.rpc.rpartition("/")[2], call.request_id) if call else ("", "")
+        service = connection.engine.url.username or ""
+        sent.append(Statement(service, rpc, request_id, statement, parameters, time.monotonic()))
+
+    event.listen(Engine, "before_cursor_execute", note)
+    try:
+        yield sent
+    finally:
+        event.remove(Engine, "before_cursor_execute", note)
