@@ -41,7 +41,7 @@ def environment(
         variables["GUILDHALL_PROVIDER_KEYS_FILE"] = str(secrets.provider_keys_file(layout.secrets))
     if service in _SENDS_MAIL:
         variables["GUILDHALL_MAIL_DIR"] = str(layout.mail)
-    return variables
+    return {**settings.of_services, **variables}
 
 
 def migrations(settings: Settings, *, postgres: Postgres, valkey: Valkey) -> list[Program]:

@@ -7,13 +7,24 @@ import re
 import stat
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 SERVICES = ("identity", "membership", "guest", "messaging")
 HOST = "127.0.0.1"
 MAX_REPLICAS = 9  # replica r listens 100 * r higher, and the next offset begins at 1 000
 _MAX_OFFSET = 49_000  # the highest port of the stack, 15 974, must stay under 65 536
+_OF_SERVICES = (
+    "GUILDHALL_MAIL_DELIVERY",
+    "GUILDHALL_MAIL_FROM",
+    "GUILDHALL_MAIL_TEMPLATES_DIR",
+    "GUILDHALL_MAIL_WEBHOOK_",
+    "GUILDHALL_MAILS_PER_",
+    "GUILDHALL_SIGN_UP",
+    "GUILDHALL_SIGNING_KEY_DELAY_SECONDS",
+    "GUILDHALL_SMTP_",
+    "GUILDHALL_WORKSPACE_CREATION",
+)
 _LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -139,6 +150,8 @@ class Settings:
     ports: Ports
     replicas: int
     log_level: str
+    of_services: Mapping[str, str] = field(default_factory=dict)
+    """What was set for the services themselves, and is handed on to them as it is."""
 
     @property
     def public_url(self) -> str:
@@ -172,7 +185,13 @@ def load(environment: Mapping[str, str], *, replicas: int = 1) -> Settings:
         problems.append(f"--replicas must be from 1 to {MAX_REPLICAS}, not {replicas}")
     if problems:
         raise SettingsError(problems)
-    return Settings(layout=Layout(Path(folder).resolve()), ports=Ports(offset), replicas=replicas, log_level=level)
+    return Settings(
+        layout=Layout(Path(folder).resolve()),
+        ports=Ports(offset),
+        replicas=replicas,
+        log_level=level,
+        of_services={name: value for name, value in environment.items() if name.startswith(_OF_SERVICES)},
+    )
 
 
 def _with_parents(folder: Path) -> list[Path]:

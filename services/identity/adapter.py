@@ -15,7 +15,7 @@ from services.chassis import emails
 from services.chassis.call import current_call
 from services.chassis.errors import InvalidRequest, NotFound
 from services.chassis.secret import token_hash
-from services.identity import security
+from services.identity import security, users
 from services.identity.errors import EmailTaken
 
 CREATE_USER = text("""
@@ -26,7 +26,8 @@ CREATE_USER = text("""
 """)
 FIND_USER = text("SELECT id, email, name, email_verified_at, image_url FROM users WHERE id = :user_id")
 FIND_USER_BY_EMAIL = text("""
-    SELECT id, email, name, email_verified_at, image_url FROM users WHERE normalized_email = :normalized_email
+    SELECT id, email, name, email_verified_at, image_url FROM users
+    WHERE normalized_email = :normalized_email AND NOT is_claim
 """)
 FIND_USER_BY_ACCOUNT = text("""
     SELECT users.id, email, name, email_verified_at, image_url FROM accounts JOIN users ON users.id = user_id
@@ -99,14 +100,16 @@ async def create_user(
     tx: AsyncConnection, *, email: str, name: str, image_url: str, verified_at: datetime | None
 ) -> Row[Any]:
     """A new user. Errors: EMAIL_TAKEN, INVALID_REQUEST."""
+    normalized_email = emails.normalize(email)
     row = {
         "id": str(uuid_utils.uuid7()),
         "email": email.strip(),
-        "normalized_email": emails.normalize(email),
+        "normalized_email": normalized_email,
         "name": name,
         "image_url": image_url,
         "email_verified_at": verified_at,
     }
+    await users.drop_claim(tx, normalized_email=normalized_email)
     user = (await tx.execute(CREATE_USER, row)).one_or_none()
     if user is None:
         raise EmailTaken
@@ -144,23 +147,26 @@ async def update_user(
     verified_at: datetime | None,
 ) -> Row[Any]:
     """Sets what is not None, and the time of verification if it is to be set. Errors: NOT_FOUND, EMAIL_TAKEN."""
+    normalized_email = None if email is None else emails.normalize(email)
     row = {
         "user_id": user_id,
         "name": name,
         "image_url": image_url,
         "email": None if email is None else email.strip(),
-        "normalized_email": None if email is None else emails.normalize(email),
+        "normalized_email": normalized_email,
         "sets_verified": sets_verified,
         "email_verified_at": verified_at,
     }
     before = (await tx.execute(LOCK_USER, {"user_id": user_id})).one_or_none()
     if before is None:
         raise NotFound
+    if normalized_email is not None:
+        await users.drop_claim(tx, normalized_email=normalized_email)
     try:
         user = (await tx.execute(UPDATE_USER, row)).one()
     except exc.IntegrityError as error:
         raise EmailTaken from error
-    if row["normalized_email"] not in (None, before.normalized_email):
+    if normalized_email not in (None, before.normalized_email):
         await tx.execute(DROP_MAILED_TOKENS, {"user_id": user_id})
         await _record(tx, "email_changed", user_id=user_id)
     if before.email_verified_at is None and user.email_verified_at is not None:

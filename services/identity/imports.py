@@ -7,6 +7,7 @@ import uuid_utils
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from services.identity import users
 from services.identity.errors import EmailTaken
 from services.identity.profiles import COLUMNS
 
@@ -34,7 +35,10 @@ async def add(
     email_verified_at: datetime | None,
     password_hash: str | None,
 ) -> Row[Any]:
-    """A new user, as the other system knew them. EMAIL_TAKEN if there is one of that address, verified or not."""
+    """A new user, as the other system knew them. EMAIL_TAKEN if there is one of that address, verified or not.
+
+    Somebody who has only signed up with it, and not proven it, gives way.
+    """
     row = {
         "id": str(uuid_utils.uuid7()),
         "email": email,
@@ -44,6 +48,7 @@ async def add(
         "email_verified_at": email_verified_at,
         "password_hash": password_hash,
     }
+    await users.drop_claim(tx, normalized_email=normalized_email)
     user = (await tx.execute(ADD, row)).one_or_none()
     if user is None:
         raise EmailTaken

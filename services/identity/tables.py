@@ -39,8 +39,16 @@ users = Table(
     Column("image_url", Text, nullable=False, server_default=""),
     Column("administrator_since", DateTime(timezone=True), comment="a system administrator from then on"),
     Column("revision", BigInteger, nullable=False, server_default=text("1"), comment="etag"),
+    Column(
+        "is_claim",
+        Boolean,
+        nullable=False,
+        server_default=text("false"),
+        comment="signed up and never proven: nobody yet, as far as back ends can see",
+    ),
     PrimaryKeyConstraint("id", name="users_pkey"),
     UniqueConstraint("normalized_email", name="users_normalized_email_key"),
+    Index("users_claims", "updated_at", postgresql_where=text("is_claim")),
     Index("users_administrators", "id", postgresql_where=text("administrator_since IS NOT NULL")),
 )
 

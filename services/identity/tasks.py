@@ -15,7 +15,7 @@ from services.chassis.mail import Mailer, made_at
 from services.chassis.secret import SecretKey
 from services.chassis.settings import WorkerSettings
 from services.chassis.worker import Work
-from services.identity import accounts, adapter, invites, security, sessions, verification
+from services.identity import accounts, adapter, invites, security, sessions, users, verification
 from services.identity.seals import Seals
 
 log = structlog.get_logger()
@@ -101,6 +101,8 @@ class Mails:
 async def forget(database: Database) -> None:
     """Deletes, a batch at a time, tokens that are good for nothing and what is long over."""
     while await database.transaction(verification.forget):
+        pass
+    while await database.transaction(users.forget_claims):
         pass
     while await database.transaction(sessions.forget):
         pass

@@ -19,10 +19,11 @@ from services.identity.profiles import COLUMNS
 PROVING = ("verify_email", "change_email")
 EMAIL_SIGN_IN = ("email_sign_in",)
 
-# The empty update locks a known user and returns it, so that known and unknown take the same statements.
+# The update locks a known user and returns it, so that known and unknown take the same statements.
 ADD = text("""
-    INSERT INTO users (id, email, normalized_email, name) VALUES (:id, :email, :normalized_email, '')
-    ON CONFLICT (normalized_email) DO UPDATE SET updated_at = users.updated_at
+    INSERT INTO users (id, email, normalized_email, name, is_claim) VALUES (:id, :email, :normalized_email, '', true)
+    ON CONFLICT (normalized_email) DO UPDATE
+    SET updated_at = CASE WHEN users.is_claim THEN statement_timestamp() ELSE users.updated_at END
     RETURNING id, email_verified_at IS NOT NULL AS is_verified, disabled_at IS NOT NULL AS is_disabled
 """)
 # Locked, so that nobody deletes the user before the token's row refers to it.
@@ -33,18 +34,21 @@ FIND = text("""
 VERIFY = text(f"""
     UPDATE users
     SET email_verified_at = statement_timestamp(), updated_at = statement_timestamp(), revision = revision + 1,
-        password_hash = :password_hash, name = coalesce(:name, name)
+        is_claim = false, password_hash = :password_hash, name = coalesce(:name, name)
     WHERE id = :id
     RETURNING {COLUMNS}
 """)
 DROP_ACCOUNTS = text("DELETE FROM accounts WHERE user_id = :user_id")
 # Somebody who signed up and never came back to prove it: nothing hangs on such a user but their tokens.
 DROP_CLAIM = text("""
-    DELETE FROM users
-    WHERE normalized_email = :normalized_email AND id <> :id
-        AND email_verified_at IS NULL AND password_hash IS NULL AND disabled_at IS NULL AND administrator_since IS NULL
-        AND NOT EXISTS (SELECT FROM sessions WHERE user_id = users.id)
-        AND NOT EXISTS (SELECT FROM accounts WHERE user_id = users.id)
+    DELETE FROM users WHERE normalized_email = :normalized_email AND is_claim AND disabled_at IS NULL
+""")
+FORGET_CLAIMS = text("""
+    DELETE FROM users WHERE id IN (
+        SELECT id FROM users
+        WHERE is_claim AND disabled_at IS NULL AND updated_at <= statement_timestamp() - interval '7 days'
+        LIMIT 1000 FOR UPDATE SKIP LOCKED
+    )
 """)
 TAKE_ADDRESS = text(f"""
     UPDATE users
@@ -132,6 +136,16 @@ async def prove(tx: AsyncConnection, user: Row[Any], *, password_hash: str | Non
     return proven
 
 
+async def drop_claim(tx: AsyncConnection, *, normalized_email: str) -> None:
+    """Makes an address free that somebody has signed up with and not proven: whoever can prove it comes first."""
+    await tx.execute(DROP_CLAIM, {"normalized_email": normalized_email})
+
+
+async def forget_claims(tx: AsyncConnection) -> int:
+    """Deletes sign-ups that nobody came back to for a week; says how many."""
+    return (await tx.execute(FORGET_CLAIMS)).rowcount
+
+
 async def _take_address(tx: AsyncConnection, used: Row[Any]) -> Row[Any]:
     """Makes a new address the user's; the old one is told. TOKEN_INVALID if somebody else has it by now."""
     row = {
@@ -139,7 +153,7 @@ async def _take_address(tx: AsyncConnection, used: Row[Any]) -> Row[Any]:
         "email": used.pending_email,
         "normalized_email": emails.normalize(used.pending_email),
     }
-    await tx.execute(DROP_CLAIM, row)
+    await drop_claim(tx, normalized_email=row["normalized_email"])
     try:
         user = (await tx.execute(TAKE_ADDRESS, row)).one_or_none()
     except exc.IntegrityError as error:

@@ -43,6 +43,7 @@ def peer_user(row: Row[Any]) -> user_service_pb2.User:
     """A user as other services see them: with the form of the address that they compare by."""
     message = _identified(row)
     message.normalized_email = row.normalized_email
+    message.system_admin = row.is_administrator
     return message
 
 

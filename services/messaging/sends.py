@@ -158,6 +158,7 @@ WRITE = text(f"""
     ORDER BY i.place
 """)
 
+
 class OtherText(IdempotencyMismatch):
     """The key stands for `stored`, whose text is `text`."""
 

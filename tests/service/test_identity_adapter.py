@@ -82,6 +82,20 @@ async def test_an_address_has_one_user(suite: Suite, app: App) -> None:
     assert (await app("GetUserByEmail", email=person.email)).user.id == person.user_id
 
 
+async def test_who_signed_up_with_anothers_address_and_never_proved_it_is_nobody(suite: Suite, app: App) -> None:
+    address = new_address()
+    stub: auth_rpc.AuthServiceAsyncStub = suite.stub(auth_rpc.AuthServiceStub)
+    await stub.SignUp(auth.SignUpRequest(email=address, password=PASSWORD, name="Squatter"), timeout=10)
+    token = await suite.mailed_token(address)
+    assert or_none(await app("GetUserByEmail", email=address), "user") is None
+
+    made = await app.user(email=address)
+
+    assert (await app("GetUserByEmail", email=address)).user == made
+    refusal = await refused(stub.VerifyEmail(auth.VerifyEmailRequest(token=token), timeout=10))
+    assert refusal.reason == "TOKEN_INVALID"
+
+
 async def test_of_many_who_create_one_address_at_once_one_wins(app: App) -> None:
     address = new_address()
     outcomes = await asyncio.gather(*(app("CreateUser", email=address) for _ in range(8)), return_exceptions=True)

@@ -102,3 +102,14 @@ async def test_sessions_are_forgotten_a_month_after_their_end(suite: Suite, days
     for table, column in (("sessions", "id"), ("session_tokens", "session_id")):
         query = f"SELECT count(*) FROM {table} WHERE {column} = %s"
         assert execute(suite, query, person.session_id) == [(int(is_kept),)]
+
+
+@pytest.mark.parametrize(("age", "is_kept"), [("6 days 23 hours", True), ("7 days 1 second", False)])
+async def test_a_sign_up_that_nobody_came_back_to_is_forgotten_after_a_week(
+    suite: Suite, auth: Any, age: str, is_kept: bool
+) -> None:
+    address, _ = await signed_up(suite, auth)
+    aged = "UPDATE users SET updated_at = statement_timestamp() - CAST(%s AS interval) WHERE email = %s"
+    execute(suite, aged, age, address)
+    await forget(suite.frames["identity"].database)
+    assert bool(execute(suite, "SELECT id FROM users WHERE email = %s", address)) is is_kept

@@ -20,6 +20,10 @@ LAST_OFFSET = 15_000
 """Above it, ports would lie in Linux's ephemeral range."""
 
 
+REFUSED_BY_BROWSERS = {10080}
+"""Ports that fetch does not call, in Node as little as in a browser (Fetch Standard, "bad port")."""
+
+
 def free_settings(folder: Path, *, replicas: int = 1, log_level: str = "error") -> settings.Settings:
     """Settings for a stack in `folder`, on ports that nobody has."""
     for offset in range(FIRST_OFFSET, LAST_OFFSET, 1000):
@@ -29,6 +33,8 @@ def free_settings(folder: Path, *, replicas: int = 1, log_level: str = "error") 
             "GUILDHALL_LOG_LEVEL": log_level,
         }
         found = settings.load(environment, replicas=replicas)
+        if found.ports.gateway in REFUSED_BY_BROWSERS:
+            continue
         if _reserve(offset) and not suite.taken_ports(found):
             return found
     raise RuntimeError("no free range of ports")

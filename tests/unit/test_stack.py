@@ -68,6 +68,18 @@ def test_an_offset_that_is_no_multiple_of_1000_in_range_is_refused(offset: str) 
         load({"GUILDHALL_PORT_OFFSET": offset})
 
 
+def test_what_is_set_for_the_services_is_handed_on_and_the_stacks_own_is_not(tmp_path: Path) -> None:
+    given = {
+        "GUILDHALL_DATA_DIR": str(tmp_path),
+        "GUILDHALL_SIGN_UP": "invited",
+        "GUILDHALL_SMTP_HOST": "mail.example.com",
+        "GUILDHALL_MAIL_DIR": "/elsewhere",
+        "GUILDHALL_DATABASE_URL": "postgresql://elsewhere/",
+    }
+    settings = load(given)
+    assert settings.of_services == {"GUILDHALL_SIGN_UP": "invited", "GUILDHALL_SMTP_HOST": "mail.example.com"}
+
+
 def test_no_two_listeners_of_two_stacks_share_a_port() -> None:
     seen: set[int] = set()
     for offset in range(0, 50_000, 1000):

@@ -18,6 +18,18 @@ def upgrade() -> None:
     op.add_column("users", sa.Column("image_url", sa.Text(), nullable=False, server_default=""))
     op.add_column("users", sa.Column("administrator_since", TIME, comment="a system administrator from then on"))
     op.add_column("users", sa.Column("revision", sa.BigInteger(), nullable=False, server_default="1", comment="etag"))
+    op.add_column(
+        "users",
+        sa.Column(
+            "is_claim",
+            sa.Boolean(),
+            nullable=False,
+            server_default=sa.text("false"),
+            comment="signed up and never proven: nobody yet, as far as back ends can see",
+        ),
+    )
+    op.execute("UPDATE users SET is_claim = true WHERE email_verified_at IS NULL AND password_hash IS NULL")
+    op.create_index("users_claims", "users", ["updated_at"], postgresql_where=sa.text("is_claim"))
     op.create_index(
         "users_administrators", "users", ["id"], postgresql_where=sa.text("administrator_since IS NOT NULL")
     )
@@ -217,7 +229,8 @@ def downgrade() -> None:
     op.drop_column("sessions", "from_adapter")
     op.drop_column("sessions", "last_used_at")
     op.drop_index("users_administrators", "users")
-    for column in ("revision", "administrator_since", "image_url"):
+    op.drop_index("users_claims", "users")
+    for column in ("is_claim", "revision", "administrator_since", "image_url"):
         op.drop_column("users", column)
 
 
