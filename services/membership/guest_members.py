@@ -1,6 +1,7 @@
 """Guests' memberships: pending while guest decides on the redemption, in force once it is confirmed (semantics 35).
 
 They hold the role `member`, which says nothing while they are guests: capabilities.OF_GUESTS holds for every guest.
+What guest tells may come late: a workspace that was deleted meanwhile, or a member who is gone, is left alone.
 """
 
 from typing import Any
@@ -11,59 +12,133 @@ from sqlalchemy import Row, exc, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.chassis.errors import InvalidRequest, NotFound
-from services.membership import members
+from services.membership import activities, handles, joining, members, removals, revisions, workspaces
+from services.membership.activities import Activity, Origin
+from services.membership.revisions import raise_access_revision
 
-# A new redemption takes a pending member over: the old one, once abandoned, finds nothing to take away.
-ADD = text("""
-    INSERT INTO members (id, workspace_id, user_id, role, kind, state, redemption_id)
-    SELECT CAST(:id AS uuid), w.id, CAST(:user_id AS uuid), 'member', 'guest', 'pending', CAST(:redemption_id AS uuid)
-    FROM workspaces w WHERE w.id = :workspace_id
-    ON CONFLICT (workspace_id, user_id) DO UPDATE SET redemption_id = excluded.redemption_id
-    WHERE members.state = 'pending'
-    RETURNING id, workspace_id, user_id, role, kind, state, joined_at
+STAY_OF = text(f"""
+    SELECT {members.COLUMNS} FROM members m WHERE m.workspace_id = :workspace_id AND m.user_id = :user_id
 """)
-CONFIRM = text("""
-    UPDATE members SET state = 'active', joined_at = statement_timestamp()
-    WHERE workspace_id = :workspace_id AND id = :member_id AND state = 'pending'
-    RETURNING id, workspace_id, user_id, role, kind, state, joined_at
+# A new redemption takes a pending member over: the old one, once abandoned, finds nothing to take away.
+ADD = text(f"""
+    INSERT INTO members AS m (id, workspace_id, user_id, role, kind, state, redemption_id)
+    VALUES (:id, :workspace_id, :user_id, 'member', 'guest', 'pending', :redemption_id)
+    ON CONFLICT (workspace_id, user_id) DO UPDATE SET redemption_id = excluded.redemption_id
+    WHERE m.state = 'pending'
+    RETURNING {members.COLUMNS}
+""")
+CONFIRM = text(f"""
+    UPDATE members m SET state = 'active', joined_at = statement_timestamp()
+    WHERE m.workspace_id = :workspace_id AND m.id = :member_id AND m.state = 'pending'
+    RETURNING {members.COLUMNS}
 """)
 ABANDON = text("""
     DELETE FROM members
     WHERE workspace_id = :workspace_id AND redemption_id = :redemption_id AND state = 'pending'
 """)
+PROMOTE = text(f"""
+    UPDATE members m SET kind = 'full', role = :role, redemption_id = NULL, version = m.version + 1,
+        updated_at = statement_timestamp()
+    WHERE m.workspace_id = :workspace_id AND m.id = :member_id AND m.kind = 'guest' AND m.state = 'active'
+    RETURNING {members.COLUMNS}
+""")
 
 
-async def add(tx: AsyncConnection, *, workspace_id: str, user_id: str, redemption_id: str) -> Row[Any]:
-    """A pending member, or the membership that the person has already. Errors: NotFound; InvalidRequest."""
-    row = {
-        "id": str(uuid_utils.uuid7()),
-        "workspace_id": workspace_id,
-        "user_id": user_id,
-        "redemption_id": redemption_id,
-    }
+async def add(
+    tx: AsyncConnection, *, workspace_id: str, user_id: str, redemption_id: str, normalized_email: str
+) -> Row[Any]:
+    """A pending member, or the membership that the person has already.
+
+    Errors: NotFound, Banned, LimitReached; InvalidRequest for another person's redemption.
+    """
+    await workspaces.lock(tx, workspace_id)
+    person = {"workspace_id": workspace_id, "user_id": user_id}
+    stay = (await tx.execute(STAY_OF, person)).one_or_none()
+    if stay is not None and stay.state == "suspended":
+        raise NotFound
+    if stay is not None and stay.state == "active":
+        return stay
+    may_join = joining.require_may_join if stay is None else joining.require_not_banned
+    await may_join(tx, **person, normalized_email=normalized_email)
+    row = {**person, "id": str(uuid_utils.uuid7()), "redemption_id": redemption_id}
     try:
-        added = (await tx.execute(ADD, row)).one_or_none()
+        return (await tx.execute(ADD, row)).one()
     except exc.IntegrityError as error:
         raise InvalidRequest(fields=[("redemption_id", "is another person's redemption")]) from error
-    found = added or await members.find_active(tx, workspace_id=workspace_id, user_id=user_id)
-    if found is None:
-        raise NotFound
-    return found
 
 
-async def confirm(tx: AsyncConnection, *, workspace_id: str, member_id: str) -> Row[Any] | None:
-    """The member, in force from now on or already; None if the pending member was taken away."""
+async def confirm(tx: AsyncConnection, *, workspace_id: str, member_id: str) -> Row[Any]:
+    """The member, in force from now on or already. Errors: NotFound if the pending member was taken away."""
+    await workspaces.lock(tx, workspace_id)
     named = {"workspace_id": workspace_id, "member_id": member_id}
     confirmed = (await tx.execute(CONFIRM, named)).one_or_none()
-    return confirmed or (await tx.execute(members.ACTIVE_BY_ID, named)).one_or_none()
+    if confirmed is None:
+        present = (await tx.execute(members.ACTIVE_BY_ID, named)).one_or_none()
+        if present is None:
+            raise NotFound
+        return present
+    person = str(confirmed.user_id)
+    joined = Activity("member.joined", "member", target_user_id=person, metadata={"way": "guest"})
+    # Their own doing, though guest is who says so: an event, where the call was lost.
+    await activities.record(tx, workspace_id, [joined], origin=Origin(person))
+    return confirmed
+
+
+async def remove(tx: AsyncConnection, *, workspace_id: str, member_id: str, origin: Origin) -> int:
+    """Ends a guest's membership; who is gone, pending or a full member is left alone. Returns the access revision."""
+    try:
+        await workspaces.lock(tx, workspace_id)
+    except NotFound:
+        return await _revision(tx, workspace_id)
+    guest = (await tx.execute(members.BY_ID, {"workspace_id": workspace_id, "member_id": member_id})).one_or_none()
+    if guest is None or guest.kind != "guest":
+        return await _revision(tx, workspace_id)
+    followed = await removals.end_stay(tx, guest)
+    removed = Activity("member.removed", "member", target_user_id=str(guest.user_id))
+    await activities.record(tx, workspace_id, [removed, *followed], origin=origin)
+    return await raise_access_revision(tx, workspace_id, "guest_removed")
+
+
+async def promote(
+    tx: AsyncConnection, *, workspace_id: str, member_id: str, role: str, origin: Origin
+) -> tuple[Row[Any], int]:
+    """Makes a guest a full member, with the handle they had last; returns the access revision too.
+
+    Who is a full member already stays as they are. Errors: NotFound.
+    """
+    await workspaces.lock(tx, workspace_id)
+    named = {"workspace_id": workspace_id, "member_id": member_id}
+    promoted = (await tx.execute(PROMOTE, {**named, "role": role})).one_or_none()
+    if promoted is not None:
+        await handles.give_back(tx, promoted)
+    present = (await tx.execute(members.ACTIVE_BY_ID, named)).one_or_none()
+    if present is None:
+        raise NotFound
+    if promoted is None:
+        return present, await _revision(tx, workspace_id)
+    told = {"before": {"kind": "guest"}, "after": {"kind": "full", "role": role}}
+    done = Activity("member.promoted", "member", target_user_id=str(present.user_id), metadata=told)
+    await activities.record(tx, workspace_id, [done], origin=origin)
+    return present, await raise_access_revision(tx, workspace_id, "guest_promoted")
+
+
+async def _revision(tx: AsyncConnection, workspace_id: str) -> int:
+    return (await revisions.access_revisions(tx, [workspace_id]))[0]
 
 
 async def apply_redeemed(tx: AsyncConnection, payload: events.GuestRedeemed) -> None:
     """The net below ConfirmGuestMember. A member who is gone by now was removed after the redemption."""
-    await confirm(tx, workspace_id=payload.workspace_id, member_id=payload.member_id)
+    try:
+        await confirm(tx, workspace_id=payload.workspace_id, member_id=payload.member_id)
+    except NotFound:
+        return
 
 
 async def apply_abandoned(tx: AsyncConnection, payload: events.GuestRedemptionAbandoned) -> None:
     """Takes the pending member away; whoever is in force by another way stays."""
+    try:
+        await workspaces.lock(tx, payload.workspace_id)
+    except NotFound:
+        return
     named = {"workspace_id": payload.workspace_id, "redemption_id": payload.redemption_id}
     await tx.execute(ABANDON, named)

@@ -22,12 +22,21 @@ class Identity:
 
     async def presenter(self, user_id: str) -> tuple[Presenter, str]:
         """A caller with their verified address, and their name. Errors: PeerUnavailable; SessionEnded if deleted."""
-        found = await self._ask([user_id])
-        if not found:
+        found = await self.find(user_id)
+        if found is None:
             raise SessionEnded
-        user = found[0]
-        verified = user.normalized_email if user.HasField("email_verify_time") else None
-        return Presenter(user_id, verified or None), user.name
+        return found
+
+    async def find(self, user_id: str) -> tuple[Presenter, str] | None:
+        """Anybody with their verified address, and their name; None if nobody has the id. Errors: PeerUnavailable."""
+        for user in await self._ask([user_id]):
+            verified = user.normalized_email if user.HasField("email_verify_time") else None
+            return Presenter(user_id, verified or None), user.name
+        return None
+
+    async def is_administrator(self, user_id: str) -> bool:
+        """Whether somebody is a system administrator. Errors: PeerUnavailable."""
+        return any(user.system_admin for user in await self._ask([user_id]))
 
     async def _ask(self, user_ids: Iterable[str]) -> list[user_service_pb2.User]:
         distinct = list(dict.fromkeys(user_ids))

@@ -1,59 +1,62 @@
 """Removals: how somebody's stay in a workspace ends (semantics 11, 12, 36)."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from guildhall.events.v1 import event_sink_pb2 as events
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.chassis.errors import NotFound, PermissionDenied
 from services.chassis.outbox import emit
-from services.membership import invitations, members
-from services.membership.capabilities import may_act_on
-from services.membership.errors import LastAdmin
+from services.membership import activities, continuity, handles, invitations, members, openings
+from services.membership.activities import Activity
 from services.membership.revisions import raise_access_revision
 
-COUNT_OTHER_ADMINS = text("""
-    SELECT count(*) FROM members
-    WHERE workspace_id = :workspace_id AND role = 'admin' AND kind = 'full' AND state = 'active' AND id <> :member_id
-""")
 DELETE = text("DELETE FROM members WHERE workspace_id = :workspace_id AND id = :member_id")
 
 
-async def remove(tx: AsyncConnection, actor: Row[Any], *, member_id: str) -> None:
-    """Ends a membership, and with it the invitations they sent. The workspace is locked, `actor` may remove members.
+async def remove(tx: AsyncConnection, actor: Row[Any], *, member_id: str, reason: str = "") -> None:
+    """Ends somebody else's stay, a suspended one too. The workspace is locked, `actor` may remove members.
 
-    Errors: NotFound; PermissionDenied for oneself or somebody of higher rank; LastAdmin.
+    Errors: NotFound; RankTooLow for oneself or somebody of higher rank; LastAdmin.
     """
-    workspace_id = str(actor.workspace_id)
+    target = await members.find_target(tx, actor, member_id=member_id)
+    await _end(tx, target, "member.removed", "member_removed", reason=reason)
+
+
+async def leave(tx: AsyncConnection, member: Row[Any]) -> None:
+    """Ends one's own membership. The workspace is locked. Errors: LastAdmin."""
+    await _end(tx, member, "member.left", "member_left")
+
+
+async def _end(tx: AsyncConnection, member: Row[Any], action: str, cause: str, *, reason: str = "") -> None:
+    await continuity.require_another_admin(tx, member)
+    followed = await end_stay(tx, member)
+    workspace_id = str(member.workspace_id)
+    ended = Activity(action, "member", target_user_id=str(member.user_id), reason=reason)
+    await activities.record(tx, workspace_id, [ended, *followed])
+    await raise_access_revision(tx, workspace_id, cause)
+
+
+async def end_stay(tx: AsyncConnection, member: Row[Any]) -> list[Activity]:
+    """What every end of a stay does. The workspace is locked.
+
+    Left to the caller, once for the whole action: asking for another admin, or finding one; the activity, with those
+    returned here; the access revision.
+    """
+    workspace_id, member_id = str(member.workspace_id), str(member.id)
     named = {"workspace_id": workspace_id, "member_id": member_id}
-    target = (await tx.execute(members.ACTIVE_BY_ID, named)).one_or_none()
-    if target is None:
-        raise NotFound
-    if target.id == actor.id:
-        raise PermissionDenied("You cannot remove yourself.")
-    if not may_act_on(actor, target):
-        raise PermissionDenied
-    await require_another_admin(tx, target)
-    await end_stay(tx, target)
-
-
-async def end_stay(tx: AsyncConnection, target: Row[Any]) -> None:
-    """Takes a member away, with the invitations that they sent, and has it told. The workspace is locked."""
-    workspace_id = str(target.workspace_id)
-    await invitations.revoke_of_inviter(tx, workspace_id=workspace_id, member_id=str(target.id))
-    await tx.execute(DELETE, {"workspace_id": workspace_id, "member_id": target.id})
-    ended = events.MemberRemoved(workspace_id=workspace_id, member_id=str(target.id), user_id=str(target.user_id))
+    await handles.release(tx, workspace_id=workspace_id, member_id=member_id)
+    passed = await continuity.pass_on_groups(tx, workspace_id, member_id=member_id)
+    revoked = await invitations.revoke_of_inviter(tx, workspace_id=workspace_id, member_id=member_id)
+    # After the invitations: what is left are codes, whose reference to their creator goes with the member.
+    await openings.close_of_member(tx, workspace_id=workspace_id, member_id=member_id)
+    await tx.execute(DELETE, named)
+    ended = events.MemberRemoved(workspace_id=workspace_id, member_id=member_id, user_id=str(member.user_id))
     await emit(tx, ["guest", "messaging"], events.Event(member_removed=ended))
-    await raise_access_revision(tx, workspace_id)
+    return [*passed, *invitations_revoked(revoked)]
 
 
-async def require_another_admin(tx: AsyncConnection, target: Row[Any]) -> None:
-    """LastAdmin if nobody could run the workspace without this member. The count is true only with the lock held.
-
-    Whoever removes somebody else is an admin who stays; the count does not rely on it, for the paths that share it.
-    """
-    if target.role != "admin":
-        return
-    if not await tx.scalar(COUNT_OTHER_ADMINS, {"workspace_id": target.workspace_id, "member_id": target.id}):
-        raise LastAdmin
+def invitations_revoked(ids: Sequence[str]) -> list[Activity]:
+    """What the log says of invitations that ended with somebody's stay, or with a ban."""
+    return [Activity("invitation.revoked", "invitation", each) for each in ids]

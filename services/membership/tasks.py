@@ -1,12 +1,13 @@
-"""What the worker does: the mail of an invitation."""
+"""What the worker does: the mail of an invitation, and forgetting what is past its time."""
 
 from typing import Any
 
 from sqlalchemy import Row
 
+from services.chassis.database import Database
 from services.chassis.mail import Mailer
 from services.chassis.worker import Work, Worker
-from services.membership import invitations
+from services.membership import handles, invitations
 
 
 def invitation_mailer(worker: Worker) -> Work:
@@ -20,7 +21,7 @@ def invitation_mailer(worker: Worker) -> Work:
         row = await worker.database.read(find)
         if row is None:
             return
-        token = invitations.token_of(worker.secret, str(row.id))
+        token = invitations.token_of(worker.secret, str(row.id), row.rotation)
         parameters = {
             "workspace_name": row.workspace_name,
             "link": f"{worker.settings.public_url.rstrip('/')}/invitations/accept?token={token}",
@@ -30,3 +31,11 @@ def invitation_mailer(worker: Worker) -> Work:
         await mailer.send("invitation", to=row.email, row_id=row_id, parameters=parameters)
 
     return mail_invitation
+
+
+async def forget(database: Database) -> None:
+    """Forgets, a batch at a time, what is past its time: invitations' addresses, and tombstones of handles."""
+    while await database.transaction(invitations.forget_addresses):
+        pass
+    while await database.transaction(handles.forget_old):
+        pass

@@ -1,27 +1,36 @@
 """Rows as messages."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from guildhall.membership.v1 import access_service_pb2 as access
-from guildhall.membership.v1 import invitation_service_pb2 as invitations
 from guildhall.membership.v1 import member_service_pb2 as members
 from guildhall.membership.v1 import workspace_service_pb2 as workspaces
 from sqlalchemy import Row
 
-from services.membership.capabilities import allows
+from services.chassis.errors import InvalidRequest
+from services.membership import verdicts
 
 ROLES = {"viewer": members.ROLE_VIEWER, "member": members.ROLE_MEMBER, "admin": members.ROLE_ADMIN}
 ROLE_NAMES = {number: name for name, number in ROLES.items()}
 KINDS = {"full": members.MEMBER_KIND_FULL, "guest": members.MEMBER_KIND_GUEST}
-STATES = {"pending": members.MEMBER_STATE_PENDING, "active": members.MEMBER_STATE_ACTIVE}
+STATES = {
+    "pending": members.MEMBER_STATE_PENDING,
+    "active": members.MEMBER_STATE_ACTIVE,
+    "suspended": members.MEMBER_STATE_SUSPENDED,
+}
 
 
 def workspace(row: Row[Any]) -> workspaces.Workspace:
     """A workspace; its etag is the number of changes it has had."""
     return workspaces.Workspace(
-        workspace_id=str(row.id), name=row.name, etag=str(row.version), create_time=_timestamp(row.created_at)
+        workspace_id=str(row.id),
+        name=row.name,
+        etag=str(row.version),
+        create_time=timestamp(row.created_at),
+        update_time=timestamp(row.updated_at),
+        archive_time=timestamp(row.archived_at) if row.archived_at else None,
     )
 
 
@@ -35,31 +44,44 @@ def member(row: Row[Any], *, name: str = "") -> members.Member:
         role=ROLES[row.role],
         kind=KINDS[row.kind],
         state=STATES[row.state],
-        join_time=_timestamp(row.joined_at) if row.joined_at else None,
+        join_time=timestamp(row.joined_at) if row.joined_at else None,
+        handle=row.handle or "",
+        title=row.title,
+        etag=str(row.version),
+        inviter_member_id=str(row.inviter_member_id or ""),
+        invitation_id=str(row.invitation_id or ""),
+        group_invite_id=str(row.group_invite_id or ""),
+        suspend_time=timestamp(row.suspended_at) if row.suspended_at else None,
+        update_time=timestamp(row.updated_at),
     )
 
 
-def invitation(row: Row[Any]) -> invitations.Invitation:
-    """An invitation, without its token: that goes by mail only."""
-    return invitations.Invitation(
-        invitation_id=str(row.id),
+def ban(row: Row[Any], *, name: str = "") -> members.MemberBan:
+    """A ban, of a person or of an address."""
+    return members.MemberBan(
+        ban_id=str(row.id),
         workspace_id=str(row.workspace_id),
-        email=row.email,
-        role=ROLES[row.role],
-        inviter_member_id=str(row.inviter_member_id),
-        expire_time=_timestamp(row.expire_at),
-        create_time=_timestamp(row.created_at),
+        user_id=str(row.user_id or ""),
+        user_name=name,
+        email=row.email or "",
+        reason=row.reason,
+        banned_by_member_id=str(row.banned_by_member_id or ""),
+        ban_time=timestamp(row.created_at),
+        expire_time=timestamp(row.expire_at) if row.expire_at else None,
+        was_member=row.was_member,
     )
 
 
-def verdict(row: Row[Any], capability: str) -> access.AccessVerdict:
+def verdict(row: Row[Any], capability: str, *, tells_suspension: bool = False) -> access.AccessVerdict:
     """The answer to a question, from where its subject stands. Of who is no member it says nothing."""
-    if row.member_id is None:
-        return access.AccessVerdict(reason=access.ACCESS_REASON_NOT_A_MEMBER, access_revision=row.access_revision)
-    allowed = allows(row, capability)
+    reason = verdicts.reason_of(row, capability)
+    if reason == access.ACCESS_REASON_SUSPENDED and not tells_suspension:
+        reason = access.ACCESS_REASON_NOT_A_MEMBER
+    if reason == access.ACCESS_REASON_NOT_A_MEMBER:
+        return access.AccessVerdict(reason=reason, access_revision=row.access_revision)
     return access.AccessVerdict(
-        allowed=allowed,
-        reason=access.ACCESS_REASON_ROLE if allowed else access.ACCESS_REASON_ROLE_LACKS_CAPABILITY,
+        allowed=reason in verdicts.ALLOWING,
+        reason=reason,
         member_id=str(row.member_id),
         user_id=str(row.user_id),
         role=ROLES[row.role],
@@ -68,7 +90,16 @@ def verdict(row: Row[Any], capability: str) -> access.AccessVerdict:
     )
 
 
-def _timestamp(moment: datetime) -> Timestamp:
+def timestamp(moment: datetime) -> Timestamp:
+    """The database's time as the wire takes it."""
     stamp = Timestamp()
     stamp.FromDatetime(moment)
     return stamp
+
+
+def read_time(wired: Timestamp, *, field: str) -> datetime:
+    """The wire's time as the database takes it. InvalidRequest if it is outside the years 1 to 9999."""
+    try:
+        return wired.ToDatetime(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        raise InvalidRequest(fields=[(field, "must be a time of the years 1 to 9999")]) from None

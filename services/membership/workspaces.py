@@ -1,30 +1,61 @@
-"""Workspaces: made together with their head and their first admin."""
+"""Workspaces: made together with their head and their first admin, and how they end."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import uuid_utils
+from guildhall.events.v1 import event_sink_pb2 as events
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-INSERT = text("""
-    WITH made AS (
-        INSERT INTO workspaces (id, name, created_by) VALUES (:id, :name, :created_by)
-        RETURNING id, name, version, created_at
-    ), head AS (
-        INSERT INTO workspace_heads (workspace_id) SELECT id FROM made
-    )
-    SELECT id, name, version, created_at FROM made
-""")
-GET = text("SELECT id, name, version, created_at FROM workspaces WHERE id = :id")
+from services.chassis.errors import EtagMismatch, NotFound
+from services.chassis.outbox import emit, enqueue
+from services.membership import activities
+from services.membership.activities import Activity
+from services.membership.revisions import raise_access_revision
 
-LOCK = text("SELECT id FROM workspaces WHERE id = :workspace_id FOR NO KEY UPDATE")
+COLUMNS = "w.id, w.name, w.version, w.created_at, w.updated_at, w.archived_at"
+
+INSERT = text(f"""
+    WITH w AS (
+        INSERT INTO workspaces (id, name, created_by) VALUES (:id, :name, :created_by) RETURNING *
+    ), head AS (
+        INSERT INTO workspace_heads (workspace_id) SELECT id FROM w
+    )
+    SELECT {COLUMNS} FROM w
+""")
+GET = text(f"SELECT {COLUMNS} FROM workspaces w WHERE w.id = :id AND w.deleted_at IS NULL")
+LIST = text(f"""
+    SELECT {COLUMNS} FROM members m JOIN workspaces w ON w.id = m.workspace_id AND w.deleted_at IS NULL
+    WHERE m.user_id = :user_id AND m.state = 'active' AND m.workspace_id > CAST(:after AS uuid)
+    ORDER BY m.workspace_id LIMIT :size
+""")
+LIST_ARCHIVED = text(f"""
+    SELECT {COLUMNS} FROM workspaces w
+    WHERE w.archived_at IS NOT NULL AND w.deleted_at IS NULL AND w.id > CAST(:after AS uuid)
+    ORDER BY w.id LIMIT :size
+""")
+RENAME = text(f"""
+    UPDATE workspaces w SET name = :name, version = w.version + 1, updated_at = statement_timestamp()
+    WHERE w.id = :id RETURNING {COLUMNS}
+""")
+# The row stays: its id is never used again, and the activity chain hangs on it.
+DELETE = text("""
+    UPDATE workspaces SET name = 'deleted', created_by = NULL, archived_at = NULL, version = version + 1,
+        deleted_at = statement_timestamp(), updated_at = statement_timestamp()
+    WHERE id = :id
+""")
+
+LOCK = text("SELECT id FROM workspaces WHERE id = :workspace_id AND deleted_at IS NULL FOR NO KEY UPDATE")
 LOCK_FOR_MEMBER = text("""
     SELECT w.id FROM workspaces w
-    WHERE w.id = :workspace_id AND EXISTS (
+    WHERE w.id = :workspace_id AND w.deleted_at IS NULL AND EXISTS (
         SELECT FROM members m WHERE m.workspace_id = w.id AND m.user_id = :user_id AND m.state = 'active'
     )
     FOR NO KEY UPDATE OF w
 """)
+FIRST = "00000000-0000-0000-0000-000000000000"
+PURGE = "workspace.purge"
 
 
 async def create(tx: AsyncConnection, *, name: str, created_by: str) -> Row[Any]:
@@ -34,13 +65,55 @@ async def create(tx: AsyncConnection, *, name: str, created_by: str) -> Row[Any]
 
 
 async def get(tx: AsyncConnection, workspace_id: str) -> Row[Any]:
-    """A workspace that is known to exist."""
-    return (await tx.execute(GET, {"id": workspace_id})).one()
+    """A workspace. Errors: NotFound."""
+    found = (await tx.execute(GET, {"id": workspace_id})).one_or_none()
+    if found is None:
+        raise NotFound
+    return found
+
+
+async def list_page(tx: AsyncConnection, *, user_id: str, after: str | None, size: int) -> Sequence[Row[Any]]:
+    """The workspaces that somebody is a member of, after a workspace id."""
+    page = {"user_id": user_id, "after": after or FIRST, "size": size}
+    return (await tx.execute(LIST, page)).all()
+
+
+async def list_archived(tx: AsyncConnection, *, after: str | None, size: int) -> Sequence[Row[Any]]:
+    """The workspaces that nobody was left to run, after a workspace id."""
+    return (await tx.execute(LIST_ARCHIVED, {"after": after or FIRST, "size": size})).all()
+
+
+async def rename(tx: AsyncConnection, workspace_id: str, *, name: str, etag: str) -> Row[Any]:
+    """Changes the name. The workspace is locked. Errors: EtagMismatch."""
+    before = await get(tx, workspace_id)
+    require_etag(before, etag)
+    renamed = (await tx.execute(RENAME, {"id": workspace_id, "name": name})).one()
+    names = {"before": {"name": before.name}, "after": {"name": renamed.name}}
+    await activities.record(
+        tx, workspace_id, [Activity("workspace.updated", "workspace", workspace_id, metadata=names)]
+    )
+    return renamed
+
+
+async def delete(tx: AsyncConnection, workspace_id: str, *, etag: str) -> None:
+    """Ends a workspace for everybody, at once; what it held goes later. It is locked. Errors: EtagMismatch."""
+    before = await get(tx, workspace_id)
+    require_etag(before, etag)
+    await tx.execute(DELETE, {"id": workspace_id})
+    ended = events.Event(workspace_deleted=events.WorkspaceDeleted(workspace_id=workspace_id))
+    await emit(tx, ["guest", "messaging"], ended)
+    await enqueue(tx, PURGE, workspace_id)
+    await activities.record(tx, workspace_id, [Activity("workspace.deleted", "workspace", workspace_id)])
+    await raise_access_revision(tx, workspace_id, "workspace_deleted")
 
 
 async def lock(tx: AsyncConnection, workspace_id: str) -> None:
-    """Takes the first lock of every change of who belongs to a workspace, or of what they may do there."""
-    await tx.execute(LOCK, {"workspace_id": workspace_id})
+    """Takes the first lock of every change of who belongs to a workspace, or of what they may do there.
+
+    Errors: NotFound, for a workspace that does not exist or was deleted.
+    """
+    if (await tx.execute(LOCK, {"workspace_id": workspace_id})).one_or_none() is None:
+        raise NotFound
 
 
 async def lock_for_member(tx: AsyncConnection, *, workspace_id: str, user_id: str) -> bool:
@@ -50,3 +123,9 @@ async def lock_for_member(tx: AsyncConnection, *, workspace_id: str, user_id: st
     """
     found = await tx.execute(LOCK_FOR_MEMBER, {"workspace_id": workspace_id, "user_id": user_id})
     return found.one_or_none() is not None
+
+
+def require_etag(row: Row[Any], etag: str) -> None:
+    """EtagMismatch if an etag is given, and the row, which is locked or of a locked workspace, has changed since."""
+    if etag and etag != str(row.version):
+        raise EtagMismatch

@@ -2,7 +2,6 @@
 
 import asyncio
 import uuid
-from collections.abc import Callable
 
 import grpc
 import pytest
@@ -12,30 +11,8 @@ from guildhall.membership.v1 import member_service_pb2 as members
 from guildhall.membership.v1 import member_service_pb2_grpc as member_rpc
 
 from tests.service.test_membership_workspaces import Workspace, new_workspace, somebody
+from tests.support.deliveries import deliver
 from tests.support.suite import Suite, refused
-
-
-async def _deliver(suite: Suite, event: events.Event, *, times: int = 1) -> None:
-    """Delivers an event of guest, and waits until it is applied."""
-    event.event_id = str(uuid.uuid4())
-    sink = suite.sink("membership", certificate="guest")
-    for _ in range(times):
-        await sink.DeliverEvents(events.DeliverEventsRequest(events=[event]), timeout=10)
-
-    def applied() -> bool:
-        with suite.database("membership") as database:
-            query = "SELECT count(*) FROM inbox WHERE event_id = %s AND applied_at IS NOT NULL"
-            return database.execute(query, (event.event_id,)).fetchone() == (1,)
-
-    await _until(applied)
-
-
-async def _until(condition: Callable[[], bool]) -> None:
-    for _ in range(1000):
-        if condition():
-            return
-        await asyncio.sleep(0.01)
-    raise TimeoutError("never happened")
 
 
 async def test_a_pending_guest_sees_nothing_and_is_seen_by_nobody(suite: Suite) -> None:
@@ -188,7 +165,7 @@ async def test_an_event_delivered_three_times_confirms_once(suite: Suite) -> Non
     pending = await workspace.add_guest(gil)
     event = events.Event(guest_redeemed=events.GuestRedeemed(workspace_id=workspace.id, member_id=pending.member_id))
 
-    await _deliver(suite, event, times=3)
+    await deliver(suite, event, source="guest", times=3)
 
     assert await workspace.member_ids(gil) == [pending.member_id]
     with suite.database("membership") as database:
@@ -203,10 +180,8 @@ async def test_a_late_delivery_does_not_bring_a_removed_guest_back(suite: Suite)
     await workspace.confirm_guest(pending.member_id)
     await workspace.remove(pending.member_id)
 
-    await _deliver(
-        suite,
-        events.Event(guest_redeemed=events.GuestRedeemed(workspace_id=workspace.id, member_id=pending.member_id)),
-    )
+    redeemed = events.GuestRedeemed(workspace_id=workspace.id, member_id=pending.member_id)
+    await deliver(suite, events.Event(guest_redeemed=redeemed), source="guest")
 
     assert (await refused(workspace.page(gil))).reason == "NOT_FOUND"
 
@@ -222,7 +197,7 @@ async def test_an_abandoned_redemption_takes_its_pending_member_away(suite: Suit
     redemption_id = str(uuid.uuid4())
     pending = await workspace.add_guest(gil, redemption_id)
 
-    await _deliver(suite, _abandoned(workspace, redemption_id))
+    await deliver(suite, _abandoned(workspace, redemption_id), source="guest")
 
     assert (await refused(workspace.confirm_guest(pending.member_id))).reason == "NOT_FOUND"
     assert (await workspace.add_guest(gil)).member_id != pending.member_id
@@ -236,8 +211,8 @@ async def test_an_abandoned_redemption_leaves_alone_what_is_in_force_or_was_take
     await workspace.confirm_guest(confirmed.member_id)
     await workspace.add_guest(hal, str(uuid.uuid4()))
 
-    await _deliver(suite, _abandoned(workspace, of_gil))
-    await _deliver(suite, _abandoned(workspace, of_hal))
+    await deliver(suite, _abandoned(workspace, of_gil), source="guest")
+    await deliver(suite, _abandoned(workspace, of_hal), source="guest")
 
     await workspace.confirm_guest(taken_over.member_id)
     assert await workspace.member_ids(workspace.admin) == [

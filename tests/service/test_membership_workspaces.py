@@ -7,6 +7,7 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.field_mask_pb2 import FieldMask
 from guildhall.membership.v1 import access_service_pb2 as access
 from guildhall.membership.v1 import access_service_pb2_grpc as access_rpc
 from guildhall.membership.v1 import invitation_service_pb2 as invitations
@@ -16,7 +17,11 @@ from guildhall.membership.v1 import member_service_pb2_grpc as member_rpc
 from guildhall.membership.v1 import workspace_service_pb2 as workspaces
 from guildhall.membership.v1 import workspace_service_pb2_grpc as workspace_rpc
 
-from tests.support.suite import Person, Suite, refused
+from services.chassis.database import Database
+from services.membership import workspaces as membership
+from services.membership.__main__ import build
+from services.membership.settings import MembershipSettings
+from tests.support.suite import Person, Suite, answered, refused
 
 
 @dataclass
@@ -226,3 +231,139 @@ async def test_a_hidden_workspace_and_an_unknown_one_give_the_same_bytes(suite: 
         assert (hidden.code, hidden.reason) == (grpc.StatusCode.NOT_FOUND, "NOT_FOUND")
         assert hidden.raw == never_issued.raw
     assert await workspace.member_ids(workspace.admin) == [workspace.admin_member_id]
+
+
+async def test_a_member_gets_the_workspace_and_themselves_in_it(suite: Suite) -> None:
+    workspace = await new_workspace(suite)
+    bob = await somebody(suite, "Bob")
+    member_id = await workspace.join(bob)
+    stub = suite.stub(workspace_rpc.WorkspaceServiceStub)
+    request = workspaces.GetWorkspaceRequest(workspace_id=workspace.id)
+
+    answer = await bob.call(stub.GetWorkspace, request)
+
+    assert (answer.workspace.name, answer.member.member_id, answer.member.name) == ("Engineering", member_id, "Bob")
+    assert not answer.workspace.HasField("archive_time")
+    stranger = await somebody(suite, "Eve")
+    hidden = await refused(stranger.call(stub.GetWorkspace, request))
+    unknown = workspaces.GetWorkspaceRequest(workspace_id=str(uuid.uuid4()))
+    assert hidden.raw == (await refused(stranger.call(stub.GetWorkspace, unknown))).raw
+
+
+async def test_workspaces_are_listed_in_the_order_in_which_they_were_made(suite: Suite) -> None:
+    dee = await suite.person("Dee")
+    stub = suite.stub(workspace_rpc.WorkspaceServiceStub)
+    made = [(await new_workspace(suite, dee)).id for _ in range(3)]
+    foreign = await new_workspace(suite)
+    pending = await new_workspace(suite)
+    await pending.add_guest(dee)
+
+    first = await dee.call(stub.ListWorkspaces, workspaces.ListWorkspacesRequest(page_size=2))
+    rest = workspaces.ListWorkspacesRequest(page_size=2, page_token=first.next_page_token)
+    second = await dee.call(stub.ListWorkspaces, rest)
+
+    assert [each.workspace_id for each in (*first.workspaces, *second.workspaces)] == made
+    assert not second.next_page_token
+    assert (await refused(foreign.admin.call(stub.ListWorkspaces, rest))).fields.keys() == {"page_token"}
+
+
+async def test_the_archived_ones_are_for_system_administrators(suite: Suite) -> None:
+    ada = await somebody(suite, "Ada")
+    stub = suite.stub(workspace_rpc.WorkspaceServiceStub)
+    refusal = await refused(ada.call(stub.ListWorkspaces, workspaces.ListWorkspacesRequest(only_archived=True)))
+    assert (refusal.code, refusal.reason) == (grpc.StatusCode.PERMISSION_DENIED, "PERMISSION_DENIED")
+    await ada.call(stub.ListWorkspaces, workspaces.ListWorkspacesRequest())
+
+
+async def test_archived_workspaces_are_found_until_they_are_deleted(suite: Suite) -> None:
+    archived, kept = await new_workspace(suite), await new_workspace(suite)
+    database: Database = suite.frames["membership"].database
+    with suite.database("membership") as direct:
+        direct.execute("UPDATE workspaces SET archived_at = statement_timestamp() WHERE id = %s", (archived.id,))
+
+    async def ids() -> list[str]:
+        rows = await database.read(lambda tx: membership.list_archived(tx, after=None, size=10_000))
+        return [str(row.id) for row in rows]
+
+    assert archived.id in await ids()
+    assert kept.id not in await ids()
+    stub = suite.stub(workspace_rpc.WorkspaceServiceStub)
+    shown = await archived.admin.call(stub.GetWorkspace, workspaces.GetWorkspaceRequest(workspace_id=archived.id))
+    assert shown.workspace.HasField("archive_time")
+    await archived.admin.call(stub.DeleteWorkspace, workspaces.DeleteWorkspaceRequest(workspace_id=archived.id))
+    assert archived.id not in await ids()
+
+
+async def rename(workspace: Workspace, name: str, *, by: Person | None = None, etag: str = "", **request: Any) -> Any:
+    """Has somebody rename a workspace."""
+    stub = workspace.suite.stub(workspace_rpc.WorkspaceServiceStub)
+    named = workspaces.Workspace(workspace_id=workspace.id, name=name, etag=etag)
+    asked = workspaces.UpdateWorkspaceRequest(
+        **{"workspace": named, "update_mask": FieldMask(paths=["name"]), **request}
+    )
+    return (await (by or workspace.admin).call(stub.UpdateWorkspace, asked)).workspace
+
+
+async def test_an_admin_renames_and_an_etag_is_good_once(suite: Suite) -> None:
+    workspace = await new_workspace(suite)
+    first = await rename(workspace, "Research")
+
+    second = await rename(workspace, "Development", etag=first.etag)
+    refusal = await refused(rename(workspace, "Marketing", etag=first.etag))
+
+    assert (second.name, second.etag != first.etag) == ("Development", True)
+    assert second.update_time.ToDatetime() > second.create_time.ToDatetime()
+    assert (refusal.code, refusal.reason) == (grpc.StatusCode.ABORTED, "ETAG_MISMATCH")
+    assert (await rename(workspace, "Sales")).name == "Sales"
+
+
+async def test_only_an_admin_renames(suite: Suite) -> None:
+    workspace = await new_workspace(suite)
+    bob, eve = await somebody(suite, "Bob"), await somebody(suite, "Eve")
+    await workspace.join(bob)
+
+    assert (await refused(rename(workspace, "Bobs", by=bob))).reason == "PERMISSION_DENIED"
+    assert (await refused(rename(workspace, "Eves", by=eve))).reason == "NOT_FOUND"
+
+
+@pytest.mark.parametrize("mask", [[], ["*"], ["etag"], ["name", "archive_time"]])
+async def test_a_mask_that_names_anything_but_the_name_is_refused(suite: Suite, mask: list[str]) -> None:
+    workspace = await new_workspace(suite)
+    refusal = await refused(rename(workspace, "Research", update_mask=FieldMask(paths=mask)))
+    assert (refusal.code, list(refusal.fields)) == (grpc.StatusCode.INVALID_ARGUMENT, ["update_mask"])
+
+
+async def test_a_workspace_is_not_renamed_to_nothing(suite: Suite) -> None:
+    workspace = await new_workspace(suite)
+    refusal = await refused(rename(workspace, ""))
+    assert (refusal.code, list(refusal.fields)) == (grpc.StatusCode.INVALID_ARGUMENT, ["workspace.name"])
+
+
+async def test_where_only_administrators_make_workspaces_nobody_else_does(suite: Suite) -> None:
+    ada = await somebody(suite, "Ada")
+    stub = suite.stub(workspace_rpc.WorkspaceServiceStub)
+    request = workspaces.CreateWorkspaceRequest(name="Mine")
+    await suite.stop("membership")
+    try:
+        settings = suite.settings("membership", workspace_creation="administrators")
+        assert isinstance(settings, MembershipSettings)
+        suite.frames["membership"] = build(settings)
+        await suite.frames["membership"].start()
+        refusal = await refused(answered(lambda: ada.call(stub.CreateWorkspace, request)))
+    finally:
+        await suite.stop("membership")
+        await suite.start("membership")
+
+    assert (refusal.code, refusal.reason) == (grpc.StatusCode.PERMISSION_DENIED, "PERMISSION_DENIED")
+    assert (await answered(lambda: ada.call(stub.CreateWorkspace, request))).workspace.name == "Mine"
+
+
+async def test_making_a_workspace_begins_its_log(suite: Suite) -> None:
+    workspace = await new_workspace(suite)
+    with suite.database("membership") as database:
+        query = "SELECT number, action, metadata FROM activities WHERE workspace_id = %s ORDER BY number"
+        rows = database.execute(query, (workspace.id,)).fetchall()
+    assert rows == [
+        (1, "workspace.created", {"after": {"name": "Engineering"}}),
+        (2, "member.joined", {"way": "created", "after": {"role": "admin"}}),
+    ]

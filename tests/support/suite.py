@@ -25,8 +25,10 @@ from deploy.stack.settings import SERVICES
 from services.chassis.frame import Frame
 from services.chassis.settings import ServeSettings
 from services.identity.settings import IdentitySettings
+from services.membership.settings import MembershipSettings
 
 PASSWORD = "a long enough password"
+OWN_SETTINGS: dict[str, type[ServeSettings]] = {"identity": IdentitySettings, "membership": MembershipSettings}
 
 
 @dataclass(frozen=True)
@@ -123,8 +125,7 @@ class Suite:
         )
         values: dict[str, Any] = {name.removeprefix("GUILDHALL_").lower(): v for name, v in environment.items()}
         values |= {"drain_seconds": 0, **changes}
-        settings_class: type[ServeSettings] = IdentitySettings if service == "identity" else ServeSettings
-        return settings_class(**values)
+        return OWN_SETTINGS.get(service, ServeSettings)(**values)
 
     async def start(self, *services: str) -> None:
         """Starts services; all four if none is named."""

@@ -1,24 +1,68 @@
 """guildhall.membership.v1.AccessService."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from guildhall.membership.v1 import access_service_pb2 as pb
 from guildhall.membership.v1 import access_service_pb2_grpc as rpc
+from sqlalchemy import Row
 
-from services.chassis.database import Database
-from services.membership import revisions, verdicts, wire
+from services.chassis.call import current_call
+from services.chassis.errors import InvalidRequest, NotFound, PermissionDenied
+from services.membership import explanations, verdicts, wire
+from services.membership.capabilities import MANAGE_GROUP_MEMBERS, SUSPEND_MEMBERS, UPDATE_ROLES, allows
+from services.membership.servicers.access_streams import AccessStreamRpcs
+from services.membership.verdicts import Question
 
 
-class AccessService(rpc.AccessServiceServicer):
-    """Decides for the other services; a leaf, so it asks nobody."""
+@dataclass(frozen=True, slots=True)
+class Hearing:
+    """What who asks is told."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    tells_hidden: bool
+    """What the subject is banned from: whoever asks about others."""
+    tells_suspension: bool
+    """Of others' suspensions: those who suspend, and service accounts."""
+
+
+class AccessService(AccessStreamRpcs, rpc.AccessServiceServicer):
+    """Decides; a leaf, so it asks nobody."""
+
+    async def CheckAccess(self, request: pb.CheckAccessRequest, context: Any) -> pb.CheckAccessResponse:
+        """About the caller; about others for service accounts, and for who manages members."""
+        questions = _questions(request)
+        rows = await self._database.read(lambda tx: verdicts.standings(tx, questions))
+        hearing = _require_may_ask(rows)
+        verdict = wire.verdict(rows[0], request.capability, tells_suspension=hearing.tells_suspension)
+        return pb.CheckAccessResponse(verdict=verdict)
+
+    async def ExplainAccess(self, request: pb.ExplainAccessRequest, context: Any) -> pb.ExplainAccessResponse:
+        """The same, with the rules that were gone through."""
+        questions = _questions(request)
+        rows, details = await self._database.transaction(lambda tx: explanations.standings(tx, questions))
+        hearing = _require_may_ask(rows)
+        known = explanations.facts(
+            rows[0],
+            details,
+            capability=request.capability,
+            tells_hidden=hearing.tells_hidden,
+            tells_suspension=hearing.tells_suspension,
+        )
+        return pb.ExplainAccessResponse(
+            verdict=wire.verdict(rows[0], request.capability, tells_suspension=hearing.tells_suspension),
+            steps=explanations.steps(known),
+        )
 
     async def BatchCheckAccess(self, request: pb.BatchCheckAccessRequest, context: Any) -> pb.BatchCheckAccessResponse:
         """The verdicts, in the order of the questions."""
         questions = [
-            verdicts.Question(question.workspace_id, question.user_id or None, question.member_id or None)
+            Question(
+                question.workspace_id,
+                question.user_id or None,
+                question.member_id or None,
+                question.group_id or None,
+            )
             for question in request.questions
         ]
         rows = await self._database.read(lambda tx: verdicts.standings(tx, questions))
@@ -28,9 +72,32 @@ class AccessService(rpc.AccessServiceServicer):
             ]
         )
 
-    async def GetAccessRevisions(
-        self, request: pb.GetAccessRevisionsRequest, context: Any
-    ) -> pb.GetAccessRevisionsResponse:
-        """The revisions, in the order of the workspaces."""
-        found = await self._database.read(lambda tx: revisions.access_revisions(tx, request.workspace_ids))
-        return pb.GetAccessRevisionsResponse(access_revisions=found)
+
+def _questions(request: pb.CheckAccessRequest | pb.ExplainAccessRequest) -> list[Question]:
+    """About the subject, and, unless a service account asks, about the caller. Errors: InvalidRequest."""
+    user_id, group_id = current_call().user_id, request.group_id or None
+    if not user_id and not request.WhichOneof("subject"):
+        raise InvalidRequest(fields=[("subject", "must be set by a service account")])
+    subject_user_id = request.user_id or (None if request.member_id else user_id)
+    subject = Question(request.workspace_id, subject_user_id, request.member_id or None, group_id)
+    return [subject, Question(request.workspace_id, user_id, None, group_id)] if user_id else [subject]
+
+
+def _require_may_ask(rows: Sequence[Row[Any]]) -> Hearing:
+    """What who asks is told, if they may ask; the second row is the caller's, if it is a person.
+
+    A group that the caller does not see is none to ask about others in. Errors: NotFound, PermissionDenied.
+    """
+    if len(rows) == 1:
+        return Hearing(tells_hidden=True, tells_suspension=True)
+    subject, caller = rows
+    if caller.member_id is None or caller.state == "suspended":
+        raise NotFound
+    if subject.member_id == caller.member_id:
+        return Hearing(tells_hidden=False, tells_suspension=False)
+    reason = verdicts.reason_of(caller, MANAGE_GROUP_MEMBERS)
+    if not allows(caller, UPDATE_ROLES) and reason not in verdicts.ALLOWING:
+        raise PermissionDenied
+    if reason in verdicts.HIDING:
+        raise NotFound
+    return Hearing(tells_hidden=True, tells_suspension=allows(caller, SUSPEND_MEMBERS))

@@ -1,36 +1,53 @@
 """guildhall.membership.v1.WorkspaceService."""
 
 from typing import Any
+from uuid import UUID
 
 from guildhall.membership.v1 import workspace_service_pb2 as pb
 from guildhall.membership.v1 import workspace_service_pb2_grpc as rpc
+from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.chassis.call import current_call
 from services.chassis.database import Database
+from services.chassis.errors import InvalidRequest, NotFound, PermissionDenied
 from services.chassis.idempotency import no_access_needed, once
+from services.chassis.pages import page_key, page_size, page_token
 from services.chassis.secret import SecretKey
-from services.membership import members, wire, workspaces
+from services.membership import activities, masks, members, refusals, wire, workspaces
+from services.membership.activities import Activity
+from services.membership.capabilities import DELETE_WORKSPACE, UPDATE_WORKSPACE
 from services.membership.peers import Identity
 
 
 class WorkspaceService(rpc.WorkspaceServiceServicer):
-    """Anybody who is signed in may make a workspace."""
+    """Workspaces: made, renamed and ended."""
 
-    def __init__(self, database: Database, secret: SecretKey, identity: Identity) -> None:
+    def __init__(self, database: Database, secret: SecretKey, identity: Identity, creation: str) -> None:
+        """`creation` says who may make workspaces: "everybody" or "administrators"."""
         self._database = database
         self._secret = secret
         self._identity = identity
+        self._only_administrators_create = creation == "administrators"
 
     async def CreateWorkspace(self, request: pb.CreateWorkspaceRequest, context: Any) -> pb.CreateWorkspaceResponse:
         """Makes a workspace whose first member and admin is the caller."""
         user_id = current_call().user_id
+        if self._only_administrators_create and not await self._identity.is_administrator(user_id):
+            raise PermissionDenied("Only system administrators make workspaces here.")
         names = await self._identity.names([user_id])
 
         async def create(tx: AsyncConnection, _granted: None) -> pb.CreateWorkspaceResponse:
             workspace = await workspaces.create(tx, name=request.name, created_by=user_id)
-            admin = await members.join(tx, workspace_id=str(workspace.id), user_id=user_id, role="admin")
+            workspace_id = str(workspace.id)
+            admin = await members.join(tx, workspace_id=workspace_id, user_id=user_id, role="admin")
             assert admin is not None, "a new workspace has no member that could be in the way"
+            told = {"way": "created", "after": {"role": "admin"}}
+            created = Activity(
+                "workspace.created", "workspace", workspace_id, metadata={"after": {"name": request.name}}
+            )
+            joined = Activity("member.joined", "member", target_user_id=user_id, metadata=told)
+            await activities.record(tx, workspace_id, [created, joined])
             return pb.CreateWorkspaceResponse(
                 workspace=wire.workspace(workspace), member=wire.member(admin, name=names.get(user_id, ""))
             )
@@ -38,3 +55,78 @@ class WorkspaceService(rpc.WorkspaceServiceServicer):
         return await once(
             self._database, self._secret, request, pb.CreateWorkspaceResponse, access=no_access_needed, work=create
         )
+
+    async def GetWorkspace(self, request: pb.GetWorkspaceRequest, context: Any) -> pb.GetWorkspaceResponse:
+        """The workspace, for a member of it."""
+        user_id = current_call().user_id
+
+        async def get(tx: AsyncConnection) -> tuple[Row[Any], Row[Any]]:
+            # The workspace first: it is older than the membership, so not newer than its end.
+            workspace = await workspaces.get(tx, request.workspace_id)
+            member = await members.find_active(tx, workspace_id=request.workspace_id, user_id=user_id)
+            if member is None:
+                raise NotFound
+            return workspace, member
+
+        workspace, member = await self._database.read(get)
+        names = await self._identity.names([user_id])
+        return pb.GetWorkspaceResponse(
+            workspace=wire.workspace(workspace), member=wire.member(member, name=names.get(user_id, ""))
+        )
+
+    async def ListWorkspaces(self, request: pb.ListWorkspacesRequest, context: Any) -> pb.ListWorkspacesResponse:
+        """The caller's own, or for system administrators those that nobody was left to run."""
+        user_id = current_call().user_id
+        if request.only_archived and not await self._identity.is_administrator(user_id):
+            raise PermissionDenied("This list is for system administrators.")
+        scope = ("ListWorkspaces", user_id, str(request.only_archived))
+        key = page_key(self._secret, scope, request.page_token)
+        after, size = str(key[0]) if key else None, page_size(request.page_size)
+        if request.only_archived:
+            rows = await self._database.read(lambda tx: workspaces.list_archived(tx, after=after, size=size + 1))
+        else:
+            rows = await self._database.read(
+                lambda tx: workspaces.list_page(tx, user_id=user_id, after=after, size=size + 1)
+            )
+        page = rows[:size]
+        return pb.ListWorkspacesResponse(
+            workspaces=[wire.workspace(row) for row in page],
+            next_page_token=page_token(self._secret, scope, [str(page[-1].id)]) if len(rows) > size else "",
+        )
+
+    async def UpdateWorkspace(self, request: pb.UpdateWorkspaceRequest, context: Any) -> pb.UpdateWorkspaceResponse:
+        """An admin renames it."""
+        masks.paths(request.update_mask, allowed=("name",))
+        if not request.workspace.name:
+            raise InvalidRequest(fields=[("workspace.name", "must not be empty")])
+        user_id, workspace_id = current_call().user_id, str(UUID(request.workspace.workspace_id))
+
+        async def access(tx: AsyncConnection) -> Row[Any]:
+            return await members.access_workspace(
+                tx, workspace_id=workspace_id, user_id=user_id, capability=UPDATE_WORKSPACE
+            )
+
+        async def update(tx: AsyncConnection, _actor: Row[Any]) -> pb.UpdateWorkspaceResponse:
+            row = await workspaces.rename(tx, workspace_id, name=request.workspace.name, etag=request.workspace.etag)
+            return pb.UpdateWorkspaceResponse(workspace=wire.workspace(row))
+
+        call = once(self._database, self._secret, request, pb.UpdateWorkspaceResponse, access=access, work=update)
+        return await refusals.audited(self._database, "workspace.updated", workspace_id, call)
+
+    async def DeleteWorkspace(self, request: pb.DeleteWorkspaceRequest, context: Any) -> pb.DeleteWorkspaceResponse:
+        """An admin ends it for everybody."""
+        user_id, workspace_id = current_call().user_id, str(UUID(request.workspace_id))
+
+        async def access(tx: AsyncConnection) -> Row[Any] | None:
+            return await members.access_to_end(
+                tx, workspace_id=workspace_id, user_id=user_id, capability=DELETE_WORKSPACE
+            )
+
+        async def delete(tx: AsyncConnection, actor: Row[Any] | None) -> pb.DeleteWorkspaceResponse:
+            if actor is None:
+                raise NotFound
+            await workspaces.delete(tx, workspace_id, etag=request.etag)
+            return pb.DeleteWorkspaceResponse()
+
+        call = once(self._database, self._secret, request, pb.DeleteWorkspaceResponse, access=access, work=delete)
+        return await refusals.audited(self._database, "workspace.deleted", workspace_id, call)

@@ -1,0 +1,34 @@
+"""Exporting the activity log as lines of JSON: page after page, each of which asks anew whether the caller may."""
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from typing import Any
+
+from google.protobuf.json_format import MessageToJson
+from guildhall.membership.v1 import activity_service_pb2 as pb
+from sqlalchemy import Row
+
+from services.membership import wire_activities
+
+ROWS = 500
+CHUNK_BYTES = 64 << 10
+
+Page = Callable[[int], Awaitable[Sequence[Row[Any]]]]
+"""Up to ROWS activities after a number."""
+
+
+async def export(read_after: Page, after: int) -> AsyncGenerator[pb.ExportActivitiesResponse, None]:
+    """Whole lines in chunks of 64 KiB or little more, to the newest activity. Names are left out."""
+    lines, size, has_more = [], 0, True
+    while has_more:
+        rows = await read_after(after)
+        has_more = len(rows) == ROWS
+        for row in rows:
+            after = row.number
+            line = MessageToJson(wire_activities.activity(row), indent=None).encode() + b"\n"
+            lines.append(line)
+            size += len(line)
+            if size >= CHUNK_BYTES:
+                yield pb.ExportActivitiesResponse(json_lines=b"".join(lines), last_number=after)
+                lines, size = [], 0
+    if lines:
+        yield pb.ExportActivitiesResponse(json_lines=b"".join(lines), last_number=after)

@@ -1,0 +1,177 @@
+"""People who are gone or kept out: identity tells of them, and every workspace of theirs goes on without (R18, R29).
+
+The event's transaction forgets the person and says what is to be ended; each stay ends in one of its own, by the
+worker, since no transaction locks two workspaces.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from guildhall.events.v1 import event_sink_pb2 as events
+from sqlalchemy import Row, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.chassis.database import Database
+from services.chassis.errors import NotFound
+from services.chassis.outbox import enqueue
+from services.chassis.worker import Work, Worker
+from services.membership import activities, continuity, handles, members, removals, workspaces
+from services.membership.activities import SUITE, Activity
+from services.membership.revisions import raise_access_revision
+
+ERASE, DISABLE, FORGET_PERSON = "member.erase", "member.disable", "activity.forget"
+
+DEPART = text("INSERT INTO departed_users (user_id) VALUES (:user_id) ON CONFLICT DO NOTHING")
+STAYS_OF = text("SELECT id FROM members WHERE user_id = :user_id ORDER BY id")
+REFS_OF = text("SELECT ref FROM activity_people WHERE user_id = :user_id ORDER BY ref")
+FULL_STAYS_OF = text("SELECT id FROM members WHERE user_id = :user_id AND kind = 'full' ORDER BY id")
+WORKSPACE_OF = text("SELECT workspace_id FROM members WHERE id = :member_id")
+# In a statement of its own after the lock. Of a pending guest too: nobody may confirm somebody who is gone.
+FIND = text(f"SELECT {members.COLUMNS} FROM members m WHERE m.workspace_id = :workspace_id AND m.id = :member_id")
+DELETE_PENDING = text("DELETE FROM members WHERE workspace_id = :workspace_id AND id = :member_id")
+DEMOTE = text("""
+    UPDATE members SET role = 'member', version = version + 1, updated_at = statement_timestamp()
+    WHERE workspace_id = :workspace_id AND id = :member_id
+""")
+# What names a person besides their stays and the log.
+FORGET = tuple(
+    text(statement)
+    for statement in (
+        "DELETE FROM workspace_bans WHERE user_id = :user_id",
+        "DELETE FROM group_bans WHERE user_id = :user_id",
+        "UPDATE workspaces SET created_by = NULL WHERE created_by = :user_id",
+        "DELETE FROM idempotency_keys WHERE caller = CAST(:user_id AS text)",
+    )
+)
+# The address that they were invited by. The row stays: it is used up, and its id is in the log.
+FORGET_ADDRESS = text("""
+    UPDATE invitations SET email = NULL, normalized_email = NULL
+    WHERE workspace_id = :workspace_id AND id = :invitation_id
+""")
+HEAD_OF = text("""
+    SELECT h.workspace_id FROM workspace_heads h JOIN activity_people p ON p.workspace_id = h.workspace_id
+    WHERE p.ref = :ref FOR NO KEY UPDATE OF h
+""")
+DELETE_DETAILS = text("DELETE FROM activity_details WHERE ref = :ref")
+DELETE_REF = text("DELETE FROM activity_people WHERE ref = :ref")
+# Longer than any transaction: whoever was let in before the departure was written down has ended by then.
+LATELY = text("""
+    SELECT user_id FROM departed_users WHERE departed_at > statement_timestamp() - interval '10 minutes'
+    ORDER BY user_id
+""")
+FORGET_DEPARTED = text("DELETE FROM departed_users WHERE departed_at <= statement_timestamp() - interval '7 days'")
+
+
+async def apply_deleted(tx: AsyncConnection, payload: events.UserDeleted) -> None:
+    """Forgets a person, and has the worker end their stays; the messages that they wrote are not ours."""
+    await tx.execute(DEPART, {"user_id": payload.user_id})
+    await _erase(tx, payload.user_id)
+
+
+async def _erase(tx: AsyncConnection, user_id: str) -> None:
+    named = {"user_id": user_id}
+    for member_id in (await tx.execute(STAYS_OF, named)).scalars().all():
+        await enqueue(tx, ERASE, str(member_id))
+    for ref in (await tx.execute(REFS_OF, named)).scalars().all():
+        await enqueue(tx, FORGET_PERSON, str(ref))
+    await handles.forget(tx, user_id)
+    for statement in FORGET:
+        await tx.execute(statement, named)
+
+
+async def apply_disabled(tx: AsyncConnection, payload: events.UserDisabled) -> None:
+    """Has the worker take from somebody what a workspace or a group must not be without."""
+    for member_id in (await tx.execute(FULL_STAYS_OF, {"user_id": payload.user_id})).scalars().all():
+        await enqueue(tx, DISABLE, str(member_id))
+
+
+async def _locked(tx: AsyncConnection, member_id: str) -> Row[Any] | None:
+    """A stay, pending ones too, with its workspace locked; None if it, or the workspace, has ended."""
+    workspace_id = await tx.scalar(WORKSPACE_OF, {"member_id": member_id})
+    if workspace_id is None:
+        return None
+    try:
+        await workspaces.lock(tx, str(workspace_id))
+    except NotFound:
+        return None
+    return (await tx.execute(FIND, {"workspace_id": workspace_id, "member_id": member_id})).one_or_none()
+
+
+async def erase(tx: AsyncConnection, member_id: str) -> None:
+    """Ends a deleted person's stay, as removing them would; a last admin is succeeded. It is safe to do twice."""
+    member = await _locked(tx, member_id)
+    if member is None:
+        return
+    workspace_id = str(member.workspace_id)
+    if member.state == "pending":
+        await tx.execute(DELETE_PENDING, {"workspace_id": workspace_id, "member_id": member_id})
+        return
+    succeeded = await _succeed(tx, member)
+    followed = await removals.end_stay(tx, member)
+    # Their handle was given up just now, and kept for them.
+    await handles.forget(tx, str(member.user_id))
+    if member.invitation_id is not None:
+        await tx.execute(FORGET_ADDRESS, {"workspace_id": workspace_id, "invitation_id": member.invitation_id})
+    ended = Activity("member.removed", "member", metadata={"cause": "user_deleted"})
+    await activities.record(tx, workspace_id, [ended, *succeeded, *followed], origin=SUITE)
+    await raise_access_revision(tx, workspace_id, "user_deleted")
+
+
+async def disable(tx: AsyncConnection, member_id: str) -> None:
+    """Takes the admin role and all owning roles from a disabled person, after others have them. Safe to do twice."""
+    member = await _locked(tx, member_id)
+    if member is None:
+        return
+    workspace_id = str(member.workspace_id)
+    done = await _succeed(tx, member)
+    if member.role == "admin":
+        await tx.execute(DEMOTE, {"workspace_id": workspace_id, "member_id": member_id})
+        roles = {"cause": "user_disabled", "before": {"role": "admin"}, "after": {"role": "member"}}
+        done.append(Activity("member.role_updated", "member", target_user_id=str(member.user_id), metadata=roles))
+    done += await continuity.pass_on_groups(tx, workspace_id, member_id=member_id, demote=True)
+    if done:
+        await activities.record(tx, workspace_id, done, origin=SUITE)
+        await raise_access_revision(tx, workspace_id, "member_role_lowered")
+
+
+async def _succeed(tx: AsyncConnection, member: Row[Any]) -> list[Activity]:
+    if member.role != "admin":
+        return []
+    return await continuity.succeed_admin(tx, str(member.workspace_id), leaving_member_id=str(member.id))
+
+
+async def forget_person(tx: AsyncConnection, ref: str) -> None:
+    """Takes from a workspace's log who a person was, and what was theirs; the chain stays. It is safe to do twice.
+
+    With the head locked, nobody just writes something that would be theirs.
+    """
+    for statement in (HEAD_OF, DELETE_DETAILS, DELETE_REF):
+        await tx.execute(statement, {"ref": ref})
+
+
+def works(worker: Worker) -> dict[str, Work]:
+    """What the worker does about one stay, or one workspace's log, each in a transaction of its own."""
+    changes = {ERASE: erase, DISABLE: disable, FORGET_PERSON: forget_person}
+    return {name: _work(worker, change) for name, change in changes.items()}
+
+
+def _work(worker: Worker, change: Callable[[AsyncConnection, str], Awaitable[None]]) -> Work:
+    async def perform(subject_id: str, _row_id: str) -> None:
+        await worker.database.transaction(lambda tx: change(tx, subject_id))
+
+    return perform
+
+
+async def erase_late(tx: AsyncConnection) -> None:
+    """Erases once more who departed lately: a call that was let in before may have joined, or written, after.
+
+    Departures themselves are forgotten after 7 days.
+    """
+    for user_id in (await tx.execute(LATELY)).scalars().all():
+        await _erase(tx, str(user_id))
+    await tx.execute(FORGET_DEPARTED)
+
+
+async def sweep(database: Database) -> None:
+    """The worker's part of it, each minute."""
+    await database.transaction(erase_late)

@@ -1,0 +1,82 @@
+"""Who may join a workspace: one question for every way of joining (semantics 12)."""
+
+from typing import Any
+
+from sqlalchemy import Row, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.chassis.errors import NotFound
+from services.membership import activities, continuity, limits, members
+from services.membership.activities import Activity
+from services.membership.errors import Banned, MemberSuspended
+
+FIND_OBSTACLE = text("""
+    SELECT
+        EXISTS (
+            SELECT FROM workspace_bans b
+            WHERE b.workspace_id = :workspace_id
+                AND (b.user_id = CAST(:user_id AS uuid) OR b.normalized_email = CAST(:normalized_email AS text))
+                AND (b.expire_at IS NULL OR statement_timestamp() < b.expire_at)
+        ) AS is_banned,
+        EXISTS (
+            SELECT FROM members m
+            WHERE m.workspace_id = :workspace_id AND m.user_id = CAST(:user_id AS uuid) AND m.state = 'suspended'
+        ) AS is_suspended,
+        EXISTS (SELECT FROM departed_users d WHERE d.user_id = CAST(:user_id AS uuid)) AS is_departed
+""")
+
+
+async def require_may_join(
+    tx: AsyncConnection, *, workspace_id: str, user_id: str, normalized_email: str | None
+) -> None:
+    """Whether somebody who is no active member may become one. The workspace is locked.
+
+    `normalized_email` is their verified address, if they have one. Errors: NotFound for who was deleted meanwhile;
+    Banned, MemberSuspended, LimitReached.
+    """
+    obstacle = await _require_not_kept_out(tx, workspace_id, user_id, normalized_email)
+    if obstacle.is_suspended:
+        raise MemberSuspended
+    await limits.require(tx, "members", workspace_id=workspace_id)
+
+
+async def require_not_banned(
+    tx: AsyncConnection, *, workspace_id: str, user_id: str, normalized_email: str | None
+) -> None:
+    """The same for who is counted already. Errors: NotFound, Banned."""
+    await _require_not_kept_out(tx, workspace_id, user_id, normalized_email)
+
+
+async def _require_not_kept_out(
+    tx: AsyncConnection, workspace_id: str, user_id: str, normalized_email: str | None
+) -> Row[Any]:
+    person = {"workspace_id": workspace_id, "user_id": user_id, "normalized_email": normalized_email or None}
+    obstacle = (await tx.execute(FIND_OBSTACLE, person)).one()
+    if obstacle.is_departed:
+        raise NotFound
+    if obstacle.is_banned:
+        raise Banned
+    return obstacle
+
+
+async def add(
+    tx: AsyncConnection, *, workspace_id: str, user_id: str, normalized_email: str | None, role: str
+) -> Row[Any]:
+    """Makes somebody a full member by a service account's word; who is a member already stays as they are.
+
+    The workspace is locked. Errors: Banned, MemberSuspended, LimitReached; LastAdmin if it is archived, and they would
+    not be an admin.
+    """
+    present = await members.find_active(tx, workspace_id=workspace_id, user_id=user_id)
+    if present is not None:
+        return present
+    await require_may_join(tx, workspace_id=workspace_id, user_id=user_id, normalized_email=normalized_email)
+    if role != "admin":
+        await continuity.require_not_archived(tx, workspace_id)
+    joined = await members.join(tx, workspace_id=workspace_id, user_id=user_id, role=role)
+    assert joined is not None, "the workspace is locked, and they were no member"
+    revived = await continuity.revive(tx, workspace_id) if role == "admin" else []
+    told = {"way": "added", "after": {"role": role}}
+    done = Activity("member.joined", "member", target_user_id=user_id, metadata=told)
+    await activities.record(tx, workspace_id, [done, *revived])
+    return joined

@@ -1,0 +1,92 @@
+"""guildhall.membership.v1.ActivityService."""
+
+import contextlib
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any
+from uuid import UUID
+
+from guildhall.membership.v1 import activity_service_pb2 as pb
+from guildhall.membership.v1 import activity_service_pb2_grpc as rpc
+from sqlalchemy import Row
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.chassis.call import current_call
+from services.chassis.database import Database
+from services.chassis.pages import page_key, page_size, page_token
+from services.chassis.secret import SecretKey
+from services.membership import activity_chains, activity_exports, activity_reads, members, wire_activities
+from services.membership.peers import Identity
+
+
+class ActivityService(rpc.ActivityServiceServicer):
+    """What was done in a workspace, and by whom."""
+
+    def __init__(self, database: Database, secret: SecretKey, identity: Identity) -> None:
+        self._database = database
+        self._secret = secret
+        self._identity = identity
+
+    async def ListActivities(self, request: pb.ListActivitiesRequest, context: Any) -> pb.ListActivitiesResponse:
+        """A page, newest first; the names of people are asked for afterwards."""
+        user_id, workspace_id = current_call().user_id, str(UUID(request.workspace_id))
+        chosen = wire_activities.read_filter(request.filter)
+        scope = ("ListActivities", user_id, workspace_id, request.filter.SerializeToString(deterministic=True).hex())
+        key = page_key(self._secret, scope, request.page_token)
+        before, size = int(key[0]) if key else None, page_size(request.page_size)
+        rows = await self._database.read(
+            lambda tx: activity_reads.list_before(
+                tx, chosen, workspace_id=workspace_id, user_id=user_id, before=before, size=size + 1
+            )
+        )
+        page = rows[:size]
+        people = {str(person) for row in page for person in (row.actor_user_id, row.target_user_id) if person}
+        names = await self._identity.names(people)
+        return pb.ListActivitiesResponse(
+            activities=[wire_activities.activity(row, names=names) for row in page],
+            next_page_token=page_token(self._secret, scope, [page[-1].number]) if len(rows) > size else "",
+        )
+
+    async def ExportActivities(
+        self, request: pb.ExportActivitiesRequest, context: Any
+    ) -> AsyncGenerator[pb.ExportActivitiesResponse, None]:
+        """All of them, oldest first."""
+        user_id, chosen = current_call().user_id, wire_activities.read_filter(request.filter)
+
+        async def read_after(number: int) -> Sequence[Row[Any]]:
+            return await self._database.read(
+                lambda tx: activity_reads.list_after(
+                    tx,
+                    chosen,
+                    workspace_id=request.workspace_id,
+                    user_id=user_id,
+                    after=number,
+                    size=activity_exports.ROWS,
+                )
+            )
+
+        async with contextlib.aclosing(activity_exports.export(read_after, request.after_number)) as parts:
+            async for part in parts:
+                yield part
+
+    async def VerifyActivityChain(
+        self, request: pb.VerifyActivityChainRequest, context: Any
+    ) -> pb.VerifyActivityChainResponse:
+        """For who may read it."""
+        user_id, workspace_id = current_call().user_id, str(UUID(request.workspace_id))
+
+        async def require_reader(tx: AsyncConnection) -> None:
+            caller = await members.find_active(tx, workspace_id=workspace_id, user_id=user_id)
+            activity_reads.require_reader(caller)
+
+        await self._database.read(require_reader)
+        progress = await activity_chains.verify(
+            self._database.read, workspace_id, after=request.after_number, after_hash=request.after_hash
+        )
+        return pb.VerifyActivityChainResponse(
+            intact=not progress.fault,
+            first_broken_number=progress.broken,
+            fault=progress.fault,
+            verified_number=progress.number,
+            verified_hash=progress.hash,
+            head_number=progress.head,
+        )
