@@ -9,6 +9,7 @@ from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.chassis.errors import EtagMismatch, InvalidRequest
+from services.guest import invites
 from services.guest.errors import ExpiryNotLater, GuestEnded
 
 GRACE = "interval '24 hours'"
@@ -117,7 +118,9 @@ async def end(tx: AsyncConnection, *, workspace_id: str, member_id: str) -> bool
 
 
 async def member_removed(tx: AsyncConnection, removed: Any) -> None:
-    """Applies membership's event: nobody is a guest without being a member."""
+    """Applies membership's event: nobody is a guest, or invites guests, without being a member."""
+    # Links before guests, as in a redemption: two that wait for each other would both have to begin anew.
+    await invites.revoke_of_member(tx, workspace_id=removed.workspace_id, member_id=removed.member_id)
     await end(tx, workspace_id=removed.workspace_id, member_id=removed.member_id)
 
 

@@ -1,12 +1,18 @@
-"""Invite links: what each grants, and whether it still works."""
+"""Invite links: what each grants, and whether it still works.
 
-from collections.abc import Collection
+identity is told which are open, by the hash of their tokens: who holds one may sign up where only the invited may.
+"""
+
+from collections.abc import Collection, Iterable
 from datetime import timedelta
 from typing import Any
 
 import uuid_utils
+from guildhall.events.v1 import event_sink_pb2 as events
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.chassis.outbox import emit
 
 CREATE = text("""
     WITH invite AS (
@@ -23,18 +29,24 @@ CREATE = text("""
     )
     SELECT id, workspace_id, guest_ttl, max_uses, uses, expire_at, created_at FROM invite
 """)
-FIND = text("""
+WORKS = "revoked_at IS NULL AND statement_timestamp() < expire_at AND (max_uses IS NULL OR uses < max_uses)"
+"""Whether a link of guest_invites can be redeemed at this instant, as far as guest knows."""
+
+FIND = text(f"""
     SELECT invite.id, invite.workspace_id, invite.created_by_member_id,
         ARRAY(SELECT conversation_id FROM guest_invite_channels WHERE invite_id = invite.id) AS conversation_ids,
-        invite.revoked_at IS NULL AND statement_timestamp() < invite.expire_at
-            AND (invite.max_uses IS NULL OR invite.uses < invite.max_uses) AS works
+        {WORKS} AS works
     FROM guest_invites AS invite WHERE token_hash = :token_hash
 """)
 LOCK = text("SELECT 1 FROM guest_invites WHERE id = :id FOR NO KEY UPDATE")
-SPEND = text("""
-    UPDATE guest_invites SET uses = uses + 1
-    WHERE id = :id AND revoked_at IS NULL AND statement_timestamp() < expire_at
-        AND (max_uses IS NULL OR uses < max_uses)
+SPEND = text(f"""
+    UPDATE guest_invites SET uses = uses + 1 WHERE id = :id AND {WORKS} RETURNING token_hash, uses = max_uses AS is_last
+""")
+# A member id is never used again, so nobody will back these links any more.
+REVOKE_OF_MEMBER = text(f"""
+    UPDATE guest_invites SET revoked_at = statement_timestamp()
+    WHERE workspace_id = CAST(:workspace_id AS uuid) AND created_by_member_id = CAST(:member_id AS uuid) AND {WORKS}
+    RETURNING token_hash
 """)
 
 
@@ -60,7 +72,11 @@ async def create(
         "max_uses": max_uses or None,
         "conversation_ids": list(conversation_ids),
     }
-    return (await tx.execute(CREATE, row)).one()
+    made = (await tx.execute(CREATE, row)).one()
+    opened = events.InviteOpened(token_hash=token_hash)
+    opened.expire_time.FromDatetime(made.expire_at)
+    await emit(tx, ["identity"], events.Event(invite_opened=opened))
+    return made
 
 
 async def find(tx: AsyncConnection, *, token_hash: bytes) -> Row[Any] | None:
@@ -72,4 +88,19 @@ async def spend(tx: AsyncConnection, *, invite_id: str) -> bool:
     """Takes one use; False if the link has ended or none is left."""
     # The lock apart: an update that waits for it would decide by the clock of before the wait.
     await tx.execute(LOCK, {"id": invite_id})
-    return (await tx.execute(SPEND, {"id": invite_id})).rowcount == 1
+    spent = (await tx.execute(SPEND, {"id": invite_id})).one_or_none()
+    if spent is not None and spent.is_last:
+        await tell_closed(tx, [spent.token_hash])
+    return spent is not None
+
+
+async def revoke_of_member(tx: AsyncConnection, *, workspace_id: str, member_id: str) -> None:
+    """Ends the links of a member who is gone."""
+    ended = await tx.execute(REVOKE_OF_MEMBER, {"workspace_id": workspace_id, "member_id": member_id})
+    await tell_closed(tx, ended.scalars().all())
+
+
+async def tell_closed(tx: AsyncConnection, token_hashes: Iterable[bytes]) -> None:
+    """Tells identity of links that can no longer be used."""
+    for token_hash in token_hashes:
+        await emit(tx, ["identity"], events.Event(invite_closed=events.InviteClosed(token_hash=token_hash)))

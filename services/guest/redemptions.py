@@ -23,7 +23,8 @@ LIVE = text(f"""
 """)
 BEGIN = text("""
     INSERT INTO redemptions (id, invite_id, workspace_id, user_id)
-    VALUES (:id, :invite_id, :workspace_id, :user_id)
+    SELECT CAST(:id AS uuid), id, workspace_id, CAST(:user_id AS uuid) FROM guest_invites
+    WHERE workspace_id = CAST(:workspace_id AS uuid) AND id = CAST(:invite_id AS uuid) FOR KEY SHARE
     ON CONFLICT (workspace_id, user_id) WHERE state = 'STARTED'
     DO UPDATE SET invite_id = excluded.invite_id, started_at = statement_timestamp()
     RETURNING id
@@ -86,9 +87,15 @@ async def get_live(tx: AsyncConnection, *, workspace_id: str, user_id: str) -> R
 
 
 async def begin(tx: AsyncConnection, *, invite_id: str, workspace_id: str, user_id: str) -> str:
-    """The id of a redemption that has started; the one at hand, if the person has one."""
-    row = {"invite_id": invite_id, "workspace_id": workspace_id, "user_id": user_id}
-    return str((await tx.execute(BEGIN, {"id": str(uuid_utils.uuid7()), **row})).scalar_one())
+    """The id of a redemption that has started; the one at hand, if the person has one.
+
+    Errors: GUEST_INVITE_INVALID, if the link was purged meanwhile.
+    """
+    row = {"id": str(uuid_utils.uuid7()), "invite_id": invite_id, "workspace_id": workspace_id, "user_id": user_id}
+    redemption_id = await tx.scalar(BEGIN, row)
+    if redemption_id is None:
+        raise GuestInviteInvalid
+    return str(redemption_id)
 
 
 async def decide(
@@ -137,7 +144,9 @@ async def undo(tx: AsyncConnection, *, workspace_id: str, member_id: str, reques
 
     The answer stored under this call's key goes with the guest, or a repetition would get somebody who never was.
     """
-    if not await guests.end(tx, workspace_id=workspace_id, member_id=member_id):
+    guest = {"workspace_id": workspace_id, "member_id": member_id}
+    # Who was purged with the workspace is no longer there to have ended.
+    if not await guests.end(tx, **guest) and await guests.find(tx, **guest) is not None:
         return False
     await forget(tx, request)
     return True

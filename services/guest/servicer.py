@@ -19,13 +19,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.chassis.call import current_call
 from services.chassis.database import Database
-from services.chassis.errors import IdempotencyMismatch, NotFound, PeerUnavailable, PermissionDenied
+from services.chassis.errors import IdempotencyMismatch, LimitReached, NotFound, PeerUnavailable, PermissionDenied
 from services.chassis.frame import Frame
 from services.chassis.idempotency import Repeatable, no_access_needed, once
 from services.chassis.secret import new_token, token_hash
 from services.guest import guests, invites, redemptions, wire
 from services.guest.errors import AlreadyMember, GuestInviteInvalid
-from services.guest.peers import Membership, Messaging
+from services.guest.peers import Identity, Membership, Messaging
 
 INVITE_TTL = timedelta(days=7)
 REDEEM_TRIES = 3
@@ -37,9 +37,10 @@ CONFIRM_RESERVE_SECONDS = 0.3
 class GuestInviteServicer(invite_rpc.GuestInviteServiceServicer):
     """Makes and redeems links."""
 
-    def __init__(self, frame: Frame, *, membership: Membership, messaging: Messaging) -> None:
+    def __init__(self, frame: Frame, *, identity: Identity, membership: Membership, messaging: Messaging) -> None:
         self._frame = frame
         self._database = frame.database
+        self._identity = identity
         self._membership = membership
         self._messaging = messaging
 
@@ -134,7 +135,7 @@ class GuestInviteServicer(invite_rpc.GuestInviteServiceServicer):
             member_id = await self._add_member(redemption_id=redemption_id, **person)
             decided = {"redemption_id": redemption_id, "member_id": member_id, **attempt}
             answer = await self._once(request, lambda tx: redemptions.decide(tx, **decided))
-        except (GuestInviteInvalid, AlreadyMember, IdempotencyMismatch):
+        except (GuestInviteInvalid, AlreadyMember, LimitReached, IdempotencyMismatch):
             await self._abandon(redemption_id)
             raise
         if answer.guest.member_id != member_id:
@@ -155,9 +156,13 @@ class GuestInviteServicer(invite_rpc.GuestInviteServiceServicer):
 
     async def _add_member(self, *, workspace_id: str, user_id: str, redemption_id: str) -> str:
         """The member id that the caller will have as a guest."""
+        normalized_email = await self._identity.verified_email(user_id)
         try:
             member = await self._membership.add_guest_member(
-                workspace_id=workspace_id, user_id=user_id, redemption_id=redemption_id
+                workspace_id=workspace_id,
+                user_id=user_id,
+                redemption_id=redemption_id,
+                normalized_email=normalized_email,
             )
         except NotFound:
             raise GuestInviteInvalid from None

@@ -1,4 +1,7 @@
-"""What guest's worker does: it makes the tables say what the clock says already. Nothing waits for it."""
+"""What guest's worker does: it makes the tables say what the clock says already, and removes what is left over.
+
+Nothing waits for it.
+"""
 
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -9,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.chassis.database import Database
 from services.chassis.outbox import enqueue
 from services.chassis.worker import Work
-from services.guest import redemptions
+from services.guest import purges, redemptions
 
 EXPIRE = "guest.expire"
 
@@ -45,7 +48,7 @@ def works(database: Database) -> Mapping[str, Work]:
         if found is not None:
             await database.transaction(lambda tx: materialise(tx, found))
 
-    return {EXPIRE: expire}
+    return {EXPIRE: expire, purges.PURGE: purges.workspace_purger(database)}
 
 
 def sweeps(database: Database) -> list[Callable[[], Awaitable[None]]]:

@@ -9,6 +9,7 @@ from services.chassis.frame import Frame
 from services.chassis.inbox import Consumer
 from services.chassis.settings import ServeSettings, WorkerSettings
 from services.chassis.worker import Worker
+from services.messaging import purges
 from services.messaging.access import Access
 from services.messaging.conversations import remove_member
 from services.messaging.guards import Guard
@@ -29,7 +30,14 @@ SERVICE = "messaging"
 
 def build(settings: ServeSettings) -> Frame:
     """The service, wired but not started."""
-    frame = Frame(SERVICE, settings, consumes={"member_removed": Consumer({"membership"}, remove_member)})
+    frame = Frame(
+        SERVICE,
+        settings,
+        consumes={
+            "member_removed": Consumer({"membership"}, remove_member),
+            "workspace_deleted": Consumer({"membership"}, purges.workspace_deleted),
+        },
+    )
     database, secret, wakes = frame.database, frame.secret, frame.wakes
     membership, guests = Membership(frame.channels["membership"]), Guests(frame.channels["guest"])
     access = Access(membership, guests)
@@ -70,8 +78,9 @@ async def serve(settings: ServeSettings) -> None:
 
 
 def worker(settings: WorkerSettings) -> None:
-    """Performs nothing of its own yet: the frame's sweep is the worker's work."""
-    Worker(SERVICE, settings).serve({})
+    """Removes what deleted workspaces leave behind, until SIGTERM."""
+    process = Worker(SERVICE, settings)
+    process.serve({purges.PURGE: purges.workspace_purger(process.database)})
 
 
 if __name__ == "__main__":
