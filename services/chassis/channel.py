@@ -9,7 +9,7 @@ import grpc
 
 from services.chassis.call import CURRENT
 from services.chassis.coalesce import FLUSH_SECONDS, is_cancelled
-from services.chassis.errors import DeadlineExceeded, PeerUnavailable
+from services.chassis.errors import DeadlineExceeded, LimitReached, PeerUnavailable, info_of
 from services.chassis.settings import ServeSettings
 from services.chassis.tls import channel_credentials
 
@@ -102,7 +102,8 @@ async def ask(
     try:
         return await rpc(request, timeout=timeout_seconds, metadata=tuple(metadata))
     except grpc.aio.AioRpcError as error:
-        if error.code() in UNANSWERED:
+        # A limit is an answer, whatever its code: trying again does not help.
+        if error.code() in UNANSWERED and info_of(error).reason != LimitReached.reason:
             raise PeerUnavailable from error
         raise
     except asyncio.CancelledError as error:

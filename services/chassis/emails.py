@@ -40,4 +40,4 @@ def mailbox(email: str) -> str:
     whoever reads the one must not prove to be the other.
     """
     normalized = normalize(email)
-    return email if email.lower() == normalized else normalized
+    return email if email.lower() == normalized and unicodedata.is_normalized("NFKC", email) else normalized

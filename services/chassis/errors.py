@@ -183,12 +183,12 @@ def status_of(fault: Fault, *, domain: str, request_id: str) -> status_pb2.Statu
     return status
 
 
-def reason_of(error: grpc.aio.AioRpcError) -> str:
-    """The reason in a peer's error, or an empty string."""
+def info_of(error: grpc.aio.AioRpcError) -> error_details_pb2.ErrorInfo:
+    """The reason in a peer's error, with its metadata; empty if it gave none."""
+    info = error_details_pb2.ErrorInfo()
     for key, value in error.trailing_metadata() or ():
         if key == "grpc-status-details-bin":
             for detail in status_pb2.Status.FromString(value).details:
-                info = error_details_pb2.ErrorInfo()
                 if detail.Unpack(info):
-                    return str(info.reason)
-    return ""
+                    return info
+    return info

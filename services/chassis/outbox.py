@@ -26,7 +26,10 @@ WORKER = "worker"
 MOST_TRIES = 20
 
 WRITE = text("""
-    INSERT INTO outbox (id, target, kind, subject_id, payload) VALUES (:id, :target, :kind, :subject_id, :payload)
+    INSERT INTO outbox (id, target, kind, subject_id, payload, due_at)
+    VALUES (
+        :id, :target, :kind, :subject_id, :payload, statement_timestamp() + make_interval(secs => :delay_seconds)
+    )
 """)
 CLAIM = text("""
     UPDATE outbox SET due_at = statement_timestamp() + interval '30 seconds'
@@ -60,14 +63,14 @@ async def emit(tx: AsyncConnection, targets: Sequence[str], event: pb.Event) -> 
         row_id = str(uuid_utils.uuid7())
         event.event_id = row_id
         row = {"id": row_id, "target": target, "kind": kind, "subject_id": None, "payload": event.SerializeToString()}
-        await tx.execute(WRITE, row)
+        await tx.execute(WRITE, {**row, "delay_seconds": 0})
     tx.info[OUTBOX_WRITTEN] = True
 
 
-async def enqueue(tx: AsyncConnection, work: str, subject_id: str) -> None:
-    """Has the worker do `work` about a row, after this transaction."""
+async def enqueue(tx: AsyncConnection, work: str, subject_id: str, *, delay_seconds: float = 0) -> None:
+    """Has the worker do `work` about a row, after this transaction, and `delay_seconds` after now at the earliest."""
     row = {"id": str(uuid_utils.uuid7()), "target": WORKER, "kind": work, "subject_id": subject_id, "payload": None}
-    await tx.execute(WRITE, row)
+    await tx.execute(WRITE, {**row, "delay_seconds": delay_seconds})
     tx.info[OUTBOX_WRITTEN] = True
 
 

@@ -67,7 +67,7 @@ def build(settings: IdentitySettings) -> Frame:
     frame.on_close(attempts.close)
     auth = AuthService(database, frame.secret, Passwords(), keys, attempts=attempts, sign_up=settings.sign_up)
     frame.add(auth_service_pb2_grpc.add_AuthServiceServicer_to_server, auth)
-    frame.add(user_service_pb2_grpc.add_UserServiceServicer_to_server, UserService(database, frame.secret))
+    frame.add(user_service_pb2_grpc.add_UserServiceServicer_to_server, UserService(database, frame.secret, attempts))
     frame.add(
         session_service_pb2_grpc.add_SessionServiceServicer_to_server, SessionService(database, frame.secret, uses)
     )

@@ -15,13 +15,17 @@ from services.chassis import emails
 from services.chassis.call import current_call
 from services.chassis.errors import InvalidRequest, NotFound
 from services.chassis.secret import token_hash
-from services.identity import security, users
+from services.identity import security, users, verification
 from services.identity.errors import EmailTaken
 
 CREATE_USER = text("""
     INSERT INTO users (id, email, normalized_email, name, email_verified_at, image_url)
     VALUES (:id, :email, :normalized_email, :name, :email_verified_at, :image_url)
-    ON CONFLICT (normalized_email) DO NOTHING
+    ON CONFLICT (normalized_email) DO UPDATE
+    SET email = EXCLUDED.email, name = EXCLUDED.name, image_url = EXCLUDED.image_url, is_claim = false,
+        email_verified_at = EXCLUDED.email_verified_at, updated_at = statement_timestamp(),
+        revision = users.revision + 1
+    WHERE users.is_claim AND users.disabled_at IS NULL
     RETURNING id, email, name, email_verified_at, image_url
 """)
 FIND_USER = text("SELECT id, email, name, email_verified_at, image_url FROM users WHERE id = :user_id")
@@ -109,10 +113,10 @@ async def create_user(
         "image_url": image_url,
         "email_verified_at": verified_at,
     }
-    await users.drop_claim(tx, normalized_email=normalized_email)
     user = (await tx.execute(CREATE_USER, row)).one_or_none()
     if user is None:
         raise EmailTaken
+    await verification.retire(tx, user_id=str(user.id))
     return user
 
 
@@ -161,7 +165,7 @@ async def update_user(
     if before is None:
         raise NotFound
     if normalized_email is not None:
-        await users.drop_claim(tx, normalized_email=normalized_email)
+        await users.drop_claim(tx, normalized_email=normalized_email, but_id=user_id)
     try:
         user = (await tx.execute(UPDATE_USER, row)).one()
     except exc.IntegrityError as error:
@@ -170,6 +174,7 @@ async def update_user(
         await tx.execute(DROP_MAILED_TOKENS, {"user_id": user_id})
         await _record(tx, "email_changed", user_id=user_id)
     if before.email_verified_at is None and user.email_verified_at is not None:
+        await users.end_unproven(tx, user_id=user_id)
         await _record(tx, "email_verified", user_id=user_id)
     return user
 

@@ -35,6 +35,8 @@ AWAY_SECONDS = 2.0
 """For so long a Valkey that gave no answer is not asked again, or each call would wait for it."""
 MOST_KEPT = 10_000
 HOUR_MS = 3_600_000
+FROM_ALL_NETWORKS = 10
+"""Times what one network may have mailed to an address."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,9 +150,13 @@ class Attempts:
             raise
 
     async def may_mail(self, account: str) -> bool:
-        """Spends one of the mails that an address may be sent, and a network may ask for, in an hour."""
+        """Spends one of the mails that a network may have sent to an address, and may ask for, in an hour.
+
+        What all networks together may have sent to an address is far more: else one could use up another's.
+        """
         client_address = current_call().client_address
-        keys, most = [self._key("mail", account)], [self._mails[0]]
+        keys = [self._key("mail", account, network_of(client_address)), self._key("mail", account)]
+        most = [self._mails[0], self._mails[0] * FROM_ALL_NETWORKS]
         if is_foreign(client_address):
             keys.append(self._key("mails", network_of(client_address)))
             most.append(self._mails[1])

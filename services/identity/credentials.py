@@ -116,6 +116,6 @@ async def _set(
     await tx.execute(SET_PASSWORD, {"id": user.id, "password_hash": password_hash})
     await sessions.end_others(tx, user_id=str(user.id), keep_session_id=keep_session_id, reason=kind)
     # A link that was mailed before would undo it.
-    await verification.drop(tx, user_id=user.id, purposes=(*RESET_PASSWORD, *users.EMAIL_SIGN_IN))
+    await verification.drop(tx, user_id=user.id, purposes=(*RESET_PASSWORD, *users.EMAIL_SIGN_IN, *users.CHANGE_EMAIL))
     await security.record(tx, kind, user_id=str(user.id))
     await outbox.enqueue(tx, "mail.password_changed", str(user.id))

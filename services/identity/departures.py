@@ -28,7 +28,9 @@ FORGET_IDENTIFIERS = text("""
     DELETE FROM adapter_verification_tokens WHERE identifier = ANY(CAST(:addresses AS text[]))
 """)
 # What they did about others stays in the others' logs.
-FORGET_ACTOR = text("UPDATE security_events SET actor_id = NULL WHERE actor_id = :user_id")
+FORGET_ACTOR = text("""
+    UPDATE security_events SET actor_id = NULL, client_address = '', user_agent = '' WHERE actor_id = :user_id
+""")
 FORGET_OWN_ANSWERS = text("DELETE FROM idempotency_keys WHERE caller = ANY(CAST(:callers AS text[]))")
 # Sessions, tokens, provider accounts and the security log go with the row.
 DELETE = text("DELETE FROM users WHERE id = :user_id")

@@ -37,8 +37,9 @@ PARTS = {
         ORDER BY created_at
     """),
     "security_events": text("""
-        SELECT id AS event_id, kind, user_id, actor_id, service_account_id, session_id, client_address, user_agent,
-            created_at
+        SELECT id AS event_id, kind, user_id, actor_id, service_account_id, session_id,
+            CASE WHEN actor_id IS NULL OR actor_id = :user_id THEN client_address ELSE '' END AS client_address,
+            CASE WHEN actor_id IS NULL OR actor_id = :user_id THEN user_agent ELSE '' END AS user_agent, created_at
         FROM security_events WHERE user_id = :user_id OR actor_id = :user_id ORDER BY id
     """),
     "repeatable_calls": text("""

@@ -1,14 +1,25 @@
 """Passwords as they are presented: limited, verified, counted and noted in the security log."""
 
+import asyncio
+import os
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from services.chassis.call import current_call
 from services.chassis.database import Database
+from services.chassis.errors import Overloaded
 from services.identity import security
 from services.identity.attempts import Attempts, Outcome
 from services.identity.credentials import Credentials
 from services.identity.errors import EmailUnverified, InvalidCredentials, SignInLimited
-from services.identity.passwords import Passwords
+from services.identity.networks import is_foreign, network_of
+from services.identity.passwords import THREADS, WAITING, Passwords
+
+AT_A_TIME = max(1, min(THREADS, (os.cpu_count() or 2) // 2))
+"""Half of the processors at most: a password takes one whole, and other calls must find one."""
+MOST = THREADS + WAITING
+MOST_OF_A_NETWORK = 12
 
 
 class Guesses:
@@ -18,6 +29,27 @@ class Guesses:
         self._database = database
         self._passwords = passwords
         self._attempts = attempts
+        self._here: Counter[str] = Counter()
+        self._turns = asyncio.Semaphore(AT_A_TIME)
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """One's turn to sign in: a few at a time, so that a crowd delays nobody's other calls; the rest wait in order.
+
+        OVERLOADED if too many wait, or too many of one network: it would fill the queue for everybody.
+        """
+        address = current_call().client_address
+        network = network_of(address)
+        if self._here.total() >= MOST or (is_foreign(address) and self._here[network] >= MOST_OF_A_NETWORK):
+            raise Overloaded
+        self._here[network] += 1
+        try:
+            async with self._turns:
+                yield
+        finally:
+            self._here[network] -= 1
+            if not self._here[network]:
+                del self._here[network]
 
     async def require_sign_in(self, found: Credentials, password: str) -> None:
         """INVALID_CREDENTIALS, or EMAIL_UNVERIFIED after a right one; SIGN_IN_LIMITED.

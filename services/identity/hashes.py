@@ -16,7 +16,7 @@ from argon2.exceptions import InvalidHashError, VerificationError
 
 from services.identity.errors import PasswordHashUnsupported
 
-BCRYPT = re.compile(r"\$2[aby]\$(?P<cost>\d\d)\$[./A-Za-z0-9]{53}")
+BCRYPT = re.compile(r"\$2[aby]\$(?P<cost>\d\d)\$[./A-Za-z0-9]{21}[.Oeu][./A-Za-z0-9]{31}")
 BCRYPT_BYTES = 72
 BCRYPT_COSTS = range(4, 15)
 
@@ -69,6 +69,7 @@ def _is_scrypt(password_hash: str) -> bool:
         found is not None
         and int(found["ln"]) in SCRYPT_LN
         and int(found["r"]) in SCRYPT_R
+        and int(found["ln"]) < 16 * int(found["r"])  # RFC 7914 §6: N < 2^(128 r / 8)
         and int(found["p"]) in SCRYPT_P
         and _decoded(found["salt"]) is not None
         and _decoded(found["key"]) is not None

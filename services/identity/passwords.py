@@ -5,6 +5,7 @@ that were taken over from another system are verified too (hashes.py), until a s
 """
 
 import asyncio
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -37,13 +38,18 @@ def _common() -> frozenset[str]:
     return frozenset(Path(__file__).with_name("common_passwords.txt").read_text(encoding="utf-8").split())
 
 
+def _give_way() -> None:
+    """Has this thread run where nobody else wants the processor: a crowd that signs in must not slow other calls."""
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
+
+
 class Passwords:
     """Hashes and verifies; a verification takes the same time whether or not there is a hash to compare with."""
 
     def __init__(self) -> None:
         # OWASP's first choice: 19 MiB, two passes, one lane.
         self._hasher = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
-        self._executor = ThreadPoolExecutor(THREADS, thread_name_prefix="argon2")
+        self._executor = ThreadPoolExecutor(THREADS, thread_name_prefix="argon2", initializer=_give_way)
         self._places = threading.BoundedSemaphore(THREADS + WAITING)
         self._dummy = self._hasher.hash(new_token("dummy"))
 

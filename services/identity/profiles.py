@@ -3,15 +3,17 @@
 from collections.abc import Sequence
 from typing import Any
 
+from guildhall.events.v1 import event_sink_pb2 as events
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from services.chassis import outbox
 from services.chassis.errors import EtagMismatch, NotFound
 from services.identity import administrators, security, sessions
 
 COLUMNS = """
     users.id, users.email, users.normalized_email, users.name, users.image_url, users.email_verified_at,
-    users.created_at, users.updated_at, users.disabled_at, users.revision,
+    users.created_at, users.updated_at, users.disabled_at, users.revision, users.is_claim,
     users.administrator_since IS NOT NULL AS is_administrator, users.password_hash IS NOT NULL AS has_password
 """
 """What wire.user needs of a row; for RETURNING as well."""
@@ -112,6 +114,9 @@ async def disable(tx: AsyncConnection, *, user_id: str, etag: str, actor_id: str
     require_etag(user, etag)
     await administrators.require_another(tx, user_id=user_id)
     changed = await _set_disabled(tx, user, disabled=True, actor_id=actor_id)
+    if changed is not user:
+        # Whoever can run a workspace no longer must be succeeded there.
+        await outbox.emit(tx, ["membership"], events.Event(user_disabled=events.UserDisabled(user_id=user_id)))
     await sessions.end_all(tx, user_id=user_id, reason="user_disabled")
     return changed
 

@@ -19,7 +19,9 @@ RECORD = text("""
 LIST = text("""
     SELECT listed.* FROM users
     LEFT JOIN LATERAL (
-        SELECT id, kind, created_at, session_id, client_address, user_agent, service_account_id
+        SELECT id, kind, created_at, session_id, service_account_id,
+            CASE WHEN actor_id IS NULL THEN client_address ELSE '' END AS client_address,
+            CASE WHEN actor_id IS NULL THEN user_agent ELSE '' END AS user_agent
         FROM security_events WHERE user_id = users.id AND id < CAST(:before AS uuid)
         ORDER BY id DESC LIMIT :size
     ) listed ON true

@@ -67,7 +67,7 @@ class Mails:
         if row is None:
             return
         parameters = {"asked_at": row.asked_at, "name": row.name}
-        if purpose == "verify_email":
+        if purpose in ("verify_email", "change_email"):
             # Whoever signs up somebody else's address chose that name too: their words are not to reach the owner.
             del parameters["name"]
         if purpose in LINKS:

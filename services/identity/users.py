@@ -18,6 +18,7 @@ from services.identity.profiles import COLUMNS
 
 PROVING = ("verify_email", "change_email")
 EMAIL_SIGN_IN = ("email_sign_in",)
+CHANGE_EMAIL = ("change_email",)
 
 # The update locks a known user and returns it, so that known and unknown take the same statements.
 ADD = text("""
@@ -28,7 +29,8 @@ ADD = text("""
 """)
 # Locked, so that nobody deletes the user before the token's row refers to it.
 FIND = text("""
-    SELECT id, email_verified_at IS NOT NULL AS is_verified, disabled_at IS NOT NULL AS is_disabled
+    SELECT id, email_verified_at IS NOT NULL AS is_verified, disabled_at IS NOT NULL AS is_disabled,
+        statement_timestamp() < created_at + interval '24 hours' AS is_fresh
     FROM users WHERE normalized_email = :normalized_email FOR KEY SHARE
 """)
 VERIFY = text(f"""
@@ -38,15 +40,22 @@ VERIFY = text(f"""
     WHERE id = :id
     RETURNING {COLUMNS}
 """)
+DROP_PASSWORD = text("UPDATE users SET password_hash = NULL, is_claim = false WHERE id = :user_id")
 DROP_ACCOUNTS = text("DELETE FROM accounts WHERE user_id = :user_id")
 # Somebody who signed up and never came back to prove it: nothing hangs on such a user but their tokens.
 DROP_CLAIM = text("""
-    DELETE FROM users WHERE normalized_email = :normalized_email AND is_claim AND disabled_at IS NULL
+    DELETE FROM users
+    WHERE normalized_email = :normalized_email AND is_claim AND disabled_at IS NULL
+        AND (CAST(:but_id AS uuid) IS NULL OR id <> CAST(:but_id AS uuid))
 """)
 FORGET_CLAIMS = text("""
     DELETE FROM users WHERE id IN (
         SELECT id FROM users
         WHERE is_claim AND disabled_at IS NULL AND updated_at <= statement_timestamp() - interval '7 days'
+            AND NOT EXISTS (
+                SELECT FROM verification_tokens
+                WHERE user_id = users.id AND used_at IS NULL AND statement_timestamp() < expire_at
+            )
         LIMIT 1000 FOR UPDATE SKIP LOCKED
     )
 """)
@@ -77,6 +86,8 @@ async def resend_verification(tx: AsyncConnection, secret: SecretKey, *, normali
     """Has another mail sent about a sign-up whose address is not proven; the one before is good no more."""
     user = await _find(tx, normalized_email=normalized_email)
     password_hash, name = await verification.take_sign_up(tx, user_id=user.id if user else None)
+    if user and not user.is_fresh:  # an earlier sign-up may have run out: the one that is left need not be theirs
+        password_hash = name = None
     if user is None or user.is_verified or user.is_disabled:
         await verification.issue(tx, secret, verification.UNKNOWN_ADDRESS, user_id=None)
     else:
@@ -108,6 +119,8 @@ async def verify_email(tx: AsyncConnection, user: Row[Any], *, token: str) -> Ro
         return await _take_address(tx, used)
     if user.email_verified_at is not None:
         raise TokenInvalid
+    if not user.is_claim:  # somebody is there already, and a stranger may have signed up
+        return await prove(tx, user, password_hash=None, name=None)
     return await prove(tx, user, password_hash=used.pending_password_hash, name=used.pending_name)
 
 
@@ -132,13 +145,22 @@ async def prove(tx: AsyncConnection, user: Row[Any], *, password_hash: str | Non
     await sessions.end_all(tx, user_id=str(user.id), reason="revoked")
     await tx.execute(DROP_ACCOUNTS, {"user_id": user.id})
     await verification.retire(tx, user_id=user.id)
+    await verification.drop(tx, user_id=str(user.id), purposes=CHANGE_EMAIL)
     await security.record(tx, "email_verified", user_id=str(user.id))
     return proven
 
 
-async def drop_claim(tx: AsyncConnection, *, normalized_email: str) -> None:
+async def end_unproven(tx: AsyncConnection, *, user_id: str) -> None:
+    """What somebody could have left before a back end had the address proven; its accounts are the app's own."""
+    await tx.execute(DROP_PASSWORD, {"user_id": user_id})
+    await sessions.end_all(tx, user_id=user_id, reason="revoked")
+    await verification.retire(tx, user_id=user_id)
+    await verification.drop(tx, user_id=user_id, purposes=CHANGE_EMAIL)
+
+
+async def drop_claim(tx: AsyncConnection, *, normalized_email: str, but_id: str | None = None) -> None:
     """Makes an address free that somebody has signed up with and not proven: whoever can prove it comes first."""
-    await tx.execute(DROP_CLAIM, {"normalized_email": normalized_email})
+    await tx.execute(DROP_CLAIM, {"normalized_email": normalized_email, "but_id": but_id})
 
 
 async def forget_claims(tx: AsyncConnection) -> int:

@@ -19,6 +19,7 @@ from deploy.stack.valkey import Valkey
 from services.chassis.call import CURRENT, Call
 from services.chassis.secret import SecretKey
 from services.identity.attempts import TOKENS, Allowance, Attempts
+from services.identity.guesses import MOST_OF_A_NETWORK
 from tests.support.backends import Processes
 from tests.support.identities import execute, from_address, identity, kinds_of, new_address
 from tests.support.suite import PASSWORD, Refusal, Suite, refused
@@ -94,10 +95,18 @@ async def test_the_password_of_a_sign_up_of_ones_own_clears_nothing(suite: Suite
 
 async def test_many_guesses_at_once_get_no_more_answers_than_one_by_one(suite: Suite, auth: Any) -> None:
     person = await suite.person()
-    passwords = [f"{WRONG} {number}" for number in range(20)]
+    passwords = [f"{WRONG} {number}" for number in range(MOST_OF_A_NETWORK)]
     outcomes = await asyncio.gather(*(refused(sign_in(auth, person.email, password)) for password in passwords))
     reasons = sorted(outcome.reason for outcome in outcomes)
-    assert reasons == ["INVALID_CREDENTIALS"] * 5 + ["SIGN_IN_LIMITED"] * 15
+    assert reasons == ["INVALID_CREDENTIALS"] * 5 + ["SIGN_IN_LIMITED"] * (MOST_OF_A_NETWORK - 5)
+
+
+async def test_a_flood_from_one_network_is_overloaded_there_and_keeps_nobody_else_out(suite: Suite, auth: Any) -> None:
+    person, crowd = await suite.person(), from_address("192.0.2.91")
+    flood = [asyncio.ensure_future(refused(sign_in(auth, new_address(), WRONG, crowd))) for _ in range(60)]
+    await asyncio.wait(flood, return_when=asyncio.FIRST_COMPLETED)
+    assert (await sign_in(auth, person.email, metadata=THERE)).user.user_id == person.user_id
+    assert {refusal.reason for refusal in await asyncio.gather(*flood)} == {"INVALID_CREDENTIALS", "OVERLOADED"}
 
 
 async def test_wrong_present_passwords_count_as_well(suite: Suite, auth: Any) -> None:
@@ -192,7 +201,7 @@ async def test_counts_end_by_themselves_and_their_keys_tell_nothing(
     await attempts.may_mail(account)
     with Redis.from_url(own_valkey[0].url) as client:
         keys = client.keys("*")
-        assert len(keys) == 3
+        assert len(keys) == 4
         for key in keys:
             assert 0 < client.pttl(key) <= 86_400_000
             kept = client.hgetall(key) if client.type(key) == b"hash" else client.get(key)
@@ -251,23 +260,33 @@ def count_tokens(suite: Suite) -> int:
 
 
 @pytest.mark.parametrize("is_known", [True, False])
-async def test_an_address_is_sent_five_mails_an_hour_and_the_sixth_answer_is_the_same(
+async def test_a_network_sends_an_address_five_mails_an_hour_and_the_sixth_answer_is_the_same(
     suite: Suite, auth: Any, is_known: bool
 ) -> None:
     address = (await suite.person()).email if is_known else new_address()
     before, answers, counts = count_tokens(suite), set(), []
-    # A known one was sent one by signing up.
-    for number in range(4 if is_known else 5):
+    for number in range(5):
         answers.add((await ask_mail(auth, MAILING[number % 4], address)).SerializeToString())
     counts.append(count_tokens(suite) - before)
     for rpc in MAILING:
         answers.add((await ask_mail(auth, rpc, address)).SerializeToString())
-        answers.add((await ask_mail(auth, rpc, address, THERE)).SerializeToString())
     counts.append(count_tokens(suite) - before)
     assert answers == {b""}
-    assert counts == ([4, 4] if is_known else [5, 5])
+    assert counts == [5, 5]
     await ask_mail(auth, "SignUp", new_address())
-    assert count_tokens(suite) - before == counts[0] + 1
+    await ask_mail(auth, "StartEmailSignIn", address, THERE)
+    assert count_tokens(suite) - before == 7
+
+
+async def test_all_networks_together_send_an_address_ten_times_what_one_may(suite: Suite) -> None:
+    address = new_address()
+    async with identity(suite, mails_per_address=1) as (_, auth):
+        before = count_tokens(suite)
+        for number in range(12):
+            await ask_mail(auth, "StartEmailSignIn", address, from_address(f"198.18.{number}.1"))
+        assert count_tokens(suite) - before == 10
+        await ask_mail(auth, "StartEmailSignIn", new_address(), from_address("198.18.12.1"))
+        assert count_tokens(suite) - before == 11
 
 
 async def test_a_network_asks_for_so_many_mails_an_hour_and_this_machine_for_any(suite: Suite) -> None:

@@ -74,14 +74,15 @@ class AuthService(auth_service_pb2_grpc.AuthServiceServicer):
     async def SignIn(self, request: pb.SignInRequest, context: Any) -> pb.SignInResponse:
         """A repeated call must hold the right password too, before it is given the stored answer."""
         address = emails.normalize(request.email)
-        while True:
-            found = await self._database.read(lambda tx: credentials.find(tx, normalized_email=address))
-            await self._guesses.require_sign_in(found, request.password)
-            try:
-                return await self._sign_in(request, address, found)
-            except credentials.CredentialsChanged:
-                # Another sign-in has renewed the hash, or the password was changed: verify again, within the deadline.
-                continue
+        async with self._guesses.turn():
+            while True:
+                found = await self._database.read(lambda tx: credentials.find(tx, normalized_email=address))
+                await self._guesses.require_sign_in(found, request.password)
+                try:
+                    return await self._sign_in(request, address, found)
+                except credentials.CredentialsChanged:
+                    # Another sign-in has renewed the hash, or the password was changed: verify again, in the deadline.
+                    continue
 
     async def StartEmailSignIn(self, request: pb.StartEmailSignInRequest, context: Any) -> pb.StartEmailSignInResponse:
         """Where sign-up is open, an address that nobody has gets a link like any other."""

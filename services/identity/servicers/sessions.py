@@ -13,7 +13,7 @@ from services.chassis.database import Database
 from services.chassis.idempotency import no_access_needed, once
 from services.chassis.pages import page_key, page_size, page_token
 from services.chassis.secret import SecretKey
-from services.identity import security, sessions, wire
+from services.identity import security, sessions, verification, wire
 from services.identity.administrators import require_administrator
 from services.identity.uses import Uses
 
@@ -58,6 +58,7 @@ class SessionService(session_service_pb2_grpc.SessionServiceServicer):
 
         async def revoke(tx: AsyncConnection, session: Row[Any]) -> pb.RevokeSessionResponse:
             await sessions.revoke(tx, user_id=user_id, session_id=str(session.id))
+            await _forget_change_of_address(tx, user_id)
             return pb.RevokeSessionResponse()
 
         return await once(
@@ -76,6 +77,7 @@ class SessionService(session_service_pb2_grpc.SessionServiceServicer):
 
         async def revoke(tx: AsyncConnection, _granted: None) -> pb.RevokeSessionsResponse:
             count = await sessions.revoke_others(tx, user_id=call.user_id, keep_session_id=keep)
+            await _forget_change_of_address(tx, call.user_id)
             return pb.RevokeSessionsResponse(revoked_count=count)
 
         return await once(
@@ -113,3 +115,8 @@ class SessionService(session_service_pb2_grpc.SessionServiceServicer):
     async def CheckSessions(self, request: pb.CheckSessionsRequest, context: Any) -> pb.CheckSessionsResponse:
         """One statement, whatever the number."""
         return pb.CheckSessionsResponse(alive=await self._uses.check(request.session_ids))
+
+
+async def _forget_change_of_address(tx: AsyncConnection, user_id: str) -> None:
+    """The session that is ended may be a thief's, who asked for an address of theirs before."""
+    await verification.drop(tx, user_id=user_id, purposes=["change_email"])

@@ -1,6 +1,5 @@
 """UserService: what is known of people, and what they and others do about it."""
 
-from datetime import UTC
 from typing import Any
 from uuid import UUID
 
@@ -17,14 +16,16 @@ from services.chassis.pages import page_key, page_size, page_token
 from services.chassis.secret import SecretKey
 from services.identity import departures, hashes, imports, profiles, security, verification, wire
 from services.identity.administrators import require_administrator
+from services.identity.attempts import Attempts
 
 
 class UserService(user_service_pb2_grpc.UserServiceServicer):
     """Oneself, and anybody for system administrators and other services."""
 
-    def __init__(self, database: Database, secret: SecretKey) -> None:
+    def __init__(self, database: Database, secret: SecretKey, attempts: Attempts) -> None:
         self._database = database
         self._secret = secret
+        self._attempts = attempts
 
     async def GetUser(self, request: pb.GetUserRequest, context: Any) -> pb.GetUserResponse:
         """The caller."""
@@ -43,6 +44,7 @@ class UserService(user_service_pb2_grpc.UserServiceServicer):
         paths = set(request.update_mask.paths)
         email = request.email.strip() if "email" in paths else ""
         address = emails.normalize(email) if email else ""
+        may_mail = bool(address) and await self._attempts.may_mail(address)
 
         async def work(tx: AsyncConnection, user: Row[Any]) -> pb.UpdateUserResponse:
             profiles.require_etag(user, request.etag)
@@ -54,7 +56,7 @@ class UserService(user_service_pb2_grpc.UserServiceServicer):
                 image_url=request.image_url if "image_url" in paths else None,
                 email=email if address and not is_new else None,
             )
-            if is_new:
+            if is_new and may_mail:
                 await self._request_email_change(tx, user_id=user_id, email=email, address=address)
             return pb.UpdateUserResponse(user=wire.user(changed), pending_email_change=is_new)
 
@@ -129,6 +131,7 @@ class UserService(user_service_pb2_grpc.UserServiceServicer):
 
         async def work(tx: AsyncConnection, _granted: None) -> pb.DisableUserResponse:
             row = await profiles.disable(tx, user_id=request.user_id, etag=request.etag, actor_id=actor_id)
+            await verification.drop(tx, user_id=request.user_id, purposes=["change_email"])
             return pb.DisableUserResponse(user=wire.listed_user(row))
 
         return await once(
@@ -162,7 +165,9 @@ class UserService(user_service_pb2_grpc.UserServiceServicer):
         address = emails.normalize(request.email)
         if request.password_hash:
             hashes.require_supported(request.password_hash)
-        is_verified = request.HasField("email_verify_time")
+        verified_at = None
+        if request.HasField("email_verify_time"):
+            verified_at = wire.read_time(request.email_verify_time, field="email_verify_time")
 
         async def work(tx: AsyncConnection, _granted: None) -> pb.ImportUserResponse:
             row = await imports.add(
@@ -171,7 +176,7 @@ class UserService(user_service_pb2_grpc.UserServiceServicer):
                 normalized_email=address,
                 name=request.name,
                 image_url=request.image_url,
-                email_verified_at=request.email_verify_time.ToDatetime(UTC) if is_verified else None,
+                email_verified_at=verified_at,
                 password_hash=request.password_hash or None,
             )
             return pb.ImportUserResponse(user=wire.listed_user(row))
