@@ -1,4 +1,4 @@
-"""F12: access is lost (members and guests removed, guests expired) while secrets are posted and read.
+"""F12: access is lost (members removed, banned, suspended, guests removed, expired) while secrets are posted and read.
 
 In every third batch the conversation's row is locked while the loss is acknowledged, so that sends are in flight which
 were allowed before it and are written after it. Controls: permission remembered instead of asked for; who gets a
@@ -27,10 +27,17 @@ from tests.faults.people import Person, join_by_link, join_by_mail, make_channel
 from tests.faults.witnesses import Posts, Witness, sums
 
 BATCHES_PER_ROUND = 10
-_REMOVED_MEMBERS = 6
+_LOST_MEMBERS = 6
 _REMOVED_GUESTS = 7
 _EXPIRED_GUESTS = 7
-PER_BATCH = _REMOVED_MEMBERS + _REMOVED_GUESTS + _EXPIRED_GUESTS
+PER_BATCH = _LOST_MEMBERS + _REMOVED_GUESTS + _EXPIRED_GUESTS
+_BY_RPC: dict[str, tuple[str, Any]] = {
+    "member removed": ("RemoveMember", members_pb.RemoveMemberRequest),
+    "member banned": ("BanMember", members_pb.BanMemberRequest),
+    "member suspended": ("SuspendMember", members_pb.SuspendMemberRequest),
+    "guest removed": ("RemoveMember", members_pb.RemoveMemberRequest),
+}
+_MEMBER_WAYS = tuple(way for way in _BY_RPC if way.startswith("member"))
 _POSTERS = 3
 _MOST_INTERLEAVINGS = 100_000
 CONTROLS = {
@@ -183,7 +190,7 @@ async def _batch(bench: Bench, found: _Sum, *, holds_sends: bool) -> None:
     await _expire(bench, expired, delays)
     await asyncio.gather(*(witness.start() for witness in stage.witnesses))
     losing = [
-        _remove(stage, witness, delay)
+        _take_access(stage, witness, delay)
         for witness, delay in zip(stage.witnesses, delays, strict=True)
         if witness.how != "guest expired"
     ]
@@ -204,13 +211,13 @@ async def _set(bench: Bench) -> tuple[_Stage, Witness]:
     conversation_id = (await make_channels(owner, workspace_id, 1))[0]
     stage = _Stage(owner, workspace_id, conversation_id)
     link = await make_guest_link(owner, workspace_id, conversation_id)
-    removed, guests = others[:_REMOVED_MEMBERS], others[_REMOVED_MEMBERS:]
+    losers, guests = others[:_LOST_MEMBERS], others[_LOST_MEMBERS:]
     joined = await asyncio.gather(
-        *(join_by_mail(bench.people, owner, person, workspace_id) for person in (stayer, *removed))
+        *(join_by_mail(bench.people, owner, person, workspace_id) for person in (stayer, *losers))
     )
     invited = await asyncio.gather(*(join_by_link(person, link) for person in guests))
-    for person, member_id in zip(removed, joined[1:], strict=True):
-        stage.witnesses.append(stage.witness(person, member_id, "member removed"))
+    for number, (person, member_id) in enumerate(zip(losers, joined[1:], strict=True)):
+        stage.witnesses.append(stage.witness(person, member_id, _MEMBER_WAYS[number % len(_MEMBER_WAYS)]))
     for number, (person, member_id) in enumerate(zip(guests, invited, strict=True)):
         how = "guest removed" if number < _REMOVED_GUESTS else "guest expired"
         stage.witnesses.append(stage.witness(person, member_id, how))
@@ -229,15 +236,14 @@ async def _expire(bench: Bench, guests: Sequence[Witness], delays: Sequence[floa
         guest.near_loss_from, guest.lost_at = asked_at + later, answered_at + later
 
 
-async def _remove(stage: _Stage, witness: Witness, delay: float) -> None:
+async def _take_access(stage: _Stage, witness: Witness, delay: float) -> None:
     witness.near_loss_from = time.monotonic() + delay
     await asyncio.sleep(delay)
-    request = members_pb.RemoveMemberRequest(
-        workspace_id=stage.workspace_id, member_id=witness.member_id, request_id=str(uuid.uuid4())
-    )
+    rpc, request_class = _BY_RPC[witness.how]
+    request = request_class(workspace_id=stage.workspace_id, member_id=witness.member_id, request_id=str(uuid.uuid4()))
     while witness.lost_at is None:
         try:
-            await stage.owner.call(members_rpc.MemberServiceStub, "RemoveMember", request)
+            await stage.owner.call(members_rpc.MemberServiceStub, rpc, request)
             witness.lost_at = time.monotonic()
         except grpc.aio.AioRpcError as error:
             if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.ABORTED):

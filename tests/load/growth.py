@@ -54,6 +54,11 @@ _FILL = {
         SELECT {_N}, {_N}, '', '', '', statement_timestamp() + interval '7 days',
             statement_timestamp() + interval '30 days'
         FROM generate_series(1, %(rows)s) AS n""",
+        f"""INSERT INTO service_accounts (id, name, scopes, workspace_ids)
+        SELECT {_N}, 'Row', ARRAY['a.b'], ARRAY[]::uuid[] FROM generate_series(1, %(rows)s / 10) AS n""",
+        # Ids that no session has.
+        f"""INSERT INTO service_keys (id, service_account_id, key_hash)
+        SELECT gen_random_uuid(), {_N}, CAST(CAST(n AS text) AS bytea) FROM generate_series(1, %(rows)s / 10) AS n""",
     ),
     "membership": (
         f"""INSERT INTO workspaces (id, name)

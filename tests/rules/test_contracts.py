@@ -14,7 +14,10 @@ from guildhall.options.v1 import access_pb2
 from services.chassis import contracts
 from tests.rules.sources import ROOT, report
 
-READS = ("Get", "List", "BatchGet", "BatchCheck", "BatchList", "Check", "Subscribe", "Preview", "Explain", "Search")
+READS = (
+    *("Get", "List", "BatchGet", "BatchCheck", "BatchList", "Check", "Subscribe", "Preview", "Explain", "Search"),
+    *("Expand", "Export", "Watch"),
+)
 """How the names of RPCs that change nothing begin."""
 
 WITHOUT_REQUEST_ID = {
@@ -25,6 +28,10 @@ WITHOUT_REQUEST_ID = {
     "AddGuestMember": "redemption_id is its key, for ever",
     "ConfirmGuestMember": "confirming a confirmed member is the same",
     "DeliverEvents": "each event has an id of its own",
+    "RemoveGuestMember": "member_id is its key, for ever: it is never used again",
+    "ChangeMemberKind": "making a full member a full member is the same",
+    "BumpAccessRevision": "event_id is its key",
+    "VerifyActivityChain": "it only reads",
     "ExchangeServiceKey": "changes nothing but the time of last use; each answer is another token",
     "CreateAccessToken": "stores nothing; each answer is another token",
 }
@@ -50,6 +57,12 @@ NAMES_OF_THINGS = {
     "Workspace",
     "CreateChannelRequest",
     "Conversation",
+    "CreateGroupRequest",
+    "Group",
+    "CreateRoleSchemeRequest",
+    "RoleScheme",
+    "CreateUserGroupRequest",
+    "UserGroup",
 }
 RELEASED = sorted((ROOT / "protos" / "released").glob("*.binpb"))
 
