@@ -13,16 +13,12 @@ from services.messaging import purges
 from services.messaging.access import Access
 from services.messaging.conversations import remove_member
 from services.messaging.guards import Guard
-from services.messaging.hub import Hub
+from services.messaging.hub import WOKEN_CONVERSATIONS, WOKEN_SIGHTS, Hub
 from services.messaging.outgoing import Outgoing
 from services.messaging.peers import Guests, Membership
-from services.messaging.servicer import (
-    WOKEN_CONVERSATIONS,
-    WOKEN_SIGHTS,
-    ConversationService,
-    EventService,
-    MessageService,
-)
+from services.messaging.servicers.conversations import ConversationService
+from services.messaging.servicers.events import EventService
+from services.messaging.servicers.messages import MessageService
 from services.messaging.tables import METADATA
 
 SERVICE = "messaging"

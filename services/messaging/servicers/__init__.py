@@ -1,0 +1,1 @@
+"""The servicers: one method per RPC: who, what, one transaction, reply."""
