@@ -213,4 +213,8 @@ async def test_one_workspace_holds_half_of_the_places_beside_the_queue(suite: Su
         stored = await asyncio.gather(*(each for each in aside if isinstance(each, asyncio.Future)))
     assert isinstance(await others, Stored)
     assert sorted(each.seq for each in stored) == list(range(1, len(aside) + 1))
-    assert await submit(queue, room)
+    async with locked(room):
+        # There is room beside the queue again.
+        freed = await submit(queue, room)
+    assert isinstance(freed, asyncio.Future)
+    assert (await freed).seq == len(aside) + 1
