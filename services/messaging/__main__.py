@@ -9,12 +9,15 @@ from services.chassis.frame import Frame
 from services.chassis.inbox import Consumer
 from services.chassis.settings import WorkerSettings
 from services.chassis.worker import Worker
-from services.messaging import purges
+from services.messaging import group_conversations, purges
 from services.messaging.access import Access
-from services.messaging.conversations import remove_member
+from services.messaging.changes import Changes
+from services.messaging.group_lookups import GroupLookups
+from services.messaging.group_syncs import GroupSyncs
 from services.messaging.guards import Guard
 from services.messaging.hub import WOKEN_CONVERSATIONS, WOKEN_SIGHTS, Hub
 from services.messaging.outgoing import Outgoing
+from services.messaging.participants import remove_member
 from services.messaging.peers import Guests, Membership
 from services.messaging.rates import Rates
 from services.messaging.servicers.conversations import ConversationService
@@ -34,23 +37,43 @@ def build(settings: MessagingSettings) -> Frame:
         consumes={
             "member_removed": Consumer({"membership"}, remove_member),
             "workspace_deleted": Consumer({"membership"}, purges.workspace_deleted),
+            "group_membership_changed": Consumer(
+                {"membership"}, group_conversations.membership_changed, lambda: syncs.wake()
+            ),
+            "group_deleted": Consumer({"membership"}, group_conversations.group_deleted),
         },
     )
     database, secret, wakes = frame.database, frame.secret, frame.wakes
     membership, guests = Membership(frame.channels["membership"]), Guests(frame.channels["guest"])
-    access = Access(membership, guests)
+    groups = GroupLookups(database)
+    access = Access(membership, guests, groups)
     guard = Guard(check_sessions=frame.sessions.check, membership=membership, guests=guests)
     hub = Hub(database, access=access, guard=guard)
-    frame.add(
-        conversation_service_pb2_grpc.add_ConversationServiceServicer_to_server,
-        ConversationService(database, secret, access=access, hub=hub, wakes=wakes),
-    )
+
+    def on_changed(conversation_id: str) -> None:
+        hub.wake(conversation_id)
+        wakes.publish(WOKEN_CONVERSATIONS, conversation_id)
+
+    def on_sights(workspace_id: str) -> None:
+        hub.wake_sights(workspace_id)
+        wakes.publish(WOKEN_SIGHTS, workspace_id)
 
     def on_stored(conversation_ids: Iterable[str]) -> None:
         for conversation_id in conversation_ids:
-            hub.wake(conversation_id)
-            wakes.publish(WOKEN_CONVERSATIONS, conversation_id)
+            on_changed(conversation_id)
 
+    changes = Changes(database, secret, on_changed=on_changed)
+    syncs = GroupSyncs(database, membership, on_changed=on_changed, on_sights=on_sights)
+    conversation_service = ConversationService(
+        database,
+        secret,
+        access=access,
+        membership=membership,
+        changes=changes,
+        on_sights=on_sights,
+        on_group=syncs.wake,
+    )
+    frame.add(conversation_service_pb2_grpc.add_ConversationServiceServicer_to_server, conversation_service)
     outgoing = Outgoing(
         database,
         check_sessions=frame.sessions.check,
@@ -61,13 +84,14 @@ def build(settings: MessagingSettings) -> Frame:
             of_sender=settings.messages_per_second_of_sender,
             of_workspace=settings.messages_per_second_of_workspace,
         ),
+        groups=groups,
     )
     message_service = MessageService(database, secret, access=access, outgoing=outgoing)
     frame.add(message_service_pb2_grpc.add_MessageServiceServicer_to_server, message_service)
     frame.add(event_service_pb2_grpc.add_EventServiceServicer_to_server, EventService(hub))
     frame.hear(WOKEN_CONVERSATIONS, hub.wake)
     frame.hear(WOKEN_SIGHTS, hub.wake_sights)
-    for work in (hub.run, hub.watch_sessions, hub.watch_access):
+    for work in (hub.run, hub.watch_sessions, hub.watch_access, syncs.run):
         frame.background(work())
     frame.on_drain(hub.drain)
     frame.on_drain(message_service.drain)
@@ -80,9 +104,9 @@ async def serve(settings: MessagingSettings) -> None:
 
 
 def worker(settings: WorkerSettings) -> None:
-    """Removes what deleted workspaces leave behind, until SIGTERM."""
+    """Removes what deleted workspaces and groups leave behind, until SIGTERM."""
     process = Worker(SERVICE, settings)
-    process.serve({purges.PURGE: purges.workspace_purger(process.database)})
+    process.serve(purges.works(process.database))
 
 
 if __name__ == "__main__":

@@ -56,6 +56,7 @@ NAMES_OF_THINGS = {
     "CreateWorkspaceRequest",
     "Workspace",
     "CreateChannelRequest",
+    "CreateGroupConversationRequest",
     "Conversation",
     "CreateGroupRequest",
     "Group",
