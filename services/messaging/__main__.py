@@ -1,6 +1,6 @@
 """messaging's wiring."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from guildhall.messaging.v1 import conversation_service_pb2_grpc, event_service_pb2_grpc, message_service_pb2_grpc
 
@@ -31,18 +31,7 @@ SERVICE = "messaging"
 
 def build(settings: MessagingSettings) -> Frame:
     """The service, wired but not started."""
-    frame = Frame(
-        SERVICE,
-        settings,
-        consumes={
-            "member_removed": Consumer({"membership"}, remove_member),
-            "workspace_deleted": Consumer({"membership"}, purges.workspace_deleted),
-            "group_membership_changed": Consumer(
-                {"membership"}, group_conversations.membership_changed, lambda: syncs.wake()
-            ),
-            "group_deleted": Consumer({"membership"}, group_conversations.group_deleted),
-        },
-    )
+    frame = Frame(SERVICE, settings, consumes=_consumers(lambda: syncs.wake()))
     database, secret, wakes = frame.database, frame.secret, frame.wakes
     membership, guests = Membership(frame.channels["membership"]), Guests(frame.channels["guest"])
     groups = GroupLookups(database)
@@ -96,6 +85,15 @@ def build(settings: MessagingSettings) -> Frame:
     frame.on_drain(hub.drain)
     frame.on_drain(message_service.drain)
     return frame
+
+
+def _consumers(on_group: Callable[[], None]) -> Mapping[str, Consumer]:
+    return {
+        "member_removed": Consumer({"membership"}, remove_member),
+        "workspace_deleted": Consumer({"membership"}, purges.workspace_deleted),
+        "group_membership_changed": Consumer({"membership"}, group_conversations.membership_changed, on_group),
+        "group_deleted": Consumer({"membership"}, group_conversations.group_deleted),
+    }
 
 
 async def serve(settings: MessagingSettings) -> None:
