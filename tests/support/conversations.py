@@ -13,6 +13,8 @@ from guildhall.membership.v1 import group_member_service_pb2 as group_members
 from guildhall.membership.v1 import group_member_service_pb2_grpc as group_members_rpc
 from guildhall.membership.v1 import group_service_pb2 as groups
 from guildhall.membership.v1 import group_service_pb2_grpc as groups_rpc
+from guildhall.membership.v1 import member_service_pb2 as members_pb
+from guildhall.membership.v1 import member_service_pb2_grpc as members_rpc
 from guildhall.messaging.v1 import conversation_service_pb2 as pb
 from guildhall.messaging.v1 import conversation_service_pb2_grpc as rpc
 
@@ -69,6 +71,11 @@ class Hall(Room):
         )
         assert row is not None
         return person, str(row.id)
+
+    async def change_member(self, method: str, member_id: str, **fields: Any) -> None:
+        """An RPC of MemberService, by the admin."""
+        request = getattr(members_pb, f"{method}Request")(workspace_id=self.workspace_id, member_id=member_id, **fields)
+        await self.admin.call(getattr(self.suite.stub(members_rpc.MemberServiceStub), method), request)
 
     async def group(self, name: str = "Choir", *, by: Person | None = None, **fields: Any) -> str:
         """A new group's id."""
