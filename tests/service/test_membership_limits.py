@@ -177,5 +177,6 @@ async def test_who_has_a_role_in_too_many_groups_gets_no_other_by_any_way(suite:
 
 def test_the_table_in_the_documents_is_the_code() -> None:
     row = re.compile(r"^\| `(\w+)` \| ([\d  ]+) \| (.+) \|$", re.MULTILINE)
-    written = {name: (int(re.sub(r"\s", "", most)), what) for name, most, what in row.findall(DOCUMENT.read_text())}
+    own = DOCUMENT.read_text().partition("## messaging")[0]
+    written = {name: (int(re.sub(r"\s", "", most)), what) for name, most, what in row.findall(own)}
     assert written == {name: (limit.most, limit.what) for name, limit in LIMITS.items()}

@@ -238,9 +238,7 @@ async def test_what_the_mask_names_is_changed_and_nothing_else(hall: Hall) -> No
     before = await hall.get(hall.channel_id)
     kept = await hall.update(hall.channel_id, "topic", name="Ignored", topic="What we do")
     assert (kept.name, kept.topic, kept.etag != before.etag) == (before.name, "What we do", True)
-    changed = await hall.update(
-        hall.channel_id, name="New", visibility=PRIVATE, retention=Duration(seconds=86_400)
-    )
+    changed = await hall.update(hall.channel_id, name="New", visibility=PRIVATE, retention=Duration(seconds=86_400))
     assert (changed.name, changed.topic, changed.visibility) == ("New", "What we do", PRIVATE)
     assert changed.retention.seconds == 86_400
     unset = await hall.update(hall.channel_id, "retention", "topic")
