@@ -140,6 +140,16 @@ class Remembering(WorldMembership):
         return self._first_revision
 
 
+class Believing(WorldMembership):
+    """Takes whoever is written down as taking part for who is in the group."""
+
+    async def check_in_group(self, **question: object) -> Any:
+        """In it, whatever the group says."""
+        verdict = await super().check_in_group(**question)
+        verdict.in_group = True
+        return verdict
+
+
 class Beginning(Schedule):
     """Before the exploration: whoever comes first goes first, and nothing is noted."""
 
@@ -155,6 +165,7 @@ async def run_stream(
     polls: bool = False,
     watches: bool = False,
     remembers: bool = False,
+    believes: bool = False,
     decides_at_send: bool = False,
     **facts: bool,
 ) -> tuple[bool, list[str]]:
@@ -163,7 +174,7 @@ async def run_stream(
     world = World(Beginning() if opens_first else schedule, **facts)
     model = Model(
         world,
-        membership=Remembering(world) if remembers else None,
+        membership=Remembering(world) if remembers else Believing(world) if believes else None,
         hub_class=decided_at_send.Hub if decides_at_send else Hub,
     )
     tasks = [asyncio.create_task(model.hub.run()), asyncio.create_task(model.follow())]
@@ -236,11 +247,12 @@ async def explore_all(*, most: int) -> dict[str, dict[str, int]]:
         "stream that is being opened": functools.partial(run_stream, opens_first=False),
         "read": run_read,
     }
-    # For guests this would be a hundred thousand and more.
+    # For guests and groups, which take another question, this would be a hundred thousand and more.
     slowly = functools.partial(run_stream, watches=True, answers_travel=True)
     sums = {}
     for loss_name, (loss, facts) in LOSSES.items():
-        answers = {} if facts.get("reader_is_guest") else {"the watch, and answers that travel slowly": slowly}
+        asks_more = facts.get("reader_is_guest") or facts.get("of_group")
+        answers = {} if asks_more else {"the watch, and answers that travel slowly": slowly}
         for way_name, way in {**ways, **answers}.items():
             found = await explore(functools.partial(way, loss=loss, **facts), most=most)
             sums[f"{loss_name}, {way_name}"] = {"interleavings": len(found), "leaks": len(leaks(found))}

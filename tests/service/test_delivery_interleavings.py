@@ -71,6 +71,12 @@ async def test_the_explorer_finds_the_leak_of_a_remembered_permission() -> None:
     assert leaks(found) != []
 
 
+async def test_the_explorer_finds_the_leak_of_taking_part_taken_for_being_in_the_group() -> None:
+    loss, facts = LOSSES["taken out of a group"]
+    found = await explore(lambda schedule: run_stream(schedule, loss=loss, believes=True, **facts), most=MOST)
+    assert leaks(found) != []
+
+
 async def test_the_explorer_finds_the_leak_of_a_decision_at_the_sending() -> None:
     found = await explore(lambda schedule: run_stream(schedule, loss=removed, decides_at_send=True), most=MOST)
     assert 0 < len(leaks(found)) < delivered(found)

@@ -175,6 +175,7 @@ def submit(queue: Outgoing, room: Room) -> asyncio.Future[outgoing.Answer]:
         conversation_id=room.channel_id,
         client_message_id=str(uuid.uuid4()),
         text="hello",
+        body_mac=uuid.uuid4().hex,
         deadline=time.monotonic() + 10,
     )
     return queue.submit(send)

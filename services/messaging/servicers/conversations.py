@@ -1,6 +1,7 @@
 """guildhall.messaging.v1.ConversationService: making, reading and changing conversations."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
@@ -180,10 +181,8 @@ class ConversationService(ParticipantRpcs, rpc.ConversationServiceServicer):
         """The rows read, and what was still granted afterwards."""
         rows = await self._database.read(lambda tx: conversations.list_as_guest(tx, viewer=viewer, **page))
         again = await self._access.require_viewer(call, workspace_id=viewer.workspace_id, group_ids=())
-        if again.granted is None:
-            # Promoted meanwhile: of what was read for a guest nothing is left out, but it is another list.
-            return list(rows), viewer
-        return list(rows), again
+        # Promoted meanwhile, they see another list than this one, which nobody has read yet.
+        return list(rows), replace(again, granted=again.granted or frozenset())
 
     async def UpdateConversation(
         self, request: pb.UpdateConversationRequest, context: Any
