@@ -7,7 +7,7 @@ from guildhall.messaging.v1 import conversation_service_pb2_grpc, event_service_
 from services.chassis import command
 from services.chassis.frame import Frame
 from services.chassis.inbox import Consumer
-from services.chassis.settings import ServeSettings, WorkerSettings
+from services.chassis.settings import WorkerSettings
 from services.chassis.worker import Worker
 from services.messaging import purges
 from services.messaging.access import Access
@@ -16,15 +16,17 @@ from services.messaging.guards import Guard
 from services.messaging.hub import WOKEN_CONVERSATIONS, WOKEN_SIGHTS, Hub
 from services.messaging.outgoing import Outgoing
 from services.messaging.peers import Guests, Membership
+from services.messaging.rates import Rates
 from services.messaging.servicers.conversations import ConversationService
 from services.messaging.servicers.events import EventService
 from services.messaging.servicers.messages import MessageService
+from services.messaging.settings import MessagingSettings
 from services.messaging.tables import METADATA
 
 SERVICE = "messaging"
 
 
-def build(settings: ServeSettings) -> Frame:
+def build(settings: MessagingSettings) -> Frame:
     """The service, wired but not started."""
     frame = Frame(
         SERVICE,
@@ -55,6 +57,10 @@ def build(settings: ServeSettings) -> Frame:
         membership=membership,
         guests=guests,
         on_stored=on_stored,
+        rates=Rates(
+            of_sender=settings.messages_per_second_of_sender,
+            of_workspace=settings.messages_per_second_of_workspace,
+        ),
     )
     message_service = MessageService(database, secret, access=access, outgoing=outgoing)
     frame.add(message_service_pb2_grpc.add_MessageServiceServicer_to_server, message_service)
@@ -68,7 +74,7 @@ def build(settings: ServeSettings) -> Frame:
     return frame
 
 
-async def serve(settings: ServeSettings) -> None:
+async def serve(settings: MessagingSettings) -> None:
     """Serves until SIGTERM."""
     await build(settings).run()
 
@@ -85,6 +91,6 @@ if __name__ == "__main__":
         serve=serve,
         worker=worker,
         metadata=METADATA,
-        serve_settings=ServeSettings,
+        serve_settings=MessagingSettings,
         worker_settings=WorkerSettings,
     )
