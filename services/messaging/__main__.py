@@ -2,15 +2,24 @@
 
 from collections.abc import Iterable
 
-from guildhall.messaging.v1 import conversation_service_pb2_grpc, event_service_pb2_grpc, message_service_pb2_grpc
+from guildhall.events.v1 import event_sink_pb2 as events
+from guildhall.messaging.v1 import (
+    conversation_service_pb2_grpc,
+    event_service_pb2_grpc,
+    message_service_pb2_grpc,
+    reaction_service_pb2_grpc,
+    read_state_service_pb2_grpc,
+)
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.chassis import command
 from services.chassis.frame import Frame
 from services.chassis.inbox import Consumer
 from services.chassis.settings import WorkerSettings
 from services.chassis.worker import Worker
-from services.messaging import purges
+from services.messaging import ageing, erasures, purges, read_states
 from services.messaging.access import Access
+from services.messaging.changes import Changes
 from services.messaging.conversations import remove_member
 from services.messaging.guards import Guard
 from services.messaging.hub import WOKEN_CONVERSATIONS, WOKEN_SIGHTS, Hub
@@ -20,7 +29,10 @@ from services.messaging.rates import Rates
 from services.messaging.servicers.conversations import ConversationService
 from services.messaging.servicers.events import EventService
 from services.messaging.servicers.messages import MessageService
+from services.messaging.servicers.reactions import ReactionService
+from services.messaging.servicers.read_states import ReadStateService
 from services.messaging.settings import MessagingSettings
+from services.messaging.signals import WOKEN_READ_STATES, WOKEN_TYPING, Signals
 from services.messaging.tables import METADATA
 
 SERVICE = "messaging"
@@ -32,7 +44,8 @@ def build(settings: MessagingSettings) -> Frame:
         SERVICE,
         settings,
         consumes={
-            "member_removed": Consumer({"membership"}, remove_member),
+            "member_removed": Consumer({"membership"}, _member_removed),
+            "user_deleted": Consumer({"identity"}, erasures.user_deleted),
             "workspace_deleted": Consumer({"membership"}, purges.workspace_deleted),
         },
     )
@@ -62,16 +75,36 @@ def build(settings: MessagingSettings) -> Frame:
             of_workspace=settings.messages_per_second_of_workspace,
         ),
     )
-    message_service = MessageService(database, secret, access=access, outgoing=outgoing)
+    changes = Changes(database, secret, on_changed=lambda conversation_id: on_stored([conversation_id]))
+    message_service = MessageService(database, secret, access=access, changes=changes, outgoing=outgoing)
     frame.add(message_service_pb2_grpc.add_MessageServiceServicer_to_server, message_service)
-    frame.add(event_service_pb2_grpc.add_EventServiceServicer_to_server, EventService(hub))
-    frame.hear(WOKEN_CONVERSATIONS, hub.wake)
-    frame.hear(WOKEN_SIGHTS, hub.wake_sights)
-    for work in (hub.run, hub.watch_sessions, hub.watch_access):
-        frame.background(work())
-    frame.on_drain(hub.drain)
+    reaction_service = ReactionService(database, secret, access=access, changes=changes)
+    frame.add(reaction_service_pb2_grpc.add_ReactionServiceServicer_to_server, reaction_service)
+    _add_live(frame, access=access, guard=guard, hub=hub)
     frame.on_drain(message_service.drain)
     return frame
+
+
+def _add_live(frame: Frame, *, access: Access, guard: Guard, hub: Hub) -> None:
+    """Streams, and what is told on them without being stored as an event."""
+    signals = Signals(frame.database, hub=hub, guard=guard, wakes=frame.wakes)
+    event_service = EventService(frame.database, access=access, hub=hub, signals=signals)
+    frame.add(event_service_pb2_grpc.add_EventServiceServicer_to_server, event_service)
+    read_state_service = ReadStateService(frame.database, frame.secret, access=access, signals=signals)
+    frame.add(read_state_service_pb2_grpc.add_ReadStateServiceServicer_to_server, read_state_service)
+    frame.hear(WOKEN_CONVERSATIONS, hub.wake)
+    frame.hear(WOKEN_SIGHTS, hub.wake_sights)
+    frame.hear(WOKEN_READ_STATES, signals.hear_moved)
+    frame.hear(WOKEN_TYPING, signals.hear_typing)
+    for work in (hub.run, hub.watch_sessions, hub.watch_access, signals.run):
+        frame.background(work())
+    frame.on_drain(hub.drain)
+
+
+async def _member_removed(tx: AsyncConnection, removed: events.MemberRemoved) -> None:
+    """Participation and read states hang on the member id that ended."""
+    await remove_member(tx, removed)
+    await read_states.member_removed(tx, removed)
 
 
 async def serve(settings: MessagingSettings) -> None:
@@ -80,9 +113,15 @@ async def serve(settings: MessagingSettings) -> None:
 
 
 def worker(settings: WorkerSettings) -> None:
-    """Removes what deleted workspaces leave behind, until SIGTERM."""
+    """Removes what is past its time, and what deleted workspaces and people leave behind, until SIGTERM."""
     process = Worker(SERVICE, settings)
-    process.serve({purges.PURGE: purges.workspace_purger(process.database)})
+    works = {
+        purges.PURGE: purges.workspace_purger(process.database),
+        erasures.ERASE: erasures.eraser(process.database),
+    }
+    database = process.database
+    sweeps = [lambda: ageing.purge_messages(database), lambda: ageing.purge_events(database)]
+    process.serve(works, sweeps=sweeps)
 
 
 if __name__ == "__main__":

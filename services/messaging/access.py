@@ -1,6 +1,8 @@
 """Who sees what, in one predicate; and what membership and guest must have answered before anything is done."""
 
+import asyncio
 from dataclasses import dataclass, replace
+from datetime import timedelta
 
 from guildhall.guest.v1 import guest_access_service_pb2 as guests_pb
 from guildhall.guest.v1 import guest_service_pb2
@@ -15,6 +17,7 @@ from services.messaging.peers import GuestChannels, Guests, Membership
 READ = "workspace.read"
 SEND = "messages.send"
 CREATE = "conversations.create"
+MODERATE = "messages.moderate"
 
 VISIBLE = """(
     c.workspace_id = :workspace_id
@@ -37,6 +40,10 @@ class Viewer:
     """The conversations granted to a guest; None for a full member."""
     allowed: bool = True
     """Whether they have the capability that was asked for. To be looked at once it is known that they see the thing."""
+    moderates: bool = False
+    """Whether what others wrote is theirs to delete, where that was asked."""
+    edit_window: timedelta | None = None
+    """For how long a message may be edited; None for ever."""
 
     @property
     def parameters(self) -> dict[str, object]:
@@ -91,8 +98,9 @@ class Access:
         Whether they have the capability is in the answer: what they do not see comes first.
         """
         verdict = await self._verdict(call, workspace_id, capability)
+        window = verdict.message_edit_window.ToTimedelta() if verdict.HasField("message_edit_window") else None
         if not is_guest(verdict):
-            return replace(_full(call, workspace_id, verdict), allowed=verdict.allowed)
+            return replace(_full(call, workspace_id, verdict), allowed=verdict.allowed, edit_window=window)
         guest = await self._guests.check(
             workspace_id=workspace_id,
             member_id=verdict.member_id,
@@ -101,7 +109,16 @@ class Access:
         )
         require_unlocked(guest)
         granted = frozenset({conversation_id})
-        return Viewer(workspace_id, call.user_id, verdict.member_id, granted, allowed=verdict.allowed)
+        viewer = Viewer(workspace_id, call.user_id, verdict.member_id, granted, allowed=verdict.allowed)
+        return replace(viewer, edit_window=window)
+
+    async def require_deleter(self, call: Call, *, workspace_id: str, conversation_id: str) -> Viewer:
+        """A reader, locked or not: what they wrote is theirs to take back. Says whether they moderate. NOT_FOUND."""
+        reader, verdict = await asyncio.gather(
+            self.require_reader(call, workspace_id=workspace_id, conversation_id=conversation_id),
+            self._verdict(call, workspace_id, MODERATE),
+        )
+        return replace(reader, moderates=verdict.allowed and reader.granted is None)
 
     async def require_viewer(self, call: Call, *, workspace_id: str) -> Viewer:
         """Somebody who reads in the workspace, with all that is granted to them if they are a guest. NOT_FOUND."""

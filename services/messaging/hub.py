@@ -74,6 +74,16 @@ class Hub:
             self._look = True
             self._wake.set()
 
+    @property
+    def watching(self) -> Mapping[str, Collection[Stream]]:
+        """The streams that are up to date, by conversation."""
+        return self._watching
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether no stream is still catching up."""
+        return all(stream.joined for stream in self._streams if not stream.ended)
+
     def drain(self) -> None:
         """Tells every stream to come back, to another replica."""
         self._draining = True

@@ -34,6 +34,16 @@ DELETES = (
             SELECT member_id FROM participants WHERE workspace_id = :workspace_id AND conversation_id = :id LIMIT :most
         )
     """),
+    text("""
+        DELETE FROM conversation_events WHERE conversation_id = :id AND event_seq IN (
+            SELECT event_seq FROM conversation_events WHERE conversation_id = :id ORDER BY event_seq LIMIT :most
+        )
+    """),
+    text("""
+        DELETE FROM read_states WHERE workspace_id = :workspace_id AND conversation_id = :id AND member_id IN (
+            SELECT member_id FROM read_states WHERE workspace_id = :workspace_id AND conversation_id = :id LIMIT :most
+        )
+    """),
     text("DELETE FROM conversations WHERE workspace_id = :workspace_id AND id = :id"),
 )
 

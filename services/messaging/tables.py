@@ -59,6 +59,7 @@ conversations = Table(
     CheckConstraint("retention_seconds > 0", name="conversations_retention"),
     CheckConstraint("last_seq >= 0 AND last_event_seq >= last_seq", name="conversations_numbers"),
     Index("conversations_workspace", "workspace_id", "id"),
+    Index("conversations_retention", "id", postgresql_where=text("retention_seconds IS NOT NULL")),
     Index("conversations_of_group", "workspace_id", "group_id", postgresql_where=text("group_id IS NOT NULL")),
     # Every send updates the row: room on its page keeps that update off the indexes.
     postgresql_with={"fillfactor": 50},
@@ -207,6 +208,19 @@ read_states = Table(
     ),
     CheckConstraint("read_seq >= 0", name="read_states_number"),
     Index("read_states_member", "member_id", "updated_at"),
+    Index("read_states_user", "user_id"),
+)
+
+NOWHERE = text("'00000000-0000-0000-0000-000000000000'")
+
+# How far the erasure of what a deleted person wrote has come.
+erasures = Table(
+    "erasures",
+    METADATA,
+    Column("user_id", Uuid(as_uuid=False), nullable=False),
+    Column("conversation_id", Uuid(as_uuid=False), nullable=False, server_default=NOWHERE),
+    Column("client_message_id", Uuid(as_uuid=False), nullable=False, server_default=NOWHERE),  # gone through up to here
+    PrimaryKeyConstraint("user_id", name="erasures_pkey"),
 )
 
 add_frame_tables(METADATA)
