@@ -44,8 +44,9 @@ STATE = """
     CAST(r.user_id AS text) AS user_id, r.read_seq, r.updated_at
 """
 GET = text(f"""
-    SELECT CAST(c.id AS text) AS conversation_id, CAST(:member_id AS text) AS member_id,
-        CAST(:user_id AS text) AS user_id, coalesce(r.read_seq, 0) AS read_seq, r.updated_at, {UNREAD} AS unread_count
+    SELECT CAST(c.id AS text) AS conversation_id, CAST(CAST(:member_id AS uuid) AS text) AS member_id,
+        CAST(CAST(:user_id AS uuid) AS text) AS user_id, coalesce(r.read_seq, 0) AS read_seq, r.updated_at,
+        {UNREAD} AS unread_count
     FROM conversations c LEFT JOIN read_states r ON r.conversation_id = c.id AND r.member_id = :member_id
     WHERE c.id = :conversation_id AND {VISIBLE}
 """)

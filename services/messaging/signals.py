@@ -75,7 +75,7 @@ class Signals:
         conversation_id, _, member_id = message.partition(" ")
         if not message:
             self._poll = True
-        elif conversation_id in self._hub.watching:
+        elif self._hub.behind or conversation_id in self._hub.watched:
             self._moved.add((conversation_id, member_id))
         else:
             return
@@ -98,7 +98,7 @@ class Signals:
                 self._note_typing((conversation_id, member_id, user_id))
 
     def _note_typing(self, typing: Typing) -> None:
-        if typing[0] in self._hub.watching:
+        if self._hub.behind or typing[0] in self._hub.watched:
             self._typing.add(typing)
             self._wake.set()
 
@@ -123,7 +123,7 @@ class Signals:
     async def _tell_typing(self) -> None:
         """Reads who sees the conversations, then asks, then tells all but the one who types."""
         typing, self._typing = self._typing, set()
-        watching = {each[0]: list(self._hub.watching.get(each[0], ())) for each in typing}
+        watching = {each[0]: self._hub.watchers(each[0]) for each in typing}
         if not any(watching.values()):
             return
         readings = await self._database.read(lambda tx: _read_sights(tx, watching))
@@ -142,7 +142,7 @@ class Signals:
         pairs, self._moved, polls, self._poll = self._moved, set(), self._poll, False
         if not pairs and not polls:
             return
-        read_at, rows, is_complete = await self._read_moved(pairs, polls=polls)
+        read_at, rows = await self._read_moved(pairs, polls=polls)
         concerned = [(stream, row) for row in rows for stream in self._concerned(row)]
         held = await self._guard.verify({stream for stream, _ in concerned}) if concerned else set()
         entries: dict[tuple[str, str], bytes] = {}
@@ -152,16 +152,16 @@ class Signals:
             key = (row.conversation_id, row.member_id)
             stream.moved[key] = row.updated_at
             stream.give(Frame(entries.setdefault(key, events.moved(row)), {}))
-        if polls and is_complete and not held:
+        if polls and not held:
             # Otherwise somebody is still to be told of what moved since then.
             self._since = read_at
 
     async def _read_moved(
         self, pairs: Collection[tuple[str, str]], *, polls: bool
-    ) -> tuple[datetime, Sequence[Row[Any]], bool]:
-        watching, is_complete = self._hub.watching, self._hub.is_complete
-        member_ids = {stream.member_id for streams in watching.values() for stream in streams} if polls else set()
-        conversation_ids = list(watching) if polls else []
+    ) -> tuple[datetime, Sequence[Row[Any]]]:
+        streams = self._hub.streams if polls else ()
+        member_ids = {stream.member_id for stream in streams}
+        conversation_ids = {key for stream in streams for key in stream.places}
 
         async def read(tx: AsyncConnection) -> tuple[datetime, Sequence[Row[Any]]]:
             read_at = await read_states.clock(tx)
@@ -176,15 +176,14 @@ class Signals:
             )
             return read_at, rows
 
-        read_at, rows = await self._database.read(read)
-        return read_at, rows, is_complete
+        return await self._database.read(read)
 
     def _concerned(self, row: Row[Any]) -> list[Stream]:
         """One's own streams, and in a direct conversation the others'; without those who know it already."""
         key = (row.conversation_id, row.member_id)
         return [
             stream
-            for stream in self._hub.watching.get(row.conversation_id, ())
+            for stream in self._hub.watchers(row.conversation_id)
             if stream.member_id == row.member_id or row.kind == "direct"
             if key not in stream.moved or stream.moved[key] < row.updated_at
         ]
