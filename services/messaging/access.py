@@ -9,11 +9,13 @@ from guildhall.membership.v1 import member_service_pb2
 
 from services.chassis.call import Call
 from services.chassis.errors import NotFound, PermissionDenied
+from services.messaging.errors import GuestLocked
 from services.messaging.peers import GuestChannels, Guests, Membership
 
 READ = "workspace.read"
 SEND = "messages.send"
 CREATE = "conversations.create"
+MODERATE = "messages.moderate"
 
 VISIBLE = """(
     c.workspace_id = :workspace_id
@@ -79,6 +81,37 @@ class Access:
         if has_ended(guest) or not guest.granted:
             raise NotFound
         return Viewer(workspace_id, call.user_id, verdict.member_id, frozenset({conversation_id}))
+
+    async def require_writer(self, call: Call, *, workspace_id: str, conversation_id: str) -> Viewer:
+        """Somebody who may send; a guest only in time, and with the conversation granted.
+
+        Whether a member sees the conversation is for the statement that writes. NOT_FOUND, PERMISSION_DENIED,
+        GUEST_LOCKED.
+        """
+        verdict = await self._verdict(call, workspace_id, SEND)
+        if not is_guest(verdict):
+            if not verdict.allowed:
+                raise PermissionDenied
+            return _full(call, workspace_id, verdict)
+        guest = await self._guests.check(
+            workspace_id=workspace_id,
+            member_id=verdict.member_id,
+            conversation_id=conversation_id,
+            deadline=call.deadline,
+        )
+        if has_ended(guest) or not guest.granted:
+            raise NotFound
+        if guest.state == guest_service_pb2.GUEST_STATE_LOCKED:
+            lock_time, grace_end_time = guest.expire_time.ToJsonString(), guest.grace_end_time.ToJsonString()
+            raise GuestLocked(metadata={"lock_time": lock_time, "grace_end_time": grace_end_time})
+        if not verdict.allowed:
+            raise PermissionDenied
+        return Viewer(workspace_id, call.user_id, verdict.member_id, frozenset({conversation_id}))
+
+    async def is_moderator(self, call: Call, *, workspace_id: str) -> bool:
+        """Whether somebody may delete what others wrote. NOT_FOUND."""
+        verdict = await self._verdict(call, workspace_id, MODERATE)
+        return verdict.allowed and not is_guest(verdict)
 
     async def require_viewer(self, call: Call, *, workspace_id: str) -> Viewer:
         """Somebody who reads in the workspace, with all that is granted to them if they are a guest. NOT_FOUND."""
