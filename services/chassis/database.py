@@ -19,7 +19,8 @@ from services.chassis.settings import DatabaseSettings
 
 T = TypeVar("T")
 
-RETRYABLE = frozenset({"40001", "40P01", "55P03"})
+LOCK_NOT_AVAILABLE = "55P03"
+RETRYABLE = frozenset({"40001", "40P01", LOCK_NOT_AVAILABLE})
 """serialization_failure, deadlock_detected, lock_not_available."""
 TRIES = 5
 IDLE_SECONDS = 5.0

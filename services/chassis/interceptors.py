@@ -302,13 +302,13 @@ async def _validated(requests: AsyncIterator[Any], counters: Counters) -> AsyncI
 
 
 def _path(violation: Any) -> str:
-    """The field's path as AIP-193 wants it: "positions[3].event_seq"; empty for a rule of the whole message."""
+    """The field's path as AIP-193 wants it: "positions[3].event_seq". A rule of a whole message has it as its id."""
     path = ""
     for element in violation.proto.field.elements if violation.proto.field else ():
         path += f".{element.field_name}" if path else element.field_name
         if element.subscript is not None:
             path += f"[{element.subscript.value}]"
-    return path
+    return path or str(violation.proto.rule_id)
 
 
 def _what(violation: Any) -> str:

@@ -16,21 +16,18 @@ from services.chassis.worker import Worker
 from services.messaging import files, purges
 from services.messaging.access import Access
 from services.messaging.blobs import open_blobs
+from services.messaging.changes import Changes
 from services.messaging.conversations import remove_member
 from services.messaging.downloads import Downloads
 from services.messaging.file_sweeps import Sweeps, blob_remover
 from services.messaging.guards import Guard
-from services.messaging.hub import Hub
+from services.messaging.hub import WOKEN_CONVERSATIONS, WOKEN_SIGHTS, Hub
 from services.messaging.outgoing import Outgoing
 from services.messaging.peers import Guests, Membership
-from services.messaging.servicer import (
-    WOKEN_CONVERSATIONS,
-    WOKEN_SIGHTS,
-    ConversationService,
-    EventService,
-    MessageService,
-)
+from services.messaging.servicers.conversations import ConversationService
+from services.messaging.servicers.events import EventService
 from services.messaging.servicers.files import FileService
+from services.messaging.servicers.messages import MessageService
 from services.messaging.settings import MessagingSettings, MessagingWorkerSettings
 from services.messaging.tables import METADATA
 from services.messaging.uploads import Uploads
@@ -73,7 +70,8 @@ def build(settings: MessagingSettings) -> Frame:
     message_service = MessageService(database, secret, access=access, outgoing=outgoing)
     frame.add(message_service_pb2_grpc.add_MessageServiceServicer_to_server, message_service)
     frame.add(event_service_pb2_grpc.add_EventServiceServicer_to_server, EventService(hub))
-    _add_files(frame, settings, access)
+    changes = Changes(database, secret, on_changed=lambda conversation_id: on_stored([conversation_id]))
+    _add_files(frame, settings, access=access, changes=changes)
     frame.hear(WOKEN_CONVERSATIONS, hub.wake)
     frame.hear(WOKEN_SIGHTS, hub.wake_sights)
     for work in (hub.run, hub.watch_sessions, hub.watch_access):
@@ -83,13 +81,19 @@ def build(settings: MessagingSettings) -> Frame:
     return frame
 
 
-def _add_files(frame: Frame, settings: MessagingSettings, access: Access) -> None:
+def _add_files(frame: Frame, settings: MessagingSettings, *, access: Access, changes: Changes) -> None:
     blobs = open_blobs(settings)
     uploads = Uploads(frame.database, blobs, access=access, sessions=frame.sessions)
     downloads = Downloads(frame.database, blobs, access=access, sessions=frame.sessions)
     frame.on_close(uploads.close)
     servicer = FileService(
-        frame.database, frame.secret, access=access, uploads=uploads, downloads=downloads, settings=settings
+        frame.database,
+        frame.secret,
+        access=access,
+        changes=changes,
+        uploads=uploads,
+        downloads=downloads,
+        settings=settings,
     )
     frame.add(file_service_pb2_grpc.add_FileServiceServicer_to_server, servicer)
 

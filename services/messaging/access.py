@@ -1,6 +1,6 @@
 """Who sees what, in one predicate; and what membership and guest must have answered before anything is done."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from guildhall.guest.v1 import guest_access_service_pb2 as guests_pb
 from guildhall.guest.v1 import guest_service_pb2
@@ -36,6 +36,8 @@ class Viewer:
     member_id: str
     granted: frozenset[str] | None
     """The conversations granted to a guest; None for a full member."""
+    allowed: bool = True
+    """Whether they have the capability that was asked for. To be looked at once it is known that they see the thing."""
 
     @property
     def parameters(self) -> dict[str, object]:
@@ -82,34 +84,28 @@ class Access:
             raise NotFound
         return Viewer(workspace_id, call.user_id, verdict.member_id, frozenset({conversation_id}))
 
-    async def require_writer(self, call: Call, *, workspace_id: str, conversation_id: str) -> Viewer:
-        """Somebody who may send; a guest only in time, and with the conversation granted.
+    async def require_writer(
+        self, call: Call, *, workspace_id: str, conversation_id: str, capability: str = SEND
+    ) -> Viewer:
+        """Somebody who wants to change something in a conversation. NOT_FOUND; GUEST_LOCKED for a guest.
 
-        Whether a member sees the conversation is for the statement that writes. NOT_FOUND, PERMISSION_DENIED,
-        GUEST_LOCKED.
+        Whether they have the capability is in the answer: what they do not see comes first.
         """
-        verdict = await self._verdict(call, workspace_id, SEND)
+        verdict = await self._verdict(call, workspace_id, capability)
         if not is_guest(verdict):
-            if not verdict.allowed:
-                raise PermissionDenied
-            return _full(call, workspace_id, verdict)
+            return replace(_full(call, workspace_id, verdict), allowed=verdict.allowed)
         guest = await self._guests.check(
             workspace_id=workspace_id,
             member_id=verdict.member_id,
             conversation_id=conversation_id,
             deadline=call.deadline,
         )
-        if has_ended(guest) or not guest.granted:
-            raise NotFound
-        if guest.state == guest_service_pb2.GUEST_STATE_LOCKED:
-            lock_time, grace_end_time = guest.expire_time.ToJsonString(), guest.grace_end_time.ToJsonString()
-            raise GuestLocked(metadata={"lock_time": lock_time, "grace_end_time": grace_end_time})
-        if not verdict.allowed:
-            raise PermissionDenied
-        return Viewer(workspace_id, call.user_id, verdict.member_id, frozenset({conversation_id}))
+        require_unlocked(guest)
+        granted = frozenset({conversation_id})
+        return Viewer(workspace_id, call.user_id, verdict.member_id, granted, allowed=verdict.allowed)
 
     async def is_moderator(self, call: Call, *, workspace_id: str) -> bool:
-        """Whether somebody may delete what others wrote. NOT_FOUND."""
+        """Whether somebody may delete what others brought. NOT_FOUND."""
         verdict = await self._verdict(call, workspace_id, MODERATE)
         return verdict.allowed and not is_guest(verdict)
 
@@ -147,6 +143,15 @@ def is_guest(verdict: access_pb.AccessVerdict) -> bool:
 def has_ended(verdict: guests_pb.GuestVerdict) -> bool:
     """True unless guest says that they still may read."""
     return verdict.state not in (guest_service_pb2.GUEST_STATE_ACTIVE, guest_service_pb2.GUEST_STATE_LOCKED)
+
+
+def require_unlocked(verdict: guests_pb.GuestVerdict) -> None:
+    """NOT_FOUND for a guest who has ended or to whom it is not granted, GUEST_LOCKED for one whose time is over."""
+    if has_ended(verdict) or not verdict.granted:
+        raise NotFound
+    if verdict.state == guest_service_pb2.GUEST_STATE_LOCKED:
+        lock_time, grace_end_time = verdict.expire_time.ToJsonString(), verdict.grace_end_time.ToJsonString()
+        raise GuestLocked(metadata={"lock_time": lock_time, "grace_end_time": grace_end_time})
 
 
 def _full(call: Call, workspace_id: str, verdict: access_pb.AccessVerdict) -> Viewer:

@@ -106,6 +106,9 @@ def changes(streams: Iterable[Stream], sights: Sights, *, settled: Collection[st
 def _portion(reading: Reading, position: int) -> Portion | None:
     if reading.restored and position > reading.head:
         return Portion(reading, len(reading.events), reading.head)
+    if not reading.events and position < reading.head:
+        # All that there was has been purged, or is too old to be seen.
+        return Portion(reading, 0, reading.head)
     start = bisect_right(reading.events, position, key=lambda event: event.event_seq)
     if start == len(reading.events):
         return None

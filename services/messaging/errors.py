@@ -17,6 +17,35 @@ class TooManyStreams(Fault):
     text = "You have as many open streams as allowed; close one first."
 
 
+class ConversationArchived(Fault):
+    code, reason = grpc.StatusCode.FAILED_PRECONDITION, "CONVERSATION_ARCHIVED"
+    text = "The conversation is archived: it can be read, and nothing in it changes. UpdateConversation opens it again."
+
+
+class ReferenceGone(Fault):
+    """`field` is the request's, whose id stands for nothing that is there."""
+
+    code, reason = grpc.StatusCode.FAILED_PRECONDITION, "REFERENCE_GONE"
+    text = "What the message refers to is not in the conversation, is not yours, or is no longer there."
+
+    def __init__(self, field: str) -> None:
+        super().__init__(fields=[(field, "is not in the conversation, is not yours, or is no longer there")])
+
+
+class EditWindowOver(Fault):
+    code, reason = grpc.StatusCode.FAILED_PRECONDITION, "EDIT_WINDOW_OVER"
+    text = "The workspace's time for editing a message is over; send a new one."
+
+
+class MessageDeleted(Fault):
+    code, reason, text = grpc.StatusCode.FAILED_PRECONDITION, "MESSAGE_DELETED", "The message was deleted."
+
+
+class ConversationKind(Fault):
+    code, reason = grpc.StatusCode.FAILED_PRECONDITION, "CONVERSATION_KIND"
+    text = "This kind of conversation does not allow it: who takes part is the group's to say, or is fixed."
+
+
 class UploadOffset(Fault):
     """metadata: received_bytes."""
 

@@ -1,8 +1,9 @@
 """Numbered events, as streams read them: one statement, so that events, their head and who takes part agree."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 from guildhall.messaging.v1 import event_service_pb2 as pb
@@ -11,13 +12,33 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.messaging import wire
 from services.messaging.access import VISIBLE, Viewer
-from services.messaging.messages import MESSAGE
+from services.messaging.messages import KEPT, MESSAGE
 
 MOST_EVENTS = 500
 """In one reading, over all conversations."""
 MOST_BYTES = 1 << 20
-"""Of text in one reading, but for its last event: well below what may wait for one stream."""
+"""Of content in one reading, but for its last event: well below what may wait for one stream."""
+BYTES = "coalesce(octet_length(e.text), 0) + coalesce(octet_length(e.ciphertext), 0)"
 
+# Each message is itself the event of its sending; the others have rows of their own, and the message as it is now.
+EVENTS = f"""
+    (
+        SELECT m.event_seq, 'message_created' AS event_kind, CAST(NULL AS text) AS file_id,
+            CAST(NULL AS text) AS event_member_id, CAST(NULL AS text) AS event_user_id, CAST(NULL AS text) AS emoji,
+            {MESSAGE}
+        FROM messages m
+        WHERE m.conversation_id = c.id AND m.event_seq > asked.position AND c.last_event_seq > asked.position AND {KEPT}
+        ORDER BY m.event_seq LIMIT :most
+    ) UNION ALL (
+        SELECT e.event_seq, e.kind, CAST(e.file_id AS text), CAST(e.member_id AS text), CAST(e.user_id AS text),
+            e.emoji, {MESSAGE}
+        FROM conversation_events e
+        LEFT JOIN messages m ON m.conversation_id = e.conversation_id AND m.id = e.message_id
+        WHERE e.conversation_id = c.id AND e.event_seq > asked.position AND c.last_event_seq > asked.position
+            AND (e.message_id IS NULL OR m.id IS NOT NULL AND {KEPT})
+        ORDER BY e.event_seq LIMIT :most
+    ) ORDER BY event_seq LIMIT :most
+"""
 # Participants are read only where sight may have been taken away.
 READ = text(f"""
     SELECT * FROM (
@@ -27,21 +48,18 @@ READ = text(f"""
                 SELECT CAST(p.member_id AS text) FROM participants p
                 WHERE p.conversation_id = c.id
             ) END AS member_ids,
-            m.*, asked.number,
-            sum(coalesce(octet_length(m.text), 0)) OVER (ORDER BY asked.number, m.event_seq) AS bytes
+            e.*, asked.number,
+            CASE WHEN e.event_kind = 'conversation_updated' THEN to_jsonb(c) END AS updated,
+            sum({BYTES}) OVER (ORDER BY asked.number, e.event_seq) AS bytes, {BYTES} AS own_bytes
         FROM unnest(CAST(:ids AS uuid[]), CAST(:positions AS bigint[]), CAST(:revisions AS bigint[]))
             WITH ORDINALITY AS asked (id, position, revision, number)
         JOIN conversations c ON c.id = asked.id
-        LEFT JOIN LATERAL (
-            SELECT {MESSAGE} FROM messages m
-            WHERE m.conversation_id = c.id AND m.event_seq > asked.position AND c.last_event_seq > asked.position
-            ORDER BY m.event_seq LIMIT :most
-        ) m ON true
+        LEFT JOIN LATERAL ({EVENTS}) e ON true
         WHERE c.last_event_seq <> asked.position OR c.revision > asked.revision
-        ORDER BY asked.number, m.event_seq
+        ORDER BY asked.number, e.event_seq
         LIMIT :most
     ) news
-    WHERE news.bytes - coalesce(octet_length(news.text), 0) < :most_bytes
+    WHERE news.bytes - news.own_bytes < :most_bytes
     ORDER BY news.number, news.event_seq
 """)
 SEEN = """
@@ -140,8 +158,8 @@ async def read(tx: AsyncConnection, *, asked: Sequence[Asked]) -> tuple[list[Rea
         reading = readings.get(row.conversation_id)
         if reading is None:
             reading = readings[row.conversation_id] = _reading(row, highest[row.conversation_id])
-        if row.message_id is not None:
-            reading.events.append(Written(row.event_seq, _entry(_message_created(row))))
+        if row.event_seq is not None:
+            reading.events.append(Written(row.event_seq, _entry(_event(row))))
     more = bool(rows) and (len(rows) == MOST_EVENTS or rows[-1].bytes >= MOST_BYTES)
     return list(readings.values()), more
 
@@ -212,9 +230,58 @@ def _reading(row: Row[Any], highest: int) -> Reading:
     )
 
 
-def _message_created(row: Row[Any]) -> pb.Event:
+def _event(row: Row[Any]) -> pb.Event:
+    event = pb.Event(conversation_id=row.conversation_id, event_seq=row.event_seq)
+    FILLED[row.event_kind](event, row)
+    return event
+
+
+def _fill_message(event: pb.Event, row: Row[Any]) -> None:
     message = wire.message(row, workspace_id=row.workspace_id, conversation_id=row.conversation_id)
-    return pb.Event(conversation_id=row.conversation_id, event_seq=row.event_seq, message_created=message)
+    getattr(event, row.event_kind).CopyFrom(message)
+
+
+def _fill_reaction(event: pb.Event, row: Row[Any]) -> None:
+    if row.deleted_at is not None:
+        # What is left to say of it: the reaction went with the message.
+        message = wire.message(row, workspace_id=row.workspace_id, conversation_id=row.conversation_id)
+        event.message_deleted.CopyFrom(message)
+        return
+    reaction = getattr(event, row.event_kind)
+    reaction.message_id, reaction.emoji = row.message_id, row.emoji
+    reaction.member_id, reaction.user_id = row.event_member_id, row.event_user_id
+
+
+def _fill_participant(event: pb.Event, row: Row[Any]) -> None:
+    participant = pb.EventParticipant(member_id=row.event_member_id, user_id=row.event_user_id)
+    getattr(event, row.event_kind).CopyFrom(participant)
+
+
+def _fill_updated(event: pb.Event, row: Row[Any]) -> None:
+    columns = {**row.updated}
+    for name in ("created_at", "archived_at"):
+        columns[name] = datetime.fromisoformat(columns[name]) if columns[name] else None
+    event.conversation_updated.CopyFrom(wire.conversation(SimpleNamespace(**columns)))
+
+
+def _fill_file(event: pb.Event, row: Row[Any]) -> None:
+    event.file_deleted.file_id, event.file_deleted.message_id = row.file_id, row.message_id
+
+
+FILLED: Mapping[str, Callable[[pb.Event, Row[Any]], None]] = MappingProxyType(
+    {
+        "message_created": _fill_message,
+        "message_edited": _fill_message,
+        "message_deleted": _fill_message,
+        "reaction_added": _fill_reaction,
+        "reaction_removed": _fill_reaction,
+        "participant_joined": _fill_participant,
+        "participant_left": _fill_participant,
+        "conversation_updated": _fill_updated,
+        "file_deleted": _fill_file,
+    }
+)
+"""Fills in the payload of each kind of event; the kind is the payload's name."""
 
 
 def _entry(event: pb.Event) -> bytes:

@@ -10,9 +10,12 @@ import uuid_utils
 from sqlalchemy import Row, TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.chassis.errors import LimitReached, NotFound
+from services.chassis.errors import LimitReached, NotFound, PermissionDenied
 from services.chassis.outbox import enqueue
+from services.messaging import conversations
 from services.messaging.access import VISIBLE, Viewer
+from services.messaging.changes import Happened, number
+from services.messaging.errors import ConversationArchived
 
 REMOVE_BLOBS = "file.remove_blobs"
 MOST_UNATTACHED = 1000
@@ -28,9 +31,14 @@ FILE = """
 """
 SEEN = f"""(
     f.workspace_id = :workspace_id AND c.id = f.conversation_id AND {VISIBLE}
-    AND (f.message_id IS NOT NULL OR f.uploader_member_id = :member_id)
+    AND CASE WHEN f.message_id IS NULL THEN f.uploader_member_id = :member_id
+        ELSE c.retention_seconds IS NULL
+            OR f.attached_at > statement_timestamp() - make_interval(secs => c.retention_seconds) END
 )"""
-"""Whether a viewer sees the file `f` of the conversation `c`. Takes what `Viewer.parameters` gives."""
+"""Whether a viewer sees the file `f` of the conversation `c`: one's own, or a message's that is still to be seen.
+
+Takes what `Viewer.parameters` gives.
+"""
 
 RESERVE = text("""
     INSERT INTO workspace_storage AS s (workspace_id, bytes) SELECT :workspace_id, :size_bytes
@@ -48,7 +56,7 @@ CREATE = text(f"""
         header
     )
     SELECT :id, c.workspace_id, c.id, :member_id, :user_id, :name, :mime_type, :size_bytes, :sha256, :header
-    FROM conversations c WHERE c.id = :conversation_id AND {VISIBLE}
+    FROM conversations c WHERE c.id = :conversation_id AND {VISIBLE} AND c.archived_at IS NULL
     RETURNING {FILE}
 """)
 GET = text(f"SELECT {FILE} FROM files f, conversations c WHERE f.id = :file_id AND {SEEN}")
@@ -72,13 +80,13 @@ def _delete(which: str) -> TextClause:
     return text(f"""
         WITH chosen AS MATERIALIZED ({which}), gone AS (
             DELETE FROM files f USING chosen WHERE f.workspace_id = chosen.workspace_id AND f.id = chosen.id
-            RETURNING f.id, f.workspace_id, f.size_bytes
+            RETURNING f.id, f.workspace_id, f.message_id, f.size_bytes
         ), freed AS (
             UPDATE workspace_storage s SET bytes = s.bytes - g.bytes
             FROM (SELECT workspace_id, CAST(sum(size_bytes) AS bigint) AS bytes FROM gone GROUP BY workspace_id) g
             WHERE s.workspace_id = g.workspace_id
         )
-        SELECT CAST(id AS text) FROM gone
+        SELECT CAST(id AS text) AS id, CAST(message_id AS text) AS message_id FROM gone
     """)
 
 
@@ -105,17 +113,25 @@ DELETE_EXPIRED = _delete("""
     WHERE message_id IS NULL AND created_at <= statement_timestamp() - interval '24 hours'
     ORDER BY created_at LIMIT :most FOR UPDATE SKIP LOCKED
 """)
+COUNT_DOWN = text("""
+    UPDATE messages SET file_count = file_count - 1
+    WHERE conversation_id = :conversation_id AND id = :message_id AND file_count > 0
+""")
 FORGET_STORAGE = text("DELETE FROM workspace_storage WHERE workspace_id = :workspace_id AND bytes = 0")
 
 
 async def create(
     tx: AsyncConnection, *, uploader: Viewer, conversation_id: str, values: Mapping[str, object], most_bytes: int
 ) -> Row[Any]:
-    """Announces a file and reserves room for it. NOT_FOUND, LIMIT_REACHED."""
+    """Announces a file and reserves room for it. CONVERSATION_ARCHIVED, LIMIT_REACHED.
+
+    That the uploader sees the conversation is known before; NOT_FOUND if that has changed since.
+    """
     parameters = {**uploader.parameters, **values, "user_id": uploader.user_id, "conversation_id": conversation_id}
     row = (await tx.execute(CREATE, {**parameters, "id": str(uuid_utils.uuid7())})).one_or_none()
     if row is None:
-        raise NotFound
+        seen = await tx.execute(conversations.FIND, parameters)
+        raise NotFound if seen.one_or_none() is None else ConversationArchived
     # Last: every upload of the workspace waits for this row's lock. It also makes the count below exact.
     reserved = await tx.execute(
         RESERVE, {"workspace_id": row.workspace_id, "size_bytes": row.size_bytes, "most": most_bytes}
@@ -166,10 +182,20 @@ async def attach(
     return list((await tx.execute(ATTACH, parameters)).scalars())
 
 
-async def delete(tx: AsyncConnection, *, viewer: Viewer, file_id: str, moderates: bool) -> bool:
-    """Deletes one's own file, or as a moderator any that is seen. False if there is none."""
-    parameters = {**viewer.parameters, "file_id": file_id, "moderates": moderates}
-    return bool(await _deleted(tx, DELETE_ONE, parameters))
+async def delete(tx: AsyncConnection, *, viewer: Viewer, conversation_id: str, file_id: str, moderates: bool) -> None:
+    """Deletes one's own file, or as a moderator any that is seen. To be called under the conversation's lock.
+
+    NOT_FOUND, PERMISSION_DENIED for a file that is only seen.
+    """
+    deleted = await _deleted(tx, DELETE_ONE, {**viewer.parameters, "file_id": file_id, "moderates": moderates})
+    if not deleted:
+        raise NotFound if await find(tx, viewer=viewer, file_id=file_id) is None else PermissionDenied
+    message_id = deleted[0].message_id
+    if message_id is None:
+        return
+    await tx.execute(COUNT_DOWN, {"conversation_id": conversation_id, "message_id": message_id})
+    happened = [Happened("file_deleted", message_id=message_id, file_id=file_id)]
+    await number(tx, workspace_id=viewer.workspace_id, conversation_id=conversation_id, happened=happened)
 
 
 async def delete_unfinished(tx: AsyncConnection, *, workspace_id: str, file_id: str) -> None:
@@ -182,7 +208,7 @@ async def delete_of_messages(
 ) -> list[str]:
     """Deletes the files that messages hold, and returns their ids. To be called under the conversation's lock."""
     parameters = {"workspace_id": workspace_id, "conversation_id": conversation_id, "message_ids": list(message_ids)}
-    return await _deleted(tx, DELETE_OF_MESSAGES, parameters)
+    return [row.id for row in await _deleted(tx, DELETE_OF_MESSAGES, parameters)]
 
 
 async def delete_of_conversation(tx: AsyncConnection, *, workspace_id: str, conversation_id: str, most: int) -> int:
@@ -201,9 +227,9 @@ async def forget_storage(tx: AsyncConnection, *, workspace_id: str) -> None:
     await tx.execute(FORGET_STORAGE, {"workspace_id": workspace_id})
 
 
-async def _deleted(tx: AsyncConnection, statement: TextClause, parameters: Mapping[str, object]) -> list[str]:
+async def _deleted(tx: AsyncConnection, statement: TextClause, parameters: Mapping[str, object]) -> Sequence[Row[Any]]:
     """Deletes, and has the worker remove the bytes after the transaction."""
-    file_ids = list((await tx.execute(statement, parameters)).scalars())
-    for file_id in file_ids:
-        await enqueue(tx, REMOVE_BLOBS, file_id)
-    return file_ids
+    deleted = (await tx.execute(statement, parameters)).all()
+    for row in deleted:
+        await enqueue(tx, REMOVE_BLOBS, row.id)
+    return deleted

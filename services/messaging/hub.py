@@ -36,6 +36,10 @@ HEARTBEAT_SECONDS = 25.0
 AGE_SECONDS = 900.0
 MOST_STREAMS_OF_USER = 20
 
+WOKEN_CONVERSATIONS = "messaging.conversations"
+WOKEN_SIGHTS = "messaging.sights"
+"""Valkey's channels between the replicas: a conversation with something new, a workspace where somebody sees more."""
+
 
 class Hub:
     """All streams of one process."""

@@ -1,37 +1,64 @@
-"""Messages: paging through them."""
+"""Messages: reading one, and paging through them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Row, text
+from sqlalchemy import Row, TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.messaging.access import Viewer
 
 LAST = (1 << 63) - 1
 
+# `is_plain` tells that there is nothing but text, which spares the rest a look at each message.
 MESSAGE = """
-    CAST(m.id AS text) AS message_id, m.seq, m.event_seq, CAST(m.sender_member_id AS text) AS sender_member_id,
-    CAST(m.sender_user_id AS text) AS sender_user_id, CAST(m.client_message_id AS text) AS client_message_id,
-    m.text, m.created_at
+    CAST(m.id AS text) AS message_id, m.seq, m.event_seq AS message_event_seq,
+    CAST(m.sender_member_id AS text) AS sender_member_id, CAST(m.sender_user_id AS text) AS sender_user_id,
+    CAST(m.client_message_id AS text) AS client_message_id, m.text, m.created_at, m.ciphertext, m.scheme, m.header,
+    CAST(m.reply_to_id AS text) AS reply_to_id, CAST(m.mentioned_member_ids AS text[]) AS mentioned_member_ids,
+    CAST(m.mentioned_user_group_ids AS text[]) AS mentioned_user_group_ids, m.mentions_everyone, m.file_count,
+    m.version, m.edited_at, m.deleted_at,
+    m.text IS NOT NULL AND m.version = 1 AND m.file_count = 0 AND NOT m.mentions_everyone
+        AND num_nonnulls(m.reply_to_id, m.mentioned_member_ids, m.mentioned_user_group_ids) = 0 AS is_plain
 """
-# The facts about the conversation are of the snapshot that the messages are of; `c` is there if it has none.
-LIST = text(f"""
-    SELECT c.visibility,
-        ARRAY(
-            SELECT CAST(p.member_id AS text) FROM participants p
-            WHERE p.conversation_id = c.id AND p.user_id = :user_id
-        ) AS member_ids,
-        m.*
-    FROM conversations c
-    LEFT JOIN LATERAL (
-        SELECT {MESSAGE} FROM messages m
-        WHERE m.conversation_id = c.id AND m.seq < :before
-        ORDER BY m.seq DESC LIMIT :limit
-    ) m ON true
-    WHERE c.id = :conversation_id AND c.workspace_id = :workspace_id
-""")
+KEPT = """(
+    c.retention_seconds IS NULL OR m.created_at > statement_timestamp() - make_interval(secs => c.retention_seconds)
+)"""
+"""Whether a message `m` of the conversation `c` is still to be seen: what is older is hidden before it is purged."""
+
+COUNTED = """
+    SELECT jsonb_agg(jsonb_build_object('emoji', r.emoji, 'count', r.count, 'mine', r.mine) ORDER BY r.first_at)
+    FROM (
+        SELECT (array_agg(emoji ORDER BY created_at))[1] AS emoji, count(*) AS count,
+            bool_or(user_id = :user_id) AS mine, min(created_at) AS first_at
+        FROM reactions
+        WHERE conversation_id = m.conversation_id AND message_id = m.id GROUP BY emoji_key
+    ) r
+"""
+"""The reactions of a message `m`, each emoji once, for :user_id."""
+
+
+def _reading(condition: str) -> TextClause:
+    """Messages with the facts about their conversation, of one snapshot; `c` is there if it has none."""
+    return text(f"""
+        SELECT c.visibility,
+            ARRAY(
+                SELECT CAST(p.member_id AS text) FROM participants p
+                WHERE p.conversation_id = c.id AND p.user_id = :user_id
+            ) AS member_ids,
+            m.*
+        FROM conversations c
+        LEFT JOIN LATERAL (
+            SELECT {MESSAGE}, ({COUNTED}) AS reactions FROM messages m
+            WHERE m.conversation_id = c.id AND {KEPT} AND {condition}
+        ) m ON true
+        WHERE c.id = :conversation_id AND c.workspace_id = :workspace_id
+    """)
+
+
+LIST = _reading("m.seq < :before ORDER BY m.seq DESC LIMIT :limit")
+GET = _reading("m.id = :message_id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +79,26 @@ async def read_page(
     tx: AsyncConnection, *, workspace_id: str, conversation_id: str, user_id: str, before: int, limit: int
 ) -> Page | None:
     """The messages below a number; None if the workspace has no such conversation."""
-    parameters = {
-        "workspace_id": workspace_id,
-        "conversation_id": conversation_id,
-        "user_id": user_id,
-        "before": before,
-        "limit": limit,
-    }
-    rows = (await tx.execute(LIST, parameters)).all()
+    return await _read(tx, LIST, workspace_id, conversation_id, user_id, {"before": before, "limit": limit})
+
+
+async def read_one(
+    tx: AsyncConnection, *, workspace_id: str, conversation_id: str, user_id: str, message_id: str
+) -> Page | None:
+    """One message, or none, in a page; None if the workspace has no such conversation."""
+    return await _read(tx, GET, workspace_id, conversation_id, user_id, {"message_id": message_id})
+
+
+async def _read(
+    tx: AsyncConnection,
+    statement: TextClause,
+    workspace_id: str,
+    conversation_id: str,
+    user_id: str,
+    parameters: dict[str, Any],
+) -> Page | None:
+    named = {"workspace_id": workspace_id, "conversation_id": conversation_id, "user_id": user_id}
+    rows = (await tx.execute(statement, {**named, **parameters})).all()
     if not rows:
         return None
     facts = rows[0]

@@ -11,7 +11,6 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 import grpc
 from guildhall.guest.v1 import guest_access_service_pb2 as guests_pb
-from guildhall.guest.v1 import guest_service_pb2
 from guildhall.membership.v1 import access_service_pb2 as access_pb
 from sqlalchemy import exc
 
@@ -19,8 +18,8 @@ from services.chassis.coalesce import FLUSH_SECONDS, Coalescer
 from services.chassis.database import TRIES, Database
 from services.chassis.errors import DeadlineExceeded, Fault, NotFound, Overloaded, SessionEnded, fault_of
 from services.messaging import sends
-from services.messaging.access import SEND, has_ended, is_guest
-from services.messaging.errors import GuestLocked
+from services.messaging.access import SEND, is_guest, require_unlocked
+from services.messaging.errors import ConversationArchived
 from services.messaging.peers import Guests, Membership
 from services.messaging.sends import SKIPPED, Outcome, Send, Stored
 
@@ -207,13 +206,27 @@ class Outgoing:
         return outcomes
 
     async def _write(self, batch: Sequence[Send], asked_at: float, *, wait: bool) -> Sequence[Outcome]:
-        if not wait:
+        if not wait and not any(send.extras and send.extras.refers for send in batch):
             if time.monotonic() - asked_at > ANSWER_SECONDS:
                 return [SKIPPED] * len(batch)
             try:
-                return await self._database.atomic(lambda tx: sends.append(tx, sends=batch))
+                outcomes = await self._database.atomic(lambda tx: sends.append(tx, sends=batch))
             except exc.IntegrityError:
                 pass  # some of it is stored already: written again below, each once
+            else:
+                return await self._look_again(batch, outcomes, asked_at)
+        return await self._write_once(batch, asked_at, wait=wait)
+
+    async def _look_again(self, batch: Sequence[Send], outcomes: list[Outcome], asked_at: float) -> list[Outcome]:
+        """Finds those that were stored before their conversation was archived."""
+        places = [place for place, outcome in enumerate(outcomes) if isinstance(outcome, ConversationArchived)]
+        if places:
+            found = await self._write_once([batch[place] for place in places], asked_at, wait=False)
+            for place, outcome in zip(places, found, strict=True):
+                outcomes[place] = outcome
+        return outcomes
+
+    async def _write_once(self, batch: Sequence[Send], asked_at: float, *, wait: bool) -> list[Outcome]:
         try:
             return await self._database.transaction(
                 lambda tx: sends.append_once(tx, sends=batch, wait=wait, not_after=asked_at + ANSWER_SECONDS),
@@ -319,10 +332,9 @@ def _fault(send: Send, *, alive: bool, verdict: access_pb.AccessVerdict) -> Faul
 
 
 def _guest_fault(send: Send, verdict: guests_pb.GuestVerdict) -> Fault | None:
-    if has_ended(verdict) or not verdict.granted:
-        return NotFound()
-    if verdict.state == guest_service_pb2.GUEST_STATE_LOCKED:
-        lock_time, grace_end_time = verdict.expire_time.ToJsonString(), verdict.grace_end_time.ToJsonString()
-        return GuestLocked(metadata={"lock_time": lock_time, "grace_end_time": grace_end_time})
+    try:
+        require_unlocked(verdict)
+    except Fault as fault:
+        return fault
     send.granted, send.until = True, verdict.expire_time.ToJsonString()
     return None

@@ -11,8 +11,9 @@ from guildhall.messaging.v1 import message_service_pb2 as pb
 from services.chassis.call import Call
 from services.chassis.errors import Fault, fault_of, status_of
 from services.messaging import wire
+from services.messaging.bodies import BodyMac, is_plain, mentioned
 from services.messaging.outgoing import Answer, Outgoing, ends_stream
-from services.messaging.sends import Line, Send, Stored
+from services.messaging.sends import Extras, Line, Send, Stored
 
 MOST_OPEN = 2000
 """Messages without a result; the client is not read from while there are so many."""
@@ -25,9 +26,10 @@ Open = tuple[str, asyncio.Future[Answer]]
 class Publication:
     """One open PublishMessages."""
 
-    def __init__(self, call: Call, outgoing: Outgoing) -> None:
+    def __init__(self, call: Call, outgoing: Outgoing, body_mac: BodyMac) -> None:
         self.user_id = call.user_id
         self._call = call
+        self._body_mac = body_mac
         self._outgoing = outgoing
         self._line = Line()
         self._open: deque[Open] = deque()
@@ -81,7 +83,8 @@ class Publication:
             self._changed.set()
 
     def _submit(self, message: pb.SendMessageRequest) -> None:
-        send = new_send(self._call, message, deadline=time.monotonic() + MESSAGE_SECONDS, line=self._line)
+        deadline = time.monotonic() + MESSAGE_SECONDS
+        send = new_send(self._call, message, self._body_mac, deadline=deadline, line=self._line)
         future = self._outgoing.submit(send)
         self._open.append((message.client_message_id, future))
         if len(self._open) >= MOST_OPEN:
@@ -139,7 +142,9 @@ def _give_up(future: asyncio.Future[Answer]) -> None:
             answer.cancel()
 
 
-def new_send(call: Call, request: pb.SendMessageRequest, *, deadline: float, line: Line | None = None) -> Send:
+def new_send(
+    call: Call, request: pb.SendMessageRequest, body_mac: BodyMac, *, deadline: float, line: Line | None = None
+) -> Send:
     """What to store, in the spelling that PostgreSQL gives ids: clients may send capitals."""
     return Send(
         user_id=call.user_id,
@@ -147,7 +152,24 @@ def new_send(call: Call, request: pb.SendMessageRequest, *, deadline: float, lin
         workspace_id=request.workspace_id.lower(),
         conversation_id=request.conversation_id.lower(),
         client_message_id=request.client_message_id.lower(),
-        text=request.text,
+        text=request.text or None,
+        body_mac=body_mac.of(request),
         deadline=deadline,
         line=line,
+        extras=None if is_plain(request) else _extras(request),
+    )
+
+
+def _extras(request: pb.SendMessageRequest) -> Extras:
+    member_ids, user_group_ids = mentioned(request.mentions)
+    encrypted = request.encrypted if request.HasField("encrypted") else None
+    return Extras(
+        ciphertext=encrypted.ciphertext if encrypted else None,
+        scheme=encrypted.scheme if encrypted else None,
+        header=encrypted.header if encrypted else None,
+        reply_to_id=request.reply_to_message_id.lower() or None,
+        member_ids=member_ids,
+        user_group_ids=user_group_ids,
+        everyone=request.mentions.everyone,
+        file_ids=tuple(file_id.lower() for file_id in request.file_ids),
     )

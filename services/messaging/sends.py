@@ -15,6 +15,7 @@ from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.chassis.errors import Fault, IdempotencyMismatch, NotFound, PermissionDenied
+from services.messaging.errors import ConversationArchived, ReferenceGone
 
 
 @dataclass(slots=True, eq=False)
@@ -33,10 +34,12 @@ class Send:
     workspace_id: str
     conversation_id: str
     client_message_id: str
-    text: str
+    text: str | None
+    body_mac: str
     deadline: float
     """On time.monotonic()'s clock."""
     line: Line | None = None
+    extras: "Extras | None" = None
     member_id: str = ""
     granted: bool = False
     """True for a guest to whom the conversation is granted; a full member's sight is read with the conversation."""
@@ -51,6 +54,25 @@ class Send:
 
 
 @dataclass(frozen=True, slots=True)
+class Extras:
+    """What most messages do not have. Ids are arrays of PostgreSQL, None for none."""
+
+    ciphertext: bytes | None = None
+    scheme: str | None = None
+    header: bytes | None = None
+    reply_to_id: str | None = None
+    member_ids: str | None = None
+    user_group_ids: str | None = None
+    everyone: bool = False
+    file_ids: tuple[str, ...] = ()
+
+    @property
+    def refers(self) -> bool:
+        """Whether something must still be there for the message to be stored."""
+        return self.reply_to_id is not None or bool(self.file_ids)
+
+
+@dataclass(frozen=True, slots=True)
 class Stored:
     """A message as it is stored."""
 
@@ -59,6 +81,8 @@ class Stored:
     event_seq: int
     sender_member_id: str
     created_at: datetime
+    was_there: bool = False
+    """True if it had been stored before: it may have been edited or deleted since."""
 
 
 class AnsweredTooLongAgo(Exception):
@@ -68,6 +92,7 @@ class AnsweredTooLongAgo(Exception):
 SKIPPED = object()
 """Stands for an item whose conversation somebody else has locked, or whose sender must be asked about again."""
 
+LOCKED = "c.id, c.workspace_id, c.visibility, c.last_seq, c.last_event_seq, c.archived_at, c.retention_seconds"
 # Between guest's answer and this statement a guest's time may have passed.
 IN_TIME = "(i.until IS NULL OR statement_timestamp() < i.until)"
 INPUT = """
@@ -76,16 +101,21 @@ INPUT = """
             CAST(:conversation_ids AS uuid[]), CAST(:workspace_ids AS uuid[]), CAST(:member_ids AS uuid[]),
             CAST(:granted AS bool[]), CAST(:allowed AS bool[]), CAST(:user_ids AS uuid[]),
             CAST(:client_message_ids AS uuid[]), CAST(:message_ids AS uuid[]), CAST(:texts AS text[]),
-            CAST(:untils AS timestamptz[])
+            CAST(:body_macs AS uuid[]), CAST(:untils AS timestamptz[]),
+            CAST(:ciphertexts AS bytea[]), CAST(:schemes AS text[]), CAST(:headers AS bytea[]),
+            CAST(:reply_to_ids AS uuid[]), CAST(:mentioned_member_ids AS text[]),
+            CAST(:mentioned_user_group_ids AS text[]), CAST(:everyone AS bool[]), CAST(:file_ids AS text[])
         ) WITH ORDINALITY AS i (
             conversation_id, workspace_id, member_id, granted, allowed, user_id, client_message_id, message_id, text,
-            until, place
+            body_mac, until, ciphertext, scheme, header, reply_to_id, mentioned_member_ids, mentioned_user_group_ids,
+            everyone, file_ids, place
         )
     )
 """
 SEEN = """
     seen AS MATERIALIZED (
-        SELECT i.*, c.last_seq, c.last_event_seq FROM input i JOIN locked c ON c.id = i.conversation_id
+        SELECT i.*, c.last_seq, c.last_event_seq, c.archived_at, c.retention_seconds
+        FROM input i JOIN locked c ON c.id = i.conversation_id
         WHERE c.workspace_id = i.workspace_id AND (
             i.granted OR c.visibility = 'public' OR EXISTS (
                 SELECT FROM participants p WHERE p.conversation_id = c.id AND p.member_id = i.member_id
@@ -102,16 +132,21 @@ STORE = """
         FROM (SELECT conversation_id, count(*) AS number FROM fresh GROUP BY conversation_id) n
         WHERE c.id = n.conversation_id
     ), stored AS (
-        INSERT INTO messages
-            (conversation_id, seq, event_seq, id, sender_member_id, sender_user_id, client_message_id, text)
+        INSERT INTO messages (
+            conversation_id, seq, event_seq, id, sender_member_id, sender_user_id, client_message_id, text, body_mac,
+            ciphertext, scheme, header, reply_to_id, mentioned_member_ids, mentioned_user_group_ids, mentions_everyone,
+            file_count
+        )
         SELECT conversation_id, last_seq + nth, last_event_seq + nth, message_id, member_id, user_id,
-            client_message_id, text
+            client_message_id, text, body_mac, ciphertext, scheme, header, reply_to_id,
+            CAST(mentioned_member_ids AS uuid[]), CAST(mentioned_user_group_ids AS uuid[]), everyone,
+            coalesce(cardinality(CAST(file_ids AS uuid[])), 0)
         FROM numbered
         RETURNING conversation_id, id, seq, event_seq, created_at
     )
 """
 RESULT = f"""
-    i.place, s.place IS NOT NULL AS seen, m.seq, m.event_seq, m.created_at,
+    i.place, s.place IS NOT NULL AS seen, s.archived_at IS NOT NULL AS archived, m.seq, m.event_seq, m.created_at,
     c.id IS NULL AND EXISTS (SELECT FROM conversations x WHERE x.id = i.conversation_id) OR NOT {IN_TIME} AS skipped
 """
 JOINED = """
@@ -126,9 +161,9 @@ JOINED = """
 # violates its key: then nothing of the batch is stored, and it is written again by LOCK and WRITE.
 APPEND = text(f"""
     WITH {INPUT}, locked AS MATERIALIZED (
-        SELECT c.id, c.workspace_id, c.visibility, c.last_seq, c.last_event_seq FROM conversations c
+        SELECT {LOCKED} FROM conversations c
         WHERE c.id = ANY(CAST(:distinct_ids AS uuid[])) ORDER BY c.id FOR NO KEY UPDATE SKIP LOCKED
-    ), {SEEN}, fresh AS (SELECT * FROM seen i WHERE allowed AND {IN_TIME}), {STORE}
+    ), {SEEN}, fresh AS (SELECT * FROM seen i WHERE allowed AND archived_at IS NULL AND {IN_TIME}), {STORE}
     SELECT {RESULT} {JOINED} ORDER BY i.place
 """)
 LOCK = """
@@ -140,32 +175,41 @@ LOCK_OR_WAIT = text(LOCK)
 # In the statement after the lock: the lock's own snapshot is from before the wait, and would miss what was stored then.
 WRITE = text(f"""
     WITH {INPUT}, locked AS MATERIALIZED (
-        SELECT c.id, c.workspace_id, c.visibility, c.last_seq, c.last_event_seq FROM conversations c
-        WHERE c.id = ANY(CAST(:locked_ids AS uuid[]))
+        SELECT {LOCKED} FROM conversations c WHERE c.id = ANY(CAST(:locked_ids AS uuid[]))
     ), {SEEN}, existing AS MATERIALIZED (
-        SELECT s.place, m.id, m.seq, m.event_seq, m.sender_member_id, m.created_at, m.text
+        SELECT s.place, m.id, m.seq, m.event_seq, m.sender_member_id, m.created_at, m.text, m.body_mac
         FROM seen s JOIN messages m ON m.conversation_id = s.conversation_id
             AND m.sender_user_id = s.user_id AND m.client_message_id = s.client_message_id
         WHERE s.allowed
+    ), referring AS MATERIALIZED (
+        SELECT s.place, s.reply_to_id IS NOT NULL AND NOT EXISTS (
+            SELECT FROM messages m
+            WHERE m.conversation_id = s.conversation_id AND m.id = s.reply_to_id AND m.deleted_at IS NULL AND (
+                s.retention_seconds IS NULL
+                OR m.created_at > statement_timestamp() - make_interval(secs => s.retention_seconds)
+            )
+        ) AS reply_gone
+        FROM seen s
     ), fresh AS (
-        SELECT * FROM seen i
-        WHERE allowed AND {IN_TIME} AND NOT EXISTS (SELECT FROM existing e WHERE e.place = i.place)
+        SELECT i.* FROM seen i JOIN referring r ON r.place = i.place
+        WHERE allowed AND archived_at IS NULL AND {IN_TIME} AND NOT r.reply_gone
+            AND NOT EXISTS (SELECT FROM existing e WHERE e.place = i.place)
     ), {STORE}
-    SELECT {RESULT}, e.text AS existing_text, CAST(e.id AS text) AS existing_id, e.seq AS existing_seq,
-        e.event_seq AS existing_event_seq, CAST(e.sender_member_id AS text) AS existing_member_id,
-        e.created_at AS existing_created_at
-    {JOINED} LEFT JOIN existing e ON e.place = i.place
+    SELECT {RESULT}, r.reply_gone, e.text AS existing_text, replace(CAST(e.body_mac AS text), '-', '') AS existing_mac,
+        CAST(e.id AS text) AS existing_id, e.seq AS existing_seq, e.event_seq AS existing_event_seq,
+        CAST(e.sender_member_id AS text) AS existing_member_id, e.created_at AS existing_created_at
+    {JOINED} LEFT JOIN existing e ON e.place = i.place LEFT JOIN referring r ON r.place = i.place
     ORDER BY i.place
 """)
 
 
-class OtherText(IdempotencyMismatch):
-    """The key stands for `stored`, whose text is `text`."""
+class OtherBody(IdempotencyMismatch):
+    """The key stands for `stored`, whose body is another."""
 
-    def __init__(self, stored: Stored, text: str) -> None:
+    def __init__(self, stored: Stored, body_mac: str) -> None:
         super().__init__()
         self.stored = stored
-        self.text_stored = text
+        self.mac_stored = body_mac
 
 
 Outcome = Stored | Fault | object
@@ -173,10 +217,13 @@ Outcome = Stored | Fault | object
 
 
 async def append(tx: AsyncConnection, *, sends: Sequence[Send]) -> list[Outcome]:
-    """Stores a batch without repeated keys in one statement. IntegrityError if one of them is stored already."""
+    """Stores a batch without repeated keys in one statement. IntegrityError if one of them is stored already.
+
+    For messages that refer to nothing, and what is ARCHIVED is to be looked at again by append_once.
+    """
     message_ids = _message_ids(sends)
     rows = (await tx.execute(APPEND, _parameters(sends, message_ids))).all()
-    return _outcomes(sends, message_ids, rows)
+    return [_outcome(*each) for each in zip(sends, message_ids, rows, strict=True)]
 
 
 async def append_once(tx: AsyncConnection, *, sends: Sequence[Send], wait: bool, not_after: float) -> list[Outcome]:
@@ -191,7 +238,7 @@ async def append_once(tx: AsyncConnection, *, sends: Sequence[Send], wait: bool,
     if time.monotonic() > not_after:
         raise AnsweredTooLongAgo
     rows = (await tx.execute(WRITE, {**parameters, "locked_ids": locked_ids})).all()
-    return _outcomes(sends, message_ids, rows)
+    return [_outcome_once(*each) for each in zip(sends, message_ids, rows, strict=True)]
 
 
 def distinct(sends: Collection[Send]) -> tuple[list[Send], dict[tuple[str, str, str], Send]]:
@@ -204,10 +251,10 @@ def distinct(sends: Collection[Send]) -> tuple[list[Send], dict[tuple[str, str, 
 
 def repeated(send: Send, first: Send, outcome: Outcome) -> Outcome:
     """What becomes of a repetition within a batch."""
-    if isinstance(outcome, OtherText) and send.text == outcome.text_stored:
+    if isinstance(outcome, OtherBody) and send.body_mac == outcome.mac_stored:
         return outcome.stored
-    if isinstance(outcome, Stored) and send.text != first.text:
-        return OtherText(outcome, first.text)
+    if isinstance(outcome, Stored) and send.body_mac != first.body_mac:
+        return OtherBody(outcome, first.body_mac)
     return outcome
 
 
@@ -226,18 +273,40 @@ def _parameters(sends: Sequence[Send], message_ids: Sequence[str]) -> dict[str, 
         "client_message_ids": _array(send.client_message_id for send in sends),
         "message_ids": _array(message_ids),
         "texts": [send.text for send in sends],
+        "body_macs": _array(send.body_mac for send in sends),
         "untils": [send.until for send in sends],
         "distinct_ids": _array({send.conversation_id for send in sends}),
+        **_extras([send.extras for send in sends]),
+    }
+
+
+NO_EXTRAS = Extras()
+
+
+def _extras(extras: Sequence[Extras | None]) -> dict[str, Any]:
+    nulls = _array("NULL" for _ in extras)
+    if not any(extras):
+        parameters: dict[str, Any] = dict.fromkeys(
+            ("ciphertexts", "schemes", "headers", "reply_to_ids", "mentioned_member_ids", "mentioned_user_group_ids"),
+            nulls,
+        )
+        return {**parameters, "everyone": _array("false" for _ in extras), "file_ids": nulls}
+    present = [each or NO_EXTRAS for each in extras]
+    return {
+        "ciphertexts": [each.ciphertext for each in present],
+        "schemes": [each.scheme for each in present],
+        "headers": [each.header for each in present],
+        "reply_to_ids": _array(each.reply_to_id or "NULL" for each in present),
+        "mentioned_member_ids": [each.member_ids for each in present],
+        "mentioned_user_group_ids": [each.user_group_ids for each in present],
+        "everyone": _array(str(each.everyone) for each in present),
+        "file_ids": [_array(each.file_ids) if each.file_ids else None for each in present],
     }
 
 
 def _array(items: Iterable[str]) -> str:
     """A PostgreSQL array of items that need no quotes: psycopg would look at each, for a third of the flush's time."""
     return f"{{{','.join(items)}}}"
-
-
-def _outcomes(sends: Sequence[Send], message_ids: Sequence[str], rows: Sequence[Row[Any]]) -> list[Outcome]:
-    return [_outcome(*each) for each in zip(sends, message_ids, rows, strict=True)]
 
 
 def _outcome(send: Send, message_id: str, row: Row[Any]) -> Outcome:
@@ -247,9 +316,22 @@ def _outcome(send: Send, message_id: str, row: Row[Any]) -> Outcome:
         return SKIPPED
     if not row.seen:
         return NotFound()
-    if not send.allowed:
-        return PermissionDenied()
-    stored = Stored(
-        row.existing_id, row.existing_seq, row.existing_event_seq, row.existing_member_id, row.existing_created_at
-    )
-    return stored if row.existing_text == send.text else OtherText(stored, row.existing_text)
+    return ConversationArchived() if send.allowed and row.archived else PermissionDenied()
+
+
+def _outcome_once(send: Send, message_id: str, row: Row[Any]) -> Outcome:
+    if row.existing_id is not None:
+        stored = Stored(
+            row.existing_id,
+            row.existing_seq,
+            row.existing_event_seq,
+            row.existing_member_id,
+            row.existing_created_at,
+            was_there=True,
+        )
+        # Messages of the first release have no authenticator, and were never edited while it ran.
+        same = row.existing_mac == send.body_mac if row.existing_mac else row.existing_text == send.text
+        return stored if same else OtherBody(stored, row.existing_mac or "")
+    if row.seq is None and row.seen and send.allowed and not row.archived and not row.skipped:
+        return ReferenceGone("reply_to_message_id")
+    return _outcome(send, message_id, row)

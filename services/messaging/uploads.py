@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.chassis.call import Call
 from services.chassis.database import Database
-from services.chassis.errors import DeadlineExceeded, NotFound
+from services.chassis.errors import DeadlineExceeded, NotFound, PermissionDenied
 from services.chassis.sessions import Sessions
 from services.messaging import files
 from services.messaging.access import VISIBLE, Access, Viewer
@@ -97,6 +97,8 @@ class Uploads:
             raise NotFound
         writer = await self._access.require_writer(call, workspace_id=workspace_id, conversation_id=conversation_id)
         upload = Upload(self, call, writer, await self.get_own(writer, file_id), offset)
+        if not writer.allowed:
+            raise PermissionDenied
         if offset > upload.received_bytes:
             raise UploadOffset(upload.received_bytes)
         return upload
@@ -118,6 +120,8 @@ class Uploads:
             self._sessions.require_alive(call.session_id, deadline=call.deadline),
             self._access.require_writer(call, workspace_id=row.workspace_id, conversation_id=row.conversation_id),
         )
+        if not writer.allowed:
+            raise PermissionDenied
         return writer
 
     async def store(self, writer: Viewer, file_id: str, *, offset: int, data: bytes) -> bool:

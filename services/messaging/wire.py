@@ -18,7 +18,7 @@ VISIBILITIES = {
 VISIBILITY_NAMES = {value: name for name, value in VISIBILITIES.items()}
 
 
-def conversation(row: Row[Any]) -> conversations_pb.Conversation:
+def conversation(row: Any) -> conversations_pb.Conversation:
     """A row with conversations.CONVERSATION's columns."""
     found = conversations_pb.Conversation(
         conversation_id=row.id,
@@ -39,18 +39,46 @@ def message(row: Row[Any], *, workspace_id: str, conversation_id: str) -> messag
         workspace_id=workspace_id,
         conversation_id=conversation_id,
         seq=row.seq,
-        event_seq=row.event_seq,
+        event_seq=row.message_event_seq,
         sender_member_id=row.sender_member_id,
         sender_user_id=row.sender_user_id,
         client_message_id=row.client_message_id,
         text=row.text,
+        etag=etag(row.version, deleted=row.deleted_at is not None),
     )
     found.create_time.FromDatetime(row.created_at)
+    if row.is_plain:
+        return found
+    if row.ciphertext is not None:
+        found.encrypted.ciphertext, found.encrypted.scheme = row.ciphertext, row.scheme
+        found.encrypted.header = row.header or b""
+    found.reply_to_message_id = row.reply_to_id or ""
+    if row.mentioned_member_ids or row.mentioned_user_group_ids or row.mentions_everyone:
+        found.mentions.member_ids.extend(row.mentioned_member_ids or ())
+        found.mentions.user_group_ids.extend(row.mentioned_user_group_ids or ())
+        found.mentions.everyone = row.mentions_everyone
+    if row.edited_at is not None:
+        found.edit_time.FromDatetime(row.edited_at)
+    if row.deleted_at is not None:
+        found.delete_time.FromDatetime(row.deleted_at)
     return found
 
 
+def shown(row: Row[Any], *, workspace_id: str, conversation_id: str) -> messages_pb.Message:
+    """The same with its reactions, as one reader has it."""
+    found = message(row, workspace_id=workspace_id, conversation_id=conversation_id)
+    for counted in row.reactions or ():
+        found.reactions.add(emoji=counted["emoji"], count=counted["count"], mine=counted["mine"])
+    return found
+
+
+def etag(version: int, *, deleted: bool = False) -> str:
+    """Of a message: what it says has changed, or it has been deleted, if it is another."""
+    return f"{version}d" if deleted else str(version)
+
+
 def sent(send: Send, stored: Stored) -> messages_pb.Message:
-    """A message that was just stored, or had been before."""
+    """A message that was just stored."""
     found = messages_pb.Message(
         message_id=stored.message_id,
         workspace_id=send.workspace_id,
@@ -60,7 +88,8 @@ def sent(send: Send, stored: Stored) -> messages_pb.Message:
         sender_member_id=stored.sender_member_id,
         sender_user_id=send.user_id,
         client_message_id=send.client_message_id,
-        text=send.text,
+        text=send.text or "",
+        etag=etag(1),
     )
     found.create_time.CopyFrom(_timestamp(stored.created_at))
     return found

@@ -18,7 +18,7 @@ from services.chassis.secret import SecretKey
 from services.messaging.access import Access
 from services.messaging.guards import Guard
 from services.messaging.hub import Hub
-from services.messaging.servicer import MessageService
+from services.messaging.servicers.messages import MessageService
 from tests.faults import decided_at_send
 from tests.faults.explorer import Schedule, explore
 from tests.faults.small_world import CONVERSATION, WORKSPACE, World, WorldDatabase, WorldGuests, WorldMembership

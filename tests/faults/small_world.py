@@ -78,12 +78,16 @@ class World:
         return {
             "message_id": str(uuid.UUID(int=number)),
             "seq": number,
-            "event_seq": number,
+            "message_event_seq": number,
             "sender_member_id": WRITER_MEMBER,
             "sender_user_id": WRITER,
             "client_message_id": str(uuid.UUID(int=number)),
             "text": self.texts[number - 1],
             "created_at": _THEN,
+            "version": 1,
+            "deleted_at": None,
+            "is_plain": True,
+            "reactions": None,
         }
 
 
@@ -123,8 +127,11 @@ class WorldDatabase:
             "member_ids": self._member_ids() if changed else None,
             "bytes": 0,
         }
-        found = [world.message_row(number) for number in range(position + 1, head + 1)]
-        return [SimpleNamespace(**facts, **row) for row in found or [{"message_id": None}]]
+        found = [
+            {"event_seq": number, "event_kind": "message_created", **world.message_row(number)}
+            for number in range(position + 1, head + 1)
+        ]
+        return [SimpleNamespace(**facts, **row) for row in found or [{"event_seq": None}]]
 
     def _snapshot(self, _parameters: Mapping[str, Any]) -> list[SimpleNamespace]:
         nothing = SimpleNamespace(conversation_id=None, read_at=_THEN)

@@ -248,6 +248,7 @@ def send_of(room: Room) -> sends.Send:
         conversation_id=room.channel_id,
         client_message_id=str(uuid.uuid4()),
         text="hello",
+        body_mac=uuid.uuid4().hex,
         deadline=0,
         member_id=room.admin_member_id,
         allowed=True,

@@ -1,1 +1,1 @@
-"""One class per proto service."""
+"""The servicers: one method per RPC: who, what, one transaction, reply."""

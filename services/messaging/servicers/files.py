@@ -1,7 +1,6 @@
 """guildhall.messaging.v1.FileService."""
 
 import contextlib
-import uuid
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
@@ -16,10 +15,12 @@ from services.chassis.errors import InvalidRequest, NotFound, PermissionDenied
 from services.chassis.idempotency import no_access_needed, once
 from services.chassis.pages import page_key, page_size, page_token
 from services.chassis.secret import SecretKey
-from services.messaging import conversations, files, wire_files
-from services.messaging.access import Access
+from services.messaging import files, wire_files
+from services.messaging.access import Access, Viewer
 from services.messaging.blobs import PART_BYTES
+from services.messaging.changes import Changes, require_visible
 from services.messaging.downloads import Downloads, still_sees
+from services.messaging.ids import uuid_of
 from services.messaging.settings import MessagingSettings
 from services.messaging.transfers import Transfers
 from services.messaging.uploads import Uploads
@@ -34,6 +35,7 @@ class FileService(rpc.FileServiceServicer):
         secret: SecretKey,
         *,
         access: Access,
+        changes: Changes,
         uploads: Uploads,
         downloads: Downloads,
         settings: MessagingSettings,
@@ -41,6 +43,7 @@ class FileService(rpc.FileServiceServicer):
         self._database = database
         self._secret = secret
         self._access = access
+        self._changes = changes
         self._uploads = uploads
         self._downloads = downloads
         self._most_file_bytes = settings.most_file_bytes
@@ -49,9 +52,9 @@ class FileService(rpc.FileServiceServicer):
 
     async def CreateUpload(self, request: pb.CreateUploadRequest, context: Any) -> pb.CreateUploadResponse:
         """Asks first; the file and its share of the workspace's storage are one transaction."""
-        call, conversation_id = current_call(), _id(request.conversation_id)
+        call, conversation_id = current_call(), uuid_of(request.conversation_id)
         uploader = await self._access.require_writer(
-            call, workspace_id=_id(request.workspace_id), conversation_id=conversation_id
+            call, workspace_id=uuid_of(request.workspace_id), conversation_id=conversation_id
         )
         if request.size_bytes > self._most_file_bytes:
             raise InvalidRequest(fields=[("size_bytes", f"must be at most {self._most_file_bytes}")])
@@ -65,7 +68,9 @@ class FileService(rpc.FileServiceServicer):
 
         async def access(tx: AsyncConnection) -> None:
             # A stored answer is for those who still see the conversation.
-            await _require_visible(tx, {**uploader.parameters, "conversation_id": conversation_id})
+            await require_visible(tx, viewer=uploader, conversation_id=conversation_id)
+            if not uploader.allowed:
+                raise PermissionDenied
 
         async def work(tx: AsyncConnection, _granted: None) -> pb.CreateUploadResponse:
             row = await files.create(
@@ -88,7 +93,7 @@ class FileService(rpc.FileServiceServicer):
             frames = aiter(request_iterator)
             start = await _start_of(frames)
             upload = await self._uploads.begin(
-                call, workspace_id=_id(start.workspace_id), file_id=_id(start.file_id), offset=start.offset
+                call, workspace_id=uuid_of(start.workspace_id), file_id=uuid_of(start.file_id), offset=start.offset
             )
             async with contextlib.aclosing(_data_of(frames)) as chunks:
                 done = await upload.receive(chunks)
@@ -99,7 +104,10 @@ class FileService(rpc.FileServiceServicer):
         call = current_call()
         with self._transfers.place(call.user_id):
             upload = await self._uploads.begin(
-                call, workspace_id=_id(request.workspace_id), file_id=_id(request.file_id), offset=request.offset
+                call,
+                workspace_id=uuid_of(request.workspace_id),
+                file_id=uuid_of(request.file_id),
+                offset=request.offset,
             )
             await upload.take(request.data)
             if upload.is_waiting:
@@ -111,7 +119,7 @@ class FileService(rpc.FileServiceServicer):
     async def GetUpload(self, request: pb.GetUploadRequest, context: Any) -> pb.GetUploadResponse:
         """The caller's own file, whatever its state."""
         row = await self._downloads.get(
-            current_call(), workspace_id=_id(request.workspace_id), file_id=_id(request.file_id)
+            current_call(), workspace_id=uuid_of(request.workspace_id), file_id=uuid_of(request.file_id)
         )
         if row.uploader_user_id != current_call().user_id:
             raise NotFound
@@ -120,7 +128,7 @@ class FileService(rpc.FileServiceServicer):
     async def GetFile(self, request: pb.GetFileRequest, context: Any) -> pb.GetFileResponse:
         """Asks, reads, asks again: who lost access before the reading is refused."""
         row = await self._downloads.get(
-            current_call(), workspace_id=_id(request.workspace_id), file_id=_id(request.file_id)
+            current_call(), workspace_id=uuid_of(request.workspace_id), file_id=uuid_of(request.file_id)
         )
         return pb.GetFileResponse(file=wire_files.file(row))
 
@@ -132,8 +140,8 @@ class FileService(rpc.FileServiceServicer):
         with self._transfers.place(call.user_id):
             frames = self._downloads.frames(
                 call,
-                workspace_id=_id(request.workspace_id),
-                file_id=_id(request.file_id),
+                workspace_id=uuid_of(request.workspace_id),
+                file_id=uuid_of(request.file_id),
                 offset=request.offset,
                 length=request.length,
             )
@@ -142,34 +150,50 @@ class FileService(rpc.FileServiceServicer):
                     yield pb.DownloadFileResponse(offset=offset, data=data)
 
     async def DeleteFile(self, request: pb.DeleteFileRequest, context: Any) -> pb.DeleteFileResponse:
-        """Asks first. What is stored goes with the row's transaction, its bytes soon after."""
-        call, workspace_id, file_id = current_call(), _id(request.workspace_id), _id(request.file_id)
-        viewer = await self._access.require_viewer(call, workspace_id=workspace_id)
-        moderates = await self._access.is_moderator(call, workspace_id=workspace_id)
+        """A change of the conversation. The row goes at once, the bytes soon after."""
+        call, workspace_id, file_id = current_call(), uuid_of(request.workspace_id), uuid_of(request.file_id)
+        moderates = False
 
-        async def work(tx: AsyncConnection, _granted: None) -> pb.DeleteFileResponse:
-            if not await files.delete(tx, viewer=viewer, file_id=file_id, moderates=moderates):
-                if await files.find(tx, viewer=viewer, file_id=file_id) is None:
-                    raise NotFound
-                raise PermissionDenied
+        async def permit() -> Viewer:
+            nonlocal moderates
+            moderates = await self._access.is_moderator(call, workspace_id=workspace_id)
+            return await self._access.require_viewer(call, workspace_id=workspace_id)
+
+        viewer = await permit()
+        row = await self._database.read(lambda tx: files.find(tx, viewer=viewer, file_id=file_id))
+        if row is None:
+            # Or deleted by this very request before.
+            return await once(
+                self._database, self._secret, request, pb.DeleteFileResponse, access=no_access_needed, work=_not_found
+            )
+
+        async def work(tx: AsyncConnection, viewer: Viewer, _locked: Row[Any]) -> pb.DeleteFileResponse:
+            await files.delete(
+                tx, viewer=viewer, conversation_id=row.conversation_id, file_id=file_id, moderates=moderates
+            )
             return pb.DeleteFileResponse()
 
-        return await once(
-            self._database, self._secret, request, pb.DeleteFileResponse, access=no_access_needed, work=work
+        return await self._changes.make(
+            request,
+            pb.DeleteFileResponse,
+            workspace_id=workspace_id,
+            conversation_id=row.conversation_id,
+            permit=permit,
+            work=work,
         )
 
     async def ListFiles(self, request: pb.ListFilesRequest, context: Any) -> pb.ListFilesResponse:
         """Asks, reads, asks again."""
         call = current_call()
-        workspace_id, conversation_id = _id(request.workspace_id), _id(request.conversation_id)
-        message_id = _id(request.message_id) if request.message_id else ""
+        workspace_id, conversation_id = uuid_of(request.workspace_id), uuid_of(request.conversation_id)
+        message_id = uuid_of(request.message_id) if request.message_id else ""
         scope = (call.rpc, call.user_id, workspace_id, conversation_id, message_id)
         key = page_key(self._secret, scope, request.page_token)
         size = page_size(request.page_size)
         viewer = await self._access.require_viewer(call, workspace_id=workspace_id)
 
         async def read(tx: AsyncConnection) -> list[Row[Any]]:
-            await _require_visible(tx, {**viewer.parameters, "conversation_id": conversation_id})
+            await require_visible(tx, viewer=viewer, conversation_id=conversation_id)
             rows = await files.list_files(
                 tx,
                 viewer=viewer,
@@ -191,9 +215,8 @@ class FileService(rpc.FileServiceServicer):
         )
 
 
-async def _require_visible(tx: AsyncConnection, parameters: dict[str, object]) -> None:
-    if (await tx.execute(conversations.FIND, parameters)).one_or_none() is None:
-        raise NotFound
+async def _not_found(_tx: AsyncConnection, _granted: None) -> pb.DeleteFileResponse:
+    raise NotFound
 
 
 async def _start_of(frames: AsyncIterator[pb.UploadFileRequest]) -> pb.UploadStart:
@@ -213,8 +236,3 @@ async def _data_of(frames: AsyncIterator[pb.UploadFileRequest]) -> AsyncGenerato
 
 def _file(row: Row[Any] | None) -> pb.File | None:
     return None if row is None else wire_files.file(row)
-
-
-def _id(value: str) -> str:
-    """A UUID as PostgreSQL writes it: clients may send capitals."""
-    return str(uuid.UUID(value))
