@@ -14,7 +14,7 @@ LARGEST_FILE = 16 * GIB
 """A part of 256 KiB is a row, and a file's rows are deleted in one transaction."""
 
 
-def blob_url(value: str) -> str:
+def store_url(value: str) -> str:
     """Refuses what is neither file:///ABSOLUTE/PATH nor s3://BUCKET or s3://BUCKET/PREFIX."""
     parts = urlsplit(value)
     is_folder = parts.scheme == "file" and not parts.netloc and parts.path.startswith("/")
@@ -42,7 +42,7 @@ class BlobSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
 
-    blob_url: Annotated[str, AfterValidator(blob_url)] = Field(default_factory=_default_folder)
+    blob_url: Annotated[str, AfterValidator(store_url)] = Field(default_factory=_default_folder)
     blob_endpoint: Annotated[str, AfterValidator(endpoint)] | None = Field(
         default=None, description="of an S3 that is not Amazon's"
     )
