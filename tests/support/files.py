@@ -13,7 +13,7 @@ from guildhall.messaging.v1 import file_service_pb2 as pb
 from guildhall.messaging.v1 import file_service_pb2_grpc as rpc
 
 from tests.service.test_messaging_conversations import Room
-from tests.support.suite import Person
+from tests.support.suite import Person, answered
 
 PART = 256 << 10
 
@@ -173,6 +173,17 @@ class FileRoom(Room):
     async def ids(self, person: Person, conversation_id: str = "", **page: Any) -> list[str]:
         """The ids of the files that ListFiles shows."""
         return [file.file_id for file in (await self.listed(person, conversation_id, **page)).files]
+
+    async def restarted(self, **changes: object) -> None:
+        """Starts messaging anew, with settings of a test's own, and waits until it is found again."""
+        from services.messaging.__main__ import build
+
+        if "messaging" in self.suite.frames:
+            await self.suite.stop("messaging")
+        frame = build(self.suite.settings("messaging", **changes))  # type: ignore[arg-type]  # is MessagingSettings
+        self.suite.frames["messaging"] = frame
+        await frame.start()
+        await answered(lambda: self.listed(self.admin))
 
     def storage_sql(self, statement: str, **values: Any) -> list[tuple[Any, ...]]:
         """Rows, by messaging's own role; none for a statement without any."""
