@@ -6,6 +6,7 @@ from guildhall.events.v1 import event_sink_pb2 as events
 from guildhall.messaging.v1 import (
     conversation_service_pb2_grpc,
     event_service_pb2_grpc,
+    file_service_pb2_grpc,
     message_service_pb2_grpc,
     reaction_service_pb2_grpc,
     read_state_service_pb2_grpc,
@@ -15,12 +16,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.chassis import command
 from services.chassis.frame import Frame
 from services.chassis.inbox import Consumer
-from services.chassis.settings import WorkerSettings
 from services.chassis.worker import Worker
-from services.messaging import ageing, erasures, purges, read_states
+from services.messaging import ageing, erasures, files, purges, read_states
 from services.messaging.access import Access
+from services.messaging.blobs import open_blobs
 from services.messaging.changes import Changes
 from services.messaging.conversations import remove_member
+from services.messaging.downloads import Downloads
+from services.messaging.file_sweeps import Sweeps, blob_remover
 from services.messaging.guards import Guard
 from services.messaging.hub import WOKEN_CONVERSATIONS, WOKEN_SIGHTS, Hub
 from services.messaging.outgoing import Outgoing
@@ -28,12 +31,14 @@ from services.messaging.peers import Guests, Membership
 from services.messaging.rates import Rates
 from services.messaging.servicers.conversations import ConversationService
 from services.messaging.servicers.events import EventService
+from services.messaging.servicers.files import FileService
 from services.messaging.servicers.messages import MessageService
 from services.messaging.servicers.reactions import ReactionService
 from services.messaging.servicers.read_states import ReadStateService
-from services.messaging.settings import MessagingSettings
+from services.messaging.settings import MessagingSettings, MessagingWorkerSettings
 from services.messaging.signals import WOKEN_READ_STATES, WOKEN_TYPING, Signals
 from services.messaging.tables import METADATA
+from services.messaging.uploads import Uploads
 
 SERVICE = "messaging"
 
@@ -80,9 +85,27 @@ def build(settings: MessagingSettings) -> Frame:
     frame.add(message_service_pb2_grpc.add_MessageServiceServicer_to_server, message_service)
     reaction_service = ReactionService(database, secret, access=access, changes=changes)
     frame.add(reaction_service_pb2_grpc.add_ReactionServiceServicer_to_server, reaction_service)
+    _add_files(frame, settings, access=access, changes=changes)
     _add_live(frame, access=access, guard=guard, hub=hub)
     frame.on_drain(message_service.drain)
     return frame
+
+
+def _add_files(frame: Frame, settings: MessagingSettings, *, access: Access, changes: Changes) -> None:
+    blobs = open_blobs(settings)
+    uploads = Uploads(frame.database, blobs, access=access, sessions=frame.sessions)
+    downloads = Downloads(frame.database, blobs, access=access, sessions=frame.sessions)
+    frame.on_close(uploads.close)
+    servicer = FileService(
+        frame.database,
+        frame.secret,
+        access=access,
+        changes=changes,
+        uploads=uploads,
+        downloads=downloads,
+        settings=settings,
+    )
+    frame.add(file_service_pb2_grpc.add_FileServiceServicer_to_server, servicer)
 
 
 def _add_live(frame: Frame, *, access: Access, guard: Guard, hub: Hub) -> None:
@@ -112,15 +135,22 @@ async def serve(settings: MessagingSettings) -> None:
     await build(settings).run()
 
 
-def worker(settings: WorkerSettings) -> None:
-    """Removes what is past its time, and what deleted workspaces and people leave behind, until SIGTERM."""
+def worker(settings: MessagingWorkerSettings) -> None:
+    """Removes what is past its time, and what deleted workspaces, people and files leave behind, until SIGTERM."""
     process = Worker(SERVICE, settings)
+    database, blobs = process.database, open_blobs(settings)
     works = {
-        purges.PURGE: purges.workspace_purger(process.database),
-        erasures.ERASE: erasures.eraser(process.database),
+        purges.PURGE: purges.workspace_purger(database),
+        erasures.ERASE: erasures.eraser(database),
+        files.REMOVE_BLOBS: blob_remover(blobs),
     }
-    database = process.database
-    sweeps = [lambda: ageing.purge_messages(database), lambda: ageing.purge_events(database)]
+    of_files = Sweeps(database, blobs)
+    sweeps = [
+        of_files.expired,
+        of_files.orphans,
+        lambda: ageing.purge_messages(database),
+        lambda: ageing.purge_events(database),
+    ]
     process.serve(works, sweeps=sweeps)
 
 
@@ -131,5 +161,5 @@ if __name__ == "__main__":
         worker=worker,
         metadata=METADATA,
         serve_settings=MessagingSettings,
-        worker_settings=WorkerSettings,
+        worker_settings=MessagingWorkerSettings,
     )

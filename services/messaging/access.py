@@ -114,11 +114,16 @@ class Access:
 
     async def require_deleter(self, call: Call, *, workspace_id: str, conversation_id: str) -> Viewer:
         """A reader, locked or not: what they wrote is theirs to take back. Says whether they moderate. NOT_FOUND."""
-        reader, verdict = await asyncio.gather(
+        reader, moderates = await asyncio.gather(
             self.require_reader(call, workspace_id=workspace_id, conversation_id=conversation_id),
-            self._verdict(call, workspace_id, MODERATE),
+            self.is_moderator(call, workspace_id=workspace_id),
         )
-        return replace(reader, moderates=verdict.allowed and reader.granted is None)
+        return replace(reader, moderates=moderates)
+
+    async def is_moderator(self, call: Call, *, workspace_id: str) -> bool:
+        """Whether somebody may delete what others brought. NOT_FOUND."""
+        verdict = await self._verdict(call, workspace_id, MODERATE)
+        return verdict.allowed and not is_guest(verdict)
 
     async def require_viewer(self, call: Call, *, workspace_id: str) -> Viewer:
         """Somebody who reads in the workspace, with all that is granted to them if they are a guest. NOT_FOUND."""

@@ -22,6 +22,7 @@ from sqlalchemy import (
 )
 
 from services.chassis.tables import CLOCK, add_frame_tables
+from services.messaging.file_tables import add_file_tables
 
 METADATA = MetaData()
 
@@ -223,4 +224,5 @@ erasures = Table(
     PrimaryKeyConstraint("user_id", name="erasures_pkey"),
 )
 
+add_file_tables(METADATA)
 add_frame_tables(METADATA)

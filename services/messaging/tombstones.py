@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from services.messaging import files
 from services.messaging.changes import Happened, number
 
 # body_mac stays: who sends the message again is still to be told that it is there.
@@ -60,5 +61,6 @@ async def strip(
     """
     for statement in HANGING:
         await tx.execute(statement, {"conversation_id": conversation_id, "message_ids": list(message_ids)})
-    # The one place for files.delete_of_messages(tx, workspace_id=…, conversation_id=…, message_ids=…).
-    return []
+    return await files.delete_of_messages(
+        tx, workspace_id=workspace_id, conversation_id=conversation_id, message_ids=message_ids
+    )

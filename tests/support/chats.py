@@ -145,7 +145,8 @@ class Chat(Room):
     def heads(self, conversation_id: str = "") -> tuple[int, int]:
         """The conversation's two counters."""
         query = "SELECT last_seq, last_event_seq FROM conversations WHERE id = %s"
-        return tuple(self.rows(query, conversation_id or self.channel_id)[0])  # type: ignore[return-value]
+        last_seq, last_event_seq = self.rows(query, conversation_id or self.channel_id)[0]
+        return last_seq, last_event_seq
 
     def direct(self, *people: tuple[Person, str]) -> str:
         """A direct conversation of people and their member ids."""

@@ -3,8 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0004"
-down_revision = "0002"
+revision = "0006"
+down_revision = "0003"
 
 NOWHERE = sa.text("'00000000-0000-0000-0000-000000000000'")
 
