@@ -55,9 +55,9 @@ TAKE_REACTIONS = text("""
     USING (
         SELECT message_id, emoji_key FROM reactions
         WHERE conversation_id = :conversation_id AND user_id = :user_id LIMIT :batch
-    ) some
+    ) few
     WHERE r.conversation_id = :conversation_id AND r.user_id = :user_id
-        AND r.message_id = some.message_id AND r.emoji_key = some.emoji_key
+        AND r.message_id = few.message_id AND r.emoji_key = few.emoji_key
     RETURNING CAST(r.message_id AS text) AS message_id, CAST(r.member_id AS text) AS member_id, r.emoji
 """)
 FORGET_READ_STATES = text("DELETE FROM read_states WHERE user_id = :user_id")

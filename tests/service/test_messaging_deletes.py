@@ -69,6 +69,17 @@ async def test_no_column_holds_what_was_deleted(room: Chat) -> None:
     assert [places_of(room, mark) for mark in marks] == [set()] * 5
 
 
+async def test_files_go_with_their_message_and_edits_leave_them(room: Chat) -> None:
+    sent, file_id = await room.sent_with_file(room.admin)
+    edited = (await room.edit(room.admin, sent)).message
+    assert [file.file_id for file in edited.files] == [file_id]
+    answer = await room.delete(room.admin, sent)
+    assert list(answer.deleted_file_ids) == [file_id]
+    assert list((await room.got(room.admin, sent)).files) == []
+    assert (await refused(room.with_files.get(room.admin, file_id))).reason == "NOT_FOUND"
+    await room.with_files.nothing_left(file_id)
+
+
 async def test_deleting_again_changes_nothing(room: Chat) -> None:
     sent, request_id = await room.sent(room.admin), str(uuid.uuid4())
     first = await room.delete(room.admin, sent, request_id=request_id)

@@ -18,6 +18,7 @@ from guildhall.messaging.v1 import read_state_service_pb2 as read_states
 from guildhall.messaging.v1 import read_state_service_pb2_grpc as read_states_rpc
 
 from tests.service.test_messaging_conversations import Room
+from tests.support.files import FileRoom
 from tests.support.suite import Person
 
 
@@ -106,6 +107,20 @@ class Chat(Room):
         answer = await self._call(person, messages_rpc.MessageServiceStub, "SendMessage", request)
         assert isinstance(answer.message, messages.Message)
         return answer.message
+
+    @property
+    def with_files(self) -> FileRoom:
+        """The same workspace, for files."""
+        return FileRoom(self.suite, self.admin, self.workspace_id, self.admin_member_id, self.channel_id)
+
+    async def sent_with_file(self, person: Person) -> tuple[messages.Message, str]:
+        """A message that holds a file, and the file's id."""
+        request = self.send_request()
+        file_id = await self.with_files.uploaded(person)
+        request.file_ids.append(file_id)
+        answer = await self._call(person, messages_rpc.MessageServiceStub, "SendMessage", request)
+        assert isinstance(answer.message, messages.Message)
+        return answer.message, file_id
 
     async def allow_edits_for(self, window: timedelta) -> None:
         """Sets the workspace's time for edits."""
