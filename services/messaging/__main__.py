@@ -1,6 +1,6 @@
 """messaging's wiring."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from guildhall.events.v1 import event_sink_pb2 as events
 from guildhall.messaging.v1 import (
@@ -17,16 +17,18 @@ from services.chassis import command
 from services.chassis.frame import Frame
 from services.chassis.inbox import Consumer
 from services.chassis.worker import Worker
-from services.messaging import ageing, erasures, files, purges, read_states
+from services.messaging import ageing, erasures, files, group_conversations, purges, read_states
 from services.messaging.access import Access
 from services.messaging.blobs import open_blobs
 from services.messaging.changes import Changes
-from services.messaging.conversations import remove_member
 from services.messaging.downloads import Downloads
 from services.messaging.file_sweeps import Sweeps, blob_remover
+from services.messaging.group_lookups import GroupLookups
+from services.messaging.group_syncs import GroupSyncs
 from services.messaging.guards import Guard
 from services.messaging.hub import WOKEN_CONVERSATIONS, WOKEN_SIGHTS, Hub
 from services.messaging.outgoing import Outgoing
+from services.messaging.participants import remove_member
 from services.messaging.peers import Guests, Membership
 from services.messaging.rates import Rates
 from services.messaging.servicers.conversations import ConversationService
@@ -45,30 +47,38 @@ SERVICE = "messaging"
 
 def build(settings: MessagingSettings) -> Frame:
     """The service, wired but not started."""
-    frame = Frame(
-        SERVICE,
-        settings,
-        consumes={
-            "member_removed": Consumer({"membership"}, _member_removed),
-            "user_deleted": Consumer({"identity"}, erasures.user_deleted),
-            "workspace_deleted": Consumer({"membership"}, purges.workspace_deleted),
-        },
-    )
+    frame = Frame(SERVICE, settings, consumes=_consumers(lambda: syncs.wake()))
     database, secret, wakes = frame.database, frame.secret, frame.wakes
     membership, guests = Membership(frame.channels["membership"]), Guests(frame.channels["guest"])
-    access = Access(membership, guests)
+    groups = GroupLookups(database)
+    access = Access(membership, guests, groups)
     guard = Guard(check_sessions=frame.sessions.check, membership=membership, guests=guests)
     hub = Hub(database, access=access, guard=guard)
-    frame.add(
-        conversation_service_pb2_grpc.add_ConversationServiceServicer_to_server,
-        ConversationService(database, secret, access=access, hub=hub, wakes=wakes),
-    )
+
+    def on_changed(conversation_id: str) -> None:
+        hub.wake(conversation_id)
+        wakes.publish(WOKEN_CONVERSATIONS, conversation_id)
+
+    def on_sights(workspace_id: str) -> None:
+        hub.wake_sights(workspace_id)
+        wakes.publish(WOKEN_SIGHTS, workspace_id)
 
     def on_stored(conversation_ids: Iterable[str]) -> None:
         for conversation_id in conversation_ids:
-            hub.wake(conversation_id)
-            wakes.publish(WOKEN_CONVERSATIONS, conversation_id)
+            on_changed(conversation_id)
 
+    changes = Changes(database, secret, on_changed=on_changed)
+    syncs = GroupSyncs(database, membership, on_changed=on_changed, on_sights=on_sights)
+    conversation_service = ConversationService(
+        database,
+        secret,
+        access=access,
+        membership=membership,
+        changes=changes,
+        on_sights=on_sights,
+        on_group=syncs.wake,
+    )
+    frame.add(conversation_service_pb2_grpc.add_ConversationServiceServicer_to_server, conversation_service)
     outgoing = Outgoing(
         database,
         check_sessions=frame.sessions.check,
@@ -79,6 +89,7 @@ def build(settings: MessagingSettings) -> Frame:
             of_sender=settings.messages_per_second_of_sender,
             of_workspace=settings.messages_per_second_of_workspace,
         ),
+        groups=groups,
     )
     changes = Changes(database, secret, on_changed=lambda conversation_id: on_stored([conversation_id]))
     message_service = MessageService(database, secret, access=access, changes=changes, outgoing=outgoing)
@@ -87,6 +98,7 @@ def build(settings: MessagingSettings) -> Frame:
     frame.add(reaction_service_pb2_grpc.add_ReactionServiceServicer_to_server, reaction_service)
     _add_files(frame, settings, access=access, changes=changes)
     _add_live(frame, access=access, guard=guard, hub=hub)
+    frame.background(syncs.run())
     frame.on_drain(message_service.drain)
     return frame
 
@@ -130,6 +142,16 @@ async def _member_removed(tx: AsyncConnection, removed: events.MemberRemoved) ->
     await read_states.member_removed(tx, removed)
 
 
+def _consumers(on_group: Callable[[], None]) -> Mapping[str, Consumer]:
+    return {
+        "member_removed": Consumer({"membership"}, _member_removed),
+        "user_deleted": Consumer({"identity"}, erasures.user_deleted),
+        "workspace_deleted": Consumer({"membership"}, purges.workspace_deleted),
+        "group_membership_changed": Consumer({"membership"}, group_conversations.membership_changed, on_group),
+        "group_deleted": Consumer({"membership"}, group_conversations.group_deleted),
+    }
+
+
 async def serve(settings: MessagingSettings) -> None:
     """Serves until SIGTERM."""
     await build(settings).run()
@@ -140,7 +162,7 @@ def worker(settings: MessagingWorkerSettings) -> None:
     process = Worker(SERVICE, settings)
     database, blobs = process.database, open_blobs(settings)
     works = {
-        purges.PURGE: purges.workspace_purger(database),
+        **purges.works(database),
         erasures.ERASE: erasures.eraser(database),
         files.REMOVE_BLOBS: blob_remover(blobs),
     }

@@ -144,12 +144,13 @@ class Hub:
             asked_at=asked_at,
         )
         seen, read_at = await self._database.read(lambda tx: events.read_snapshot(tx, viewer=viewer))
-        opened = stream.open(seen, read_at=read_at, resume=resume)
+        stream.groups_wanted = {item.group_id for item in seen if item.group_id}
         if await self._guard.verify([stream]):
             raise PeerUnavailable
         if stream.ended:
             raise NotFound
-        return stream, opened
+        seen = [item for item in seen if stream.is_in_group_of(item)]
+        return stream, stream.open(seen, read_at=read_at, resume=resume)
 
     async def _frames(self, stream: Stream) -> AsyncIterator[pb.SubscribeResponse | bytes]:
         clock = time.monotonic()
@@ -278,6 +279,10 @@ class Hub:
         public = {workspace_id: frozenset(sights.public.get(workspace_id, ())) for workspace_id in workspace_ids}
         settled = {workspace_id for workspace_id, keys in public.items() if self._public.get(workspace_id) == keys}
         changes = deliveries.changes(streams, sights, settled=settled)
+        for change in changes:
+            change.stream.groups_wanted |= {
+                seen.group_id for seen in change.gained if seen.group_id and not change.stream.is_in_group_of(seen)
+            }
         held = await self._guard.verify({change.stream for change in changes}) if changes else set()
         found: set[str] = set()
         for change in changes:
@@ -295,7 +300,10 @@ class Hub:
             self._lose(stream, conversation_id)
         gained = set()
         for seen in change.gained:
-            if stream.channels is None or seen.conversation_id in stream.channels.conversation_ids:
+            if not stream.is_in_group_of(seen):
+                # They may be in the group again before what is written down has changed.
+                stream.looked_at = None
+            elif stream.channels is None or seen.conversation_id in stream.channels.conversation_ids:
                 stream.gain(seen)
                 self._watching.setdefault(seen.conversation_id, set()).add(stream)
                 gained.add(seen.conversation_id)

@@ -209,7 +209,32 @@ read_states = Table(
     ),
     CheckConstraint("read_seq >= 0", name="read_states_number"),
     Index("read_states_member", "member_id", "updated_at"),
-    Index("read_states_user", "user_id"),
+    Index("read_states_user", "user_id", "conversation_id"),
+)
+
+# The groups that have conversations, and what was written down of who is in them.
+group_syncs = Table(
+    "group_syncs",
+    METADATA,
+    Column("group_id", Uuid(as_uuid=False), nullable=False),
+    Column("workspace_id", Uuid(as_uuid=False), nullable=False),
+    Column("generation", BigInteger, nullable=False, server_default=text("1")),  # raised by each change of the group
+    Column("synced", BigInteger, nullable=False, server_default=text("0")),  # the latest that is written down
+    Column("due_at", DateTime(timezone=True), nullable=False, server_default=CLOCK),  # also the end of a lease
+    PrimaryKeyConstraint("group_id", name="group_syncs_pkey"),
+    CheckConstraint("synced >= 0 AND generation >= synced", name="group_syncs_generation"),
+    Index("group_syncs_due", "due_at"),
+    Index("group_syncs_workspace", "workspace_id"),
+)
+
+workspace_limits = Table(
+    "workspace_limits",
+    METADATA,
+    Column("workspace_id", Uuid(as_uuid=False), nullable=False),
+    Column("name", Text, nullable=False),  # of limits.LIMITS
+    Column("value", Integer, nullable=False),
+    PrimaryKeyConstraint("workspace_id", "name", name="workspace_limits_pkey"),
+    CheckConstraint("value >= 0", name="workspace_limits_value"),
 )
 
 NOWHERE = text("'00000000-0000-0000-0000-000000000000'")

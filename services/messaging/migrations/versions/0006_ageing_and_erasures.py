@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "0006"
-down_revision = "0003"
+down_revision = "0004"
 
 NOWHERE = sa.text("'00000000-0000-0000-0000-000000000000'")
 
@@ -24,11 +24,9 @@ def upgrade() -> None:
         ["id"],
         postgresql_where=sa.text("retention_seconds IS NOT NULL"),
     )
-    op.create_index("read_states_user", "read_states", ["user_id"])
 
 
 def downgrade() -> None:
     """Undoes it."""
-    op.drop_index("read_states_user", "read_states")
     op.drop_index("conversations_retention", "conversations")
     op.drop_table("erasures")
