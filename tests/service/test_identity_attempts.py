@@ -289,6 +289,29 @@ async def test_all_networks_together_send_an_address_ten_times_what_one_may(suit
         assert count_tokens(suite) - before == 11
 
 
+async def test_the_networks_of_strangers_cannot_use_up_the_mails_of_one_that_the_owner_has_signed_in_from(
+    suite: Suite,
+) -> None:
+    person, home, cafe = await suite.person(), from_address("198.19.0.7"), from_address("198.19.1.7")
+    async with identity(suite, mails_per_address=1) as (_, auth):
+        await sign_in(auth, person.email, metadata=home)
+        for number in range(10):
+            await ask_mail(auth, "RequestPasswordReset", person.email, from_address(f"198.18.{number}.1"))
+        before = count_tokens(suite)
+        await ask_mail(auth, "RequestPasswordReset", person.email, cafe)
+        assert count_tokens(suite) - before == 0
+        for neighbour in ("198.19.0.7", "198.19.0.99"):
+            await ask_mail(auth, "StartEmailSignIn", person.email, from_address(neighbour))
+        assert count_tokens(suite) - before == 1
+        # Nobody else's address has a way round from there.
+        other = (await suite.person()).email
+        for number in range(10):
+            await ask_mail(auth, "RequestPasswordReset", other, from_address(f"198.18.{100 + number}.1"))
+        before = count_tokens(suite)
+        await ask_mail(auth, "RequestPasswordReset", other, home)
+        assert count_tokens(suite) - before == 0
+
+
 async def test_a_network_asks_for_so_many_mails_an_hour_and_this_machine_for_any(suite: Suite) -> None:
     network = f"2001:db8:{uuid.uuid4().hex[:4]}::1"
     async with identity(suite, mails_per_network=3) as (_, auth):

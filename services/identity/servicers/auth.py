@@ -20,6 +20,7 @@ from services.identity.attempts import Attempts
 from services.identity.errors import InvalidCredentials, SignUpClosed
 from services.identity.guesses import Guesses
 from services.identity.keys import SigningKeys
+from services.identity.networks import network_of
 from services.identity.passwords import Passwords, require_uncommon
 from services.identity.settings import SignUpMode
 
@@ -55,7 +56,7 @@ class AuthService(auth_service_pb2_grpc.AuthServiceServicer):
         address = emails.normalize(request.email)
         require_uncommon(request.password)
         await self._require_sign_up(request.invite_token)
-        if not await self._attempts.may_mail(address):
+        if not await self._may_mail(address):
             return pb.SignUpResponse()
         password_hash = await self._passwords.hash(request.password)
 
@@ -87,7 +88,7 @@ class AuthService(auth_service_pb2_grpc.AuthServiceServicer):
     async def StartEmailSignIn(self, request: pb.StartEmailSignInRequest, context: Any) -> pb.StartEmailSignInResponse:
         """Where sign-up is open, an address that nobody has gets a link like any other."""
         address = emails.normalize(request.email)
-        if not await self._attempts.may_mail(address):
+        if not await self._may_mail(address):
             return pb.StartEmailSignInResponse()
 
         async def write(tx: AsyncConnection) -> None:
@@ -171,7 +172,7 @@ class AuthService(auth_service_pb2_grpc.AuthServiceServicer):
     ) -> pb.ResendVerificationResponse:
         """Does the same work, and answers the same, whether or not there is something to verify."""
         address = emails.normalize(request.email)
-        if not await self._attempts.may_mail(address):
+        if not await self._may_mail(address):
             return pb.ResendVerificationResponse()
 
         async def write(tx: AsyncConnection) -> None:
@@ -184,7 +185,7 @@ class AuthService(auth_service_pb2_grpc.AuthServiceServicer):
     ) -> pb.RequestPasswordResetResponse:
         """Does the same work, and answers the same, whether or not the address is known."""
         address = emails.normalize(request.email)
-        if not await self._attempts.may_mail(address):
+        if not await self._may_mail(address):
             return pb.RequestPasswordResetResponse()
 
         async def write(tx: AsyncConnection) -> None:
@@ -257,6 +258,14 @@ class AuthService(auth_service_pb2_grpc.AuthServiceServicer):
         return await once(
             self._database, self._secret, request, type(answer), access=no_access_needed, work=work, caller=address
         )
+
+    async def _may_mail(self, address: str) -> bool:
+        """Spends a mail. The same statement for addresses that somebody has and for others."""
+        network = network_of(current_call().client_address)
+        is_own = await self._database.read(
+            lambda tx: sessions.is_from_network(tx, normalized_email=address, network=network)
+        )
+        return await self._attempts.may_mail(address, from_own_network=is_own)
 
     async def _require_sign_up(self, invite_token: str) -> None:
         """SIGN_UP_CLOSED. Nothing about the address is asked."""
