@@ -56,9 +56,11 @@ class AuthService(auth_service_pb2_grpc.AuthServiceServicer):
         address = emails.normalize(request.email)
         require_uncommon(request.password)
         await self._require_sign_up(request.invite_token)
-        if not await self._may_mail(address):
-            return pb.SignUpResponse()
-        password_hash = await self._passwords.hash(request.password)
+        # The turn first: whoever is told to come back later has spent no mail.
+        async with self._guesses.turn():
+            if not await self._may_mail(address):
+                return pb.SignUpResponse()
+            password_hash = await self._passwords.hash(request.password)
 
         async def write(tx: AsyncConnection) -> None:
             await users.sign_up(
@@ -205,7 +207,7 @@ class AuthService(auth_service_pb2_grpc.AuthServiceServicer):
         async with self._attempts.of_token():
             # A token that is good for nothing is not worth a hash; its use fails, or the stored answer is found.
             is_good = await self._database.read(lambda tx: verification.is_good(tx, token=token, purposes=purposes))
-            password_hash = await self._passwords.hash(request.new_password) if is_good else ""
+            password_hash = await self._hash_in_turn(request.new_password) if is_good else ""
             return await once(
                 self._database,
                 self._secret,
@@ -258,6 +260,10 @@ class AuthService(auth_service_pb2_grpc.AuthServiceServicer):
         return await once(
             self._database, self._secret, request, type(answer), access=no_access_needed, work=work, caller=address
         )
+
+    async def _hash_in_turn(self, password: str) -> str:
+        async with self._guesses.turn():
+            return await self._passwords.hash(password)
 
     async def _may_mail(self, address: str) -> bool:
         """Spends a mail. The same statement for addresses that somebody has and for others."""
