@@ -24,6 +24,7 @@ from services.messaging.guards import Guard
 from services.messaging.hub import WOKEN_CONVERSATIONS, WOKEN_SIGHTS, Hub
 from services.messaging.outgoing import Outgoing
 from services.messaging.peers import Guests, Membership
+from services.messaging.search_entries import SearchEntries
 from services.messaging.servicers.conversations import ConversationService
 from services.messaging.servicers.events import EventService
 from services.messaging.servicers.files import FileService
@@ -55,9 +56,12 @@ def build(settings: MessagingSettings) -> Frame:
         ConversationService(database, secret, access=access, hub=hub, wakes=wakes),
     )
 
+    search_entries = SearchEntries(database)
+
     def on_stored(conversation_ids: Iterable[str]) -> None:
         for conversation_id in conversation_ids:
             hub.wake(conversation_id)
+            search_entries.wake(conversation_id)
             wakes.publish(WOKEN_CONVERSATIONS, conversation_id)
 
     outgoing = Outgoing(
@@ -72,9 +76,14 @@ def build(settings: MessagingSettings) -> Frame:
     frame.add(event_service_pb2_grpc.add_EventServiceServicer_to_server, EventService(hub))
     changes = Changes(database, secret, on_changed=lambda conversation_id: on_stored([conversation_id]))
     _add_files(frame, settings, access=access, changes=changes)
-    frame.hear(WOKEN_CONVERSATIONS, hub.wake)
+
+    def heard(conversation_id: str) -> None:
+        hub.wake(conversation_id)
+        search_entries.wake(conversation_id)
+
+    frame.hear(WOKEN_CONVERSATIONS, heard)
     frame.hear(WOKEN_SIGHTS, hub.wake_sights)
-    for work in (hub.run, hub.watch_sessions, hub.watch_access):
+    for work in (hub.run, hub.watch_sessions, hub.watch_access, search_entries.run):
         frame.background(work())
     frame.on_drain(hub.drain)
     frame.on_drain(message_service.drain)

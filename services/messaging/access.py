@@ -45,6 +45,15 @@ class Viewer:
         granted = None if self.granted is None else list(self.granted)
         return {"workspace_id": self.workspace_id, "member_id": self.member_id, "granted": granted}
 
+    def still_sees(self, conversation_id: str, before: "Viewer") -> bool:
+        """Whether what they saw when they were asked about `before`, and was read after that, is still theirs to see.
+
+        A full member's sight was read together with the content; a guest's grant must be there still.
+        """
+        if self.member_id != before.member_id or (self.granted is None) != (before.granted is None):
+            return False
+        return self.granted is None or conversation_id in self.granted
+
 
 class Access:
     """The questions behind every RPC of messaging, asked afresh each time. No answer is a refusal."""

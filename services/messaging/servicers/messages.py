@@ -21,15 +21,14 @@ from services.messaging.ids import uuid_of
 from services.messaging.outgoing import Outgoing
 from services.messaging.publishing import Publication, new_send
 from services.messaging.sends import Send, Stored
+from services.messaging.servicers.message_searches import MessageSearchRpcs
 
 
-class MessageService(messages_rpc.MessageServiceServicer):
+class MessageService(MessageSearchRpcs, messages_rpc.MessageServiceServicer):
     """guildhall.messaging.v1.MessageService."""
 
     def __init__(self, database: Database, secret: SecretKey, *, access: Access, outgoing: Outgoing) -> None:
-        self._database = database
-        self._secret = secret
-        self._access = access
+        super().__init__(database, secret, access=access)
         self._outgoing = outgoing
         self._body_mac = BodyMac(secret)
         self._publications: set[Publication] = set()
