@@ -71,7 +71,7 @@ def build(settings: MessagingSettings) -> Frame:
         guests=guests,
         on_stored=on_stored,
     )
-    message_service = MessageService(database, secret, access=access, outgoing=outgoing)
+    message_service = MessageService(database, secret, access=access, membership=membership, outgoing=outgoing)
     frame.add(message_service_pb2_grpc.add_MessageServiceServicer_to_server, message_service)
     frame.add(event_service_pb2_grpc.add_EventServiceServicer_to_server, EventService(hub))
     changes = Changes(database, secret, on_changed=lambda conversation_id: on_stored([conversation_id]))

@@ -1,7 +1,7 @@
 """What messaging asks of membership and guest. Questions that wait at the same moment travel together."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import grpc
@@ -10,6 +10,8 @@ from guildhall.guest.v1 import guest_access_service_pb2_grpc as guests_rpc
 from guildhall.guest.v1 import guest_service_pb2
 from guildhall.membership.v1 import access_service_pb2 as access
 from guildhall.membership.v1 import access_service_pb2_grpc as access_rpc
+from guildhall.membership.v1 import user_group_service_pb2 as user_groups
+from guildhall.membership.v1 import user_group_service_pb2_grpc as user_groups_rpc
 
 from services.chassis.channel import ask
 from services.chassis.coalesce import Coalescer
@@ -20,7 +22,9 @@ class Membership:
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._stub: access_rpc.AccessServiceAsyncStub
+        self._user_groups: user_groups_rpc.UserGroupServiceAsyncStub
         self._stub = access_rpc.AccessServiceStub(channel)
+        self._user_groups = user_groups_rpc.UserGroupServiceStub(channel)
         self._questions: Coalescer[access.AccessQuestion, access.AccessVerdict] = Coalescer(self.decide)
         self._workspaces: Coalescer[str, int] = Coalescer(self._read_revisions)
 
@@ -30,6 +34,13 @@ class Membership:
         """Whether a person may do something, with the access revision that the verdict holds for."""
         question = access.AccessQuestion(workspace_id=workspace_id, user_id=user_id, capability=capability)
         return await self._questions.ask(question, deadline=deadline)
+
+    async def expand_handles(
+        self, handles: Collection[str], *, workspace_id: str
+    ) -> Sequence[user_groups.ExpandedHandle]:
+        """Whom handles stand for, in their order; nobody for those that nobody has."""
+        request = user_groups.ExpandHandlesRequest(workspace_id=workspace_id, handles=handles)
+        return (await ask(self._user_groups.ExpandHandles, request)).expanded
 
     async def access_revision(self, workspace_id: str, *, deadline: float) -> int:
         """The workspace's access revision at this instant; 0 if there is no such workspace."""

@@ -55,6 +55,7 @@ ASKED: dict[str, set[str]] = {
     "messaging": {
         "membership.AccessService/BatchCheckAccess",
         "membership.AccessService/GetAccessRevisions",
+        "membership.UserGroupService/ExpandHandles",
         "guest.GuestAccessService/BatchCheckGuests",
         "guest.GuestAccessService/ListGuestChannels",
     },
@@ -67,7 +68,6 @@ OFFERED_AHEAD = {
     "membership.MemberService/ChangeMemberKind": "guest, once guests are promoted",
     "membership.MemberService/BatchGetMembers": "guest and messaging, for the names and states of who takes part",
     "membership.GroupMemberService/BatchListGroupMembers": "messaging, once groups have conversations",
-    "membership.UserGroupService/ExpandHandles": "messaging, once messages mention people",
     "membership.AccessService/BumpAccessRevision": "guest and messaging, once they take sight away by themselves",
 }
 """PEER RPCs that are there before their first caller, and who will ask. An entry goes when it is asked."""

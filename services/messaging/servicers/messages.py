@@ -19,6 +19,7 @@ from services.messaging.errors import TooManyStreams
 from services.messaging.hub import MOST_STREAMS_OF_USER
 from services.messaging.ids import uuid_of
 from services.messaging.outgoing import Outgoing
+from services.messaging.peers import Membership
 from services.messaging.publishing import Publication, new_send
 from services.messaging.sends import Send, Stored
 from services.messaging.servicers.message_searches import MessageSearchRpcs
@@ -27,8 +28,16 @@ from services.messaging.servicers.message_searches import MessageSearchRpcs
 class MessageService(MessageSearchRpcs, messages_rpc.MessageServiceServicer):
     """guildhall.messaging.v1.MessageService."""
 
-    def __init__(self, database: Database, secret: SecretKey, *, access: Access, outgoing: Outgoing) -> None:
-        super().__init__(database, secret, access=access)
+    def __init__(
+        self,
+        database: Database,
+        secret: SecretKey,
+        *,
+        access: Access,
+        membership: Membership,
+        outgoing: Outgoing,
+    ) -> None:
+        super().__init__(database, secret, access=access, membership=membership)
         self._outgoing = outgoing
         self._body_mac = BodyMac(secret)
         self._publications: set[Publication] = set()
