@@ -22,7 +22,18 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from deploy.stack.supervisor import Interrupted
-from tests.load import delivery, enumeration, footprint, overload, picture, reading, report, signing_in, throughput
+from tests.load import (
+    delivery,
+    enumeration,
+    footprint,
+    overload,
+    picture,
+    reading,
+    report,
+    searching,
+    signing_in,
+    throughput,
+)
 from tests.load.callers import TakingTurns, Turn
 from tests.load.generator import Generator, JobFailedError
 from tests.load.lab import Figure, Lab, Watch
@@ -61,6 +72,7 @@ SCENARIOS = {
     "sign-ins": Scenario("p99 beside 50 sign-ins at once ÷ at rest", signing_in.sign_ins, from_outside=True),
     "S8": Scenario("goodput at 5 × the knee", overload.s8, from_outside=True),
     "S5": Scenario("ListMessages, 2 000 000 ÷ 10 000 stored", reading.s5),
+    "search": Scenario("SearchMessages in 2 000 000: the worst p95", searching.search),
 }
 
 
