@@ -30,6 +30,7 @@ from tests.load import (
     picture,
     reading,
     report,
+    searching,
     session_ends,
     signing_in,
     throughput,
@@ -73,6 +74,7 @@ SCENARIOS = {
     "sessions": Scenario("session ended: its streams end, s", session_ends.sessions_end),
     "S8": Scenario("goodput at 5 × the knee", overload.s8, from_outside=True),
     "S5": Scenario("ListMessages, 2 000 000 ÷ 10 000 stored", reading.s5),
+    "search": Scenario("SearchMessages in 2 000 000: the worst p95", searching.search),
 }
 
 

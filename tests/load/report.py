@@ -57,6 +57,9 @@ def remark(name: str, figure: Figure) -> str:
         )
     if name == "S5":
         return f"{detail['ratios']}, echo ×{detail['echo_ratio']}"
+    if name == "search":
+        worst = sorted(detail["p95_milliseconds"].items(), key=lambda item: -item[1])[:3]
+        return "ms; " + ", ".join(f"{kind}: {delay} ms" for kind, delay in worst)
     if name == "S6":
         batches = {key: found for key, found in detail.items() if key.startswith("of_")}
         parts = [f"{key.replace('_', ' ')}: {delays['p50']} ms" for key, delays in batches.items()]

@@ -15,6 +15,7 @@ from guildhall.messaging.v1 import message_service_pb2 as messages
 SEND = "/guildhall.messaging.v1.MessageService/SendMessage"
 PUBLISH = "/guildhall.messaging.v1.MessageService/PublishMessages"
 LIST = "/guildhall.messaging.v1.MessageService/ListMessages"
+SEARCH = "/guildhall.messaging.v1.MessageService/SearchMessages"
 SUBSCRIBE = "/guildhall.messaging.v1.EventService/Subscribe"
 CHECK_ACCESS = "/guildhall.membership.v1.AccessService/BatchCheckAccess"
 ECHO = "/guildhall.load.v1.EchoService/Echo"
