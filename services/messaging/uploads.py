@@ -236,16 +236,12 @@ class Upload:
 
     async def receive(self, chunks: AsyncIterator[bytes]) -> Row[Any] | None:
         """Takes all that comes; the file, if it is complete then. What does not fill a part is dropped in the end."""
-        while True:
-            try:
-                async with asyncio.timeout(IDLE_SECONDS):
-                    chunk = await anext(chunks)
-            except StopAsyncIteration:
-                return await self.finish()
-            except TimeoutError:
-                text = f"Nothing came for {IDLE_SECONDS:.0f} s; go on from received_bytes."
-                raise DeadlineExceeded(text) from None
-            await self.take(chunk)
+        try:
+            while True:
+                # In no variable: it would be kept in memory while the next one is waited for.
+                await self.take(await _next(chunks))
+        except StopAsyncIteration:
+            return await self.finish()
 
     async def take(self, chunk: bytes) -> None:
         """Takes the next bytes, skipping those that are stored. UPLOAD_TOO_LONG."""
@@ -301,3 +297,12 @@ class Upload:
         if writer.member_id != self._writer.member_id:
             raise NotFound
         self._writer, self._permitted_at, self._unpermitted_bytes = writer, asked_at, 0
+
+
+async def _next(chunks: AsyncIterator[bytes]) -> bytes:
+    """StopAsyncIteration at the end; DEADLINE_EXCEEDED if nothing comes for too long."""
+    try:
+        async with asyncio.timeout(IDLE_SECONDS):
+            return await anext(chunks)
+    except TimeoutError:
+        raise DeadlineExceeded(f"Nothing came for {IDLE_SECONDS:.0f} s; go on from received_bytes.") from None

@@ -231,7 +231,10 @@ async def _data_of(frames: AsyncIterator[pb.UploadFileRequest]) -> AsyncGenerato
     async for frame in frames:
         if frame.HasField("start"):
             raise InvalidRequest(fields=[("start", "is for the first frame only; open another stream")])
-        yield frame.data
+        data = [frame.data]
+        # Popped, and the frame let go: else each stream would hold what it waits with twice.
+        del frame
+        yield data.pop()
 
 
 def _file(row: Row[Any] | None) -> pb.File | None:
