@@ -257,7 +257,11 @@ class Upload:
         self._waiting += chunk
         self._skip()
         while self._waiting and self._is_part(len(self._waiting)):
-            await self._store(bytes(self._waiting[:PART_BYTES]))
+            with memoryview(self._waiting) as waiting:
+                data = bytes(waiting[:PART_BYTES])
+            # Before it is stored: it would be in memory twice as long as that takes.
+            del self._waiting[:PART_BYTES]
+            await self._store(data)
             self._skip()
 
     async def finish(self) -> Row[Any] | None:
