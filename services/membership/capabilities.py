@@ -8,6 +8,7 @@ UPDATE_WORKSPACE = "workspace.update"
 DELETE_WORKSPACE = "workspace.delete"
 CREATE_CONVERSATIONS = "conversations.create"
 SEND_MESSAGES = "messages.send"
+MANAGE_CONVERSATIONS = "conversations.manage"
 MODERATE_MESSAGES = "messages.moderate"
 INVITE_MEMBERS = "members.invite"
 UPDATE_MEMBERS = "members.update"
@@ -36,6 +37,8 @@ OF_MEMBERS = OF_VIEWERS | {CREATE_CONVERSATIONS, SEND_MESSAGES, CREATE_GROUPS}
 OF_ADMINS = OF_MEMBERS | {
     UPDATE_WORKSPACE,
     DELETE_WORKSPACE,
+    MANAGE_CONVERSATIONS,
+    MODERATE_MESSAGES,
     INVITE_MEMBERS,
     UPDATE_MEMBERS,
     UPDATE_ROLES,
@@ -47,7 +50,6 @@ OF_ADMINS = OF_MEMBERS | {
     MANAGE_ROLE_SCHEMES,
     MANAGE_USER_GROUPS,
     READ_ACTIVITIES,
-    MODERATE_MESSAGES,
 }
 BY_ROLE: Mapping[str, frozenset[str]] = {"viewer": OF_VIEWERS, "member": OF_MEMBERS, "admin": OF_ADMINS}
 # Whatever their role: the role is what they would hold as a full member. Which channels and until when is guest's word.

@@ -24,6 +24,7 @@ from services.messaging.guards import Guard
 from services.messaging.hub import WOKEN_CONVERSATIONS, WOKEN_SIGHTS, Hub
 from services.messaging.outgoing import Outgoing
 from services.messaging.peers import Guests, Membership
+from services.messaging.rates import Rates
 from services.messaging.servicers.conversations import ConversationService
 from services.messaging.servicers.events import EventService
 from services.messaging.servicers.files import FileService
@@ -66,6 +67,10 @@ def build(settings: MessagingSettings) -> Frame:
         membership=membership,
         guests=guests,
         on_stored=on_stored,
+        rates=Rates(
+            of_sender=settings.messages_per_second_of_sender,
+            of_workspace=settings.messages_per_second_of_workspace,
+        ),
     )
     message_service = MessageService(database, secret, access=access, outgoing=outgoing)
     frame.add(message_service_pb2_grpc.add_MessageServiceServicer_to_server, message_service)

@@ -67,12 +67,6 @@ LIST = f"""
 """
 LIST_OF_CONVERSATION = text(LIST % "")
 LIST_OF_MESSAGE = text(LIST % "AND f.message_id = :message_id")
-ATTACH = text("""
-    UPDATE files SET message_id = :message_id, attached_at = statement_timestamp()
-    WHERE workspace_id = :workspace_id AND conversation_id = :conversation_id AND id = ANY(CAST(:ids AS uuid[]))
-        AND uploader_member_id = :member_id AND state = 'ready' AND message_id IS NULL
-    RETURNING CAST(id AS text)
-""")
 
 
 def _delete(which: str) -> TextClause:
@@ -157,29 +151,6 @@ async def list_files(
     if message_id:
         return (await tx.execute(LIST_OF_MESSAGE, {**parameters, "message_id": message_id})).all()
     return (await tx.execute(LIST_OF_CONVERSATION, parameters)).all()
-
-
-async def attach(
-    tx: AsyncConnection,
-    *,
-    workspace_id: str,
-    conversation_id: str,
-    member_id: str,
-    message_id: str,
-    file_ids: Sequence[str],
-) -> list[str]:
-    """Has a message hold files; returns those that it holds now. To be called under the conversation's lock.
-
-    Left out is what the member did not upload, what is for another conversation, unfinished, or held already.
-    """
-    parameters = {
-        "workspace_id": workspace_id,
-        "conversation_id": conversation_id,
-        "member_id": member_id,
-        "message_id": message_id,
-        "ids": list(file_ids),
-    }
-    return list((await tx.execute(ATTACH, parameters)).scalars())
 
 
 async def delete(tx: AsyncConnection, *, viewer: Viewer, conversation_id: str, file_id: str, moderates: bool) -> None:

@@ -1,4 +1,4 @@
-"""messaging's own settings, beside those of every service: where files are kept, and how much of them."""
+"""messaging's own settings: where files are kept, how much of them, and how much is sent."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +10,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from services.chassis.settings import PREFIX, ReadableFile, ServeSettings, WorkerSettings, is_loopback
 
 GIB = 1 << 30
+HIGHEST_RATE = 1_000_000
 LARGEST_FILE = 16 * GIB
 """A part of 256 KiB is a row, and a file's rows are deleted in one transaction."""
 
@@ -64,7 +65,16 @@ class BlobSettings(BaseSettings):
         return self.blob_secret_key_file.read_text().strip() if self.blob_secret_key_file else None
 
 
-class MessagingSettings(ServeSettings, BlobSettings):
+class RateSettings(BaseSettings):
+    """How much may be sent through one process; as much as in 10 s may come at once."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
+
+    messages_per_second_of_sender: int = Field(default=100, ge=1, le=HIGHEST_RATE)
+    messages_per_second_of_workspace: int = Field(default=2000, ge=1, le=HIGHEST_RATE)
+
+
+class MessagingSettings(ServeSettings, BlobSettings, RateSettings):
     """What `serve` needs."""
 
     most_file_bytes: int = Field(default=GIB, ge=1, le=LARGEST_FILE)

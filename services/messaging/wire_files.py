@@ -1,5 +1,8 @@
 """Rows of files as messages of the protos."""
 
+from collections.abc import Mapping
+from datetime import datetime
+from types import SimpleNamespace
 from typing import Any
 
 from guildhall.messaging.v1 import file_service_pb2 as pb
@@ -8,7 +11,17 @@ from sqlalchemy import Row
 STATES = {"uploading": pb.FILE_STATE_UPLOADING, "ready": pb.FILE_STATE_READY}
 
 
-def file(row: Row[Any]) -> pb.File:
+def file_in_json(columns: Mapping[str, Any]) -> pb.File:
+    """A row that came as JSON, as messages have their files."""
+    parsed = dict(columns)
+    for name in ("sha256", "header"):
+        parsed[name] = bytes.fromhex(parsed[name].removeprefix("\\x")) if parsed[name] else None
+    for name in ("created_at", "completed_at", "attached_at"):
+        parsed[name] = datetime.fromisoformat(parsed[name]) if parsed[name] else None
+    return file(SimpleNamespace(**parsed))
+
+
+def file(row: Row[Any] | SimpleNamespace) -> pb.File:
     """A row with files.FILE's columns."""
     found = pb.File(
         file_id=row.id,

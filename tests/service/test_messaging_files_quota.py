@@ -170,40 +170,6 @@ async def test_a_person_has_at_most_so_many_transfers_at_once(room: FileRoom, mo
     assert await room.download(room.admin, shared) == b"content"
 
 
-async def test_a_message_takes_up_files_once_and_only_its_senders_own(room: FileRoom) -> None:
-    member, _ = await room.member()
-    mine, other, begun = (
-        await room.uploaded(room.admin),
-        await room.uploaded(member),
-        await room.created(room.admin),
-    )
-    elsewhere = await room.uploaded(room.admin, to=await room.channel())
-    messages = [(await room.sent(room.admin)).message_id for _ in range(4)]
-    database = room.suite.frames["messaging"].database
-
-    async def attached(message_id: str) -> list[str]:
-        return await database.transaction(
-            lambda tx: files.attach(
-                tx,
-                workspace_id=room.workspace_id,
-                conversation_id=room.channel_id,
-                member_id=room.admin_member_id,
-                message_id=message_id,
-                file_ids=[mine, other, begun, elsewhere],
-            )
-        )
-
-    found = await asyncio.gather(*(attached(message_id) for message_id in messages))
-    assert sorted(found) == [[], [], [], [mine]]
-    deleted = await database.transaction(
-        lambda tx: files.delete_of_messages(
-            tx, workspace_id=room.workspace_id, conversation_id=room.channel_id, message_ids=messages
-        )
-    )
-    assert deleted == [mine]
-    assert room.stored_bytes() == 3 * len(b"content")
-
-
 async def _created(room: FileRoom, size_bytes: int) -> str | Refusal:
     for _ in range(500):
         try:
