@@ -194,3 +194,17 @@ async def _store_last(room: FileRoom, file_id: str, content: bytes) -> None:
     """Has all of a file stored, and nobody look at it yet."""
     writer = Viewer(room.workspace_id, room.admin.user_id, room.admin_member_id, None)
     assert await uploads_of(room).store(writer, file_id, offset=2 * PART, data=content[2 * PART :])
+
+
+async def test_many_files_uploaded_at_once_all_come_through_as_they_were(room: FileRoom) -> None:
+    people = [room.admin, *[(await room.member())[0] for _ in range(2)]]
+    contents = [os.urandom(4 * PART + number) for number in range(30)]
+    senders = [people[number % 3] for number in range(30)]
+    ids = [await room.created(*each) for each in zip(senders, contents, strict=True)]
+    sizes = (PART, 65_536, 100_001)
+    calls = [room.upload(senders[n], ids[n], contents[n], frame=sizes[n % 3]) for n in range(30)]
+    answers = await asyncio.gather(*calls)
+    assert {answer.file.state for answer in answers} == {pb.FILE_STATE_READY}
+    assert room.stored_bytes() == sum(map(len, contents))
+    for sender, file_id, content in zip(senders, ids, contents, strict=True):
+        assert await room.download(sender, file_id) == content
