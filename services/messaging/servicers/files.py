@@ -1,5 +1,6 @@
 """guildhall.messaging.v1.FileService."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
@@ -11,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.chassis.call import current_call
 from services.chassis.database import Database
-from services.chassis.errors import InvalidRequest, NotFound, PermissionDenied
+from services.chassis.errors import Fault, InvalidRequest, NotFound, PermissionDenied
 from services.chassis.idempotency import no_access_needed, once
 from services.chassis.pages import page_key, page_size, page_token
 from services.chassis.secret import SecretKey
@@ -24,6 +25,9 @@ from services.messaging.ids import uuid_of
 from services.messaging.settings import MessagingSettings
 from services.messaging.transfers import Transfers
 from services.messaging.uploads import Uploads
+
+LAST_FRAMES_SECONDS = 1.0
+"""How long a refused upload may go on, so that its sender learns why."""
 
 
 class FileService(rpc.FileServiceServicer):
@@ -88,16 +92,25 @@ class FileService(rpc.FileServiceServicer):
         self, request_iterator: AsyncIterator[pb.UploadFileRequest], context: Any
     ) -> pb.UploadFileResponse:
         """The first frame says what the others are."""
-        call = current_call()
-        with self._transfers.place(call.user_id):
-            frames = aiter(request_iterator)
-            start = await _start_of(frames)
-            upload = await self._uploads.begin(
-                call, workspace_id=uuid_of(start.workspace_id), file_id=uuid_of(start.file_id), offset=start.offset
-            )
-            async with contextlib.aclosing(_data_of(frames)) as chunks:
-                done = await upload.receive(chunks)
-            return pb.UploadFileResponse(received_bytes=upload.received_bytes, file=_file(done))
+        frames = aiter(request_iterator)
+        try:
+            with self._transfers.place(current_call().user_id):
+                return await self._upload(frames)
+        except Fault:
+            await _let_finish(frames)
+            raise
+
+    async def _upload(self, frames: AsyncIterator[pb.UploadFileRequest]) -> pb.UploadFileResponse:
+        start = await _start_of(frames)
+        upload = await self._uploads.begin(
+            current_call(),
+            workspace_id=uuid_of(start.workspace_id),
+            file_id=uuid_of(start.file_id),
+            offset=start.offset,
+        )
+        async with contextlib.aclosing(_data_of(frames)) as chunks:
+            done = await upload.receive(chunks)
+        return pb.UploadFileResponse(received_bytes=upload.received_bytes, file=_file(done))
 
     async def UploadChunk(self, request: pb.UploadChunkRequest, context: Any) -> pb.UploadChunkResponse:
         """A stream of one frame, but for data that would be dropped at its end."""
@@ -235,6 +248,14 @@ async def _data_of(frames: AsyncIterator[pb.UploadFileRequest]) -> AsyncGenerato
         # Popped, and the frame let go: else each stream would hold what it waits with twice.
         del frame
         yield data.pop()
+
+
+async def _let_finish(frames: AsyncIterator[pb.UploadFileRequest]) -> None:
+    """Reads on for a moment, for nothing: grpc.aio loses a refusal that comes while its client writes (grpc#36066)."""
+    with contextlib.suppress(TimeoutError, Fault):
+        async with asyncio.timeout(LAST_FRAMES_SECONDS):
+            async for _ in frames:
+                pass
 
 
 def _file(row: Row[Any] | None) -> pb.File | None:
