@@ -142,6 +142,12 @@ class Access:
             raise NotFound
         return Viewer(workspace_id, call.user_id, verdict.member_id, frozenset({conversation_id}))
 
+    async def require_again(self, call: Call, before: Viewer, *, conversation_id: str) -> None:
+        """NOT_FOUND unless what was read for `before` is theirs to see still; to be asked after the reading."""
+        again = await self.require_reader(call, workspace_id=before.workspace_id, conversation_id=conversation_id)
+        if again.member_id != before.member_id or (again.granted is None) != (before.granted is None):
+            raise NotFound
+
     async def require_writer(
         self, call: Call, *, workspace_id: str, conversation_id: str, capability: str = SEND
     ) -> Viewer:

@@ -35,6 +35,7 @@ from tests.load import (
     signing_in,
     throughput,
 )
+from tests.load import uploads as uploading
 from tests.load.callers import TakingTurns, Turn
 from tests.load.generator import Generator, JobFailedError
 from tests.load.lab import Figure, Lab, Watch
@@ -72,6 +73,7 @@ SCENARIOS = {
     "S4": Scenario("500 subscribers, 50/s: p99", delivery.s4, from_outside=True, people=delivery.PEOPLE),
     "sign-ins": Scenario("p99 beside 50 sign-ins at once ÷ at rest", signing_in.sign_ins, from_outside=True),
     "sessions": Scenario("session ended: its streams end, s", session_ends.sessions_end),
+    "uploads": Scenario("memory of 100 uploads of 20 MiB at once", uploading.uploads),
     "S8": Scenario("goodput at 5 × the knee", overload.s8, from_outside=True),
     "S5": Scenario("ListMessages, 2 000 000 ÷ 10 000 stored", reading.s5),
     "search": Scenario("SearchMessages in 2 000 000: the worst p95", searching.search),

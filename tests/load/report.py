@@ -66,6 +66,8 @@ def remark(name: str, figure: Figure) -> str:
         few, many = detail["growth"]["rows"]
         ratios = ", ".join(f"{name} ×{ratio}" for name, ratio in detail["growth"]["ratios"].items())
         return f"{', '.join(parts)}; {many:,} rows ÷ {few:,}: {ratios}"
+    if name == "uploads":
+        return f"MiB; {detail['mib_per_second']} MiB/s; {detail['codes']}"
     if name == "S7":
         return f"KiB; up {detail['up_seconds']} s (≤ {detail['up_goal_seconds']} s)"
     if name == "sessions":
