@@ -2,16 +2,27 @@
 
 from collections.abc import Callable, Iterable, Mapping
 
-from guildhall.messaging.v1 import conversation_service_pb2_grpc, event_service_pb2_grpc, message_service_pb2_grpc
+from guildhall.events.v1 import event_sink_pb2 as events
+from guildhall.messaging.v1 import (
+    conversation_service_pb2_grpc,
+    event_service_pb2_grpc,
+    file_service_pb2_grpc,
+    message_service_pb2_grpc,
+    reaction_service_pb2_grpc,
+    read_state_service_pb2_grpc,
+)
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.chassis import command
 from services.chassis.frame import Frame
 from services.chassis.inbox import Consumer
-from services.chassis.settings import WorkerSettings
 from services.chassis.worker import Worker
-from services.messaging import group_conversations, purges
+from services.messaging import ageing, erasures, files, group_conversations, purges, read_states
 from services.messaging.access import Access
+from services.messaging.blobs import open_blobs
 from services.messaging.changes import Changes
+from services.messaging.downloads import Downloads
+from services.messaging.file_sweeps import Sweeps, blob_remover
 from services.messaging.group_lookups import GroupLookups
 from services.messaging.group_syncs import GroupSyncs
 from services.messaging.guards import Guard
@@ -20,11 +31,17 @@ from services.messaging.outgoing import Outgoing
 from services.messaging.participants import remove_member
 from services.messaging.peers import Guests, Membership
 from services.messaging.rates import Rates
+from services.messaging.search_entries import SearchEntries
 from services.messaging.servicers.conversations import ConversationService
 from services.messaging.servicers.events import EventService
+from services.messaging.servicers.files import FileService
 from services.messaging.servicers.messages import MessageService
-from services.messaging.settings import MessagingSettings
+from services.messaging.servicers.reactions import ReactionService
+from services.messaging.servicers.read_states import ReadStateService
+from services.messaging.settings import MessagingSettings, MessagingWorkerSettings
+from services.messaging.signals import WOKEN_READ_STATES, WOKEN_TYPING, Signals
 from services.messaging.tables import METADATA
+from services.messaging.uploads import Uploads
 
 SERVICE = "messaging"
 
@@ -39,8 +56,14 @@ def build(settings: MessagingSettings) -> Frame:
     guard = Guard(check_sessions=frame.sessions.check, membership=membership, guests=guests)
     hub = Hub(database, access=access, guard=guard)
 
-    def on_changed(conversation_id: str) -> None:
+    search_entries = SearchEntries(database)
+
+    def heard(conversation_id: str) -> None:
         hub.wake(conversation_id)
+        search_entries.wake(conversation_id)
+
+    def on_changed(conversation_id: str) -> None:
+        heard(conversation_id)
         wakes.publish(WOKEN_CONVERSATIONS, conversation_id)
 
     def on_sights(workspace_id: str) -> None:
@@ -75,21 +98,63 @@ def build(settings: MessagingSettings) -> Frame:
         ),
         groups=groups,
     )
-    message_service = MessageService(database, secret, access=access, outgoing=outgoing)
+    message_service = MessageService(
+        database, secret, access=access, membership=membership, changes=changes, outgoing=outgoing
+    )
     frame.add(message_service_pb2_grpc.add_MessageServiceServicer_to_server, message_service)
-    frame.add(event_service_pb2_grpc.add_EventServiceServicer_to_server, EventService(hub))
-    frame.hear(WOKEN_CONVERSATIONS, hub.wake)
-    frame.hear(WOKEN_SIGHTS, hub.wake_sights)
-    for work in (hub.run, hub.watch_sessions, hub.watch_access, syncs.run):
-        frame.background(work())
-    frame.on_drain(hub.drain)
+    reaction_service = ReactionService(database, secret, access=access, changes=changes)
+    frame.add(reaction_service_pb2_grpc.add_ReactionServiceServicer_to_server, reaction_service)
+    _add_files(frame, settings, access=access, changes=changes)
+    _add_live(frame, access=access, guard=guard, hub=hub)
+    frame.background(syncs.run())
+    frame.background(search_entries.run())
+    frame.hear(WOKEN_CONVERSATIONS, heard)
     frame.on_drain(message_service.drain)
     return frame
 
 
+def _add_files(frame: Frame, settings: MessagingSettings, *, access: Access, changes: Changes) -> None:
+    blobs = open_blobs(settings)
+    uploads = Uploads(frame.database, blobs, access=access, sessions=frame.sessions)
+    downloads = Downloads(frame.database, blobs, access=access, sessions=frame.sessions)
+    frame.on_close(uploads.close)
+    servicer = FileService(
+        frame.database,
+        frame.secret,
+        access=access,
+        changes=changes,
+        uploads=uploads,
+        downloads=downloads,
+        settings=settings,
+    )
+    frame.add(file_service_pb2_grpc.add_FileServiceServicer_to_server, servicer)
+
+
+def _add_live(frame: Frame, *, access: Access, guard: Guard, hub: Hub) -> None:
+    """Streams, and what is told on them without being stored as an event."""
+    signals = Signals(frame.database, hub=hub, guard=guard, wakes=frame.wakes)
+    event_service = EventService(frame.database, access=access, hub=hub, signals=signals)
+    frame.add(event_service_pb2_grpc.add_EventServiceServicer_to_server, event_service)
+    read_state_service = ReadStateService(frame.database, frame.secret, access=access, signals=signals)
+    frame.add(read_state_service_pb2_grpc.add_ReadStateServiceServicer_to_server, read_state_service)
+    frame.hear(WOKEN_SIGHTS, hub.wake_sights)
+    frame.hear(WOKEN_READ_STATES, signals.hear_moved)
+    frame.hear(WOKEN_TYPING, signals.hear_typing)
+    for work in (hub.run, hub.watch_sessions, hub.watch_access, signals.run):
+        frame.background(work())
+    frame.on_drain(hub.drain)
+
+
+async def _member_removed(tx: AsyncConnection, removed: events.MemberRemoved) -> None:
+    """Participation and read states hang on the member id that ended."""
+    await remove_member(tx, removed)
+    await read_states.member_removed(tx, removed)
+
+
 def _consumers(on_group: Callable[[], None]) -> Mapping[str, Consumer]:
     return {
-        "member_removed": Consumer({"membership"}, remove_member),
+        "member_removed": Consumer({"membership"}, _member_removed),
+        "user_deleted": Consumer({"identity"}, erasures.user_deleted),
         "workspace_deleted": Consumer({"membership"}, purges.workspace_deleted),
         "group_membership_changed": Consumer({"membership"}, group_conversations.membership_changed, on_group),
         "group_deleted": Consumer({"membership"}, group_conversations.group_deleted),
@@ -101,10 +166,23 @@ async def serve(settings: MessagingSettings) -> None:
     await build(settings).run()
 
 
-def worker(settings: WorkerSettings) -> None:
-    """Removes what deleted workspaces and groups leave behind, until SIGTERM."""
+def worker(settings: MessagingWorkerSettings) -> None:
+    """Removes what is past its time, and what deleted workspaces, people and files leave behind, until SIGTERM."""
     process = Worker(SERVICE, settings)
-    process.serve(purges.works(process.database))
+    database, blobs = process.database, open_blobs(settings)
+    works = {
+        **purges.works(database),
+        erasures.ERASE: erasures.eraser(database),
+        files.REMOVE_BLOBS: blob_remover(blobs),
+    }
+    of_files = Sweeps(database, blobs)
+    sweeps = [
+        of_files.expired,
+        of_files.orphans,
+        lambda: ageing.purge_messages(database),
+        lambda: ageing.purge_events(database),
+    ]
+    process.serve(works, sweeps=sweeps)
 
 
 if __name__ == "__main__":
@@ -114,5 +192,5 @@ if __name__ == "__main__":
         worker=worker,
         metadata=METADATA,
         serve_settings=MessagingSettings,
-        worker_settings=WorkerSettings,
+        worker_settings=MessagingWorkerSettings,
     )

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from datetime import timedelta
 
 from guildhall.guest.v1 import guest_access_service_pb2 as guests_pb
 from guildhall.guest.v1 import guest_service_pb2
@@ -18,6 +19,7 @@ from services.messaging.peers import GuestChannels, Guests, Membership
 READ = "workspace.read"
 SEND = "messages.send"
 CREATE = "conversations.create"
+MODERATE = "messages.moderate"
 MANAGE = "conversations.manage"
 MANAGE_GROUP = "group.manage"
 
@@ -52,6 +54,10 @@ class Viewer:
     """The conversations granted to a guest; None for a full member."""
     allowed: bool = True
     """Whether they have the capability that was asked for. To be looked at once it is known that they see the thing."""
+    moderates: bool = False
+    """Whether what others wrote is theirs to delete, where that was asked."""
+    edit_window: timedelta | None = None
+    """For how long a message may be edited; None for ever."""
     groups: frozenset[str] = frozenset()
     """Of the groups that were asked about, those that they are in themselves."""
     manages: bool = False
@@ -67,6 +73,18 @@ class Viewer:
             "granted": granted,
             "groups": list(self.groups),
         }
+
+    def still_sees(self, conversation_id: str, group_id: str | None, before: "Viewer") -> bool:
+        """Whether what they saw when they were asked about `before`, and was read after that, is still theirs to see.
+
+        A full member's sight was read together with the content, but for whether they are in the conversation's group;
+        a guest's grant must be there still.
+        """
+        if self.member_id != before.member_id or (self.granted is None) != (before.granted is None):
+            return False
+        if self.granted is not None:
+            return conversation_id in self.granted
+        return group_id is None or group_id in self.groups
 
 
 class Access:
@@ -124,6 +142,12 @@ class Access:
             raise NotFound
         return Viewer(workspace_id, call.user_id, verdict.member_id, frozenset({conversation_id}))
 
+    async def require_again(self, call: Call, before: Viewer, *, conversation_id: str) -> None:
+        """NOT_FOUND unless what was read for `before` is theirs to see still; to be asked after the reading."""
+        again = await self.require_reader(call, workspace_id=before.workspace_id, conversation_id=conversation_id)
+        if again.member_id != before.member_id or (again.granted is None) != (before.granted is None):
+            raise NotFound
+
     async def require_writer(
         self, call: Call, *, workspace_id: str, conversation_id: str, capability: str = SEND
     ) -> Viewer:
@@ -132,8 +156,10 @@ class Access:
         Whether they have the capability is in the answer: what they do not see comes first.
         """
         verdict, groups = await self._verdict_on(call, workspace_id, conversation_id, capability)
+        window = verdict.message_edit_window.ToTimedelta() if verdict.HasField("message_edit_window") else None
         if not is_guest(verdict):
-            return replace(_full(call, workspace_id, verdict), allowed=verdict.allowed, groups=groups)
+            full = _full(call, workspace_id, verdict)
+            return replace(full, allowed=verdict.allowed, groups=groups, edit_window=window)
         guest = await self._guests.check(
             workspace_id=workspace_id,
             member_id=verdict.member_id,
@@ -142,7 +168,21 @@ class Access:
         )
         require_unlocked(guest)
         granted = frozenset({conversation_id})
-        return Viewer(workspace_id, call.user_id, verdict.member_id, granted, allowed=verdict.allowed)
+        viewer = Viewer(workspace_id, call.user_id, verdict.member_id, granted, allowed=verdict.allowed)
+        return replace(viewer, edit_window=window)
+
+    async def require_deleter(self, call: Call, *, workspace_id: str, conversation_id: str) -> Viewer:
+        """A reader, locked or not: what they wrote is theirs to take back. Says whether they moderate. NOT_FOUND."""
+        reader, moderates = await asyncio.gather(
+            self.require_reader(call, workspace_id=workspace_id, conversation_id=conversation_id),
+            self.is_moderator(call, workspace_id=workspace_id),
+        )
+        return replace(reader, moderates=moderates)
+
+    async def is_moderator(self, call: Call, *, workspace_id: str) -> bool:
+        """Whether somebody may delete what others brought. NOT_FOUND."""
+        verdict = await self._verdict(call, workspace_id, MODERATE)
+        return verdict.allowed and not is_guest(verdict)
 
     async def require_manager(self, call: Call, *, workspace_id: str, conversation_id: str) -> Viewer:
         """A writer, and whether the conversation is theirs to change. NOT_FOUND, GUEST_LOCKED."""

@@ -190,7 +190,7 @@ async def read_sights(
 
 
 def gained(conversation_id: str, position: int) -> bytes:
-    """The caller now sees the conversation. As an EventBatch holds it, like the two below."""
+    """The caller now sees the conversation. As an EventBatch holds it, like the four below."""
     place = pb.Position(conversation_id=conversation_id, event_seq=position)
     return _entry(pb.Event(conversation_id=conversation_id, conversation_gained=place))
 
@@ -204,6 +204,17 @@ def reset(conversation_id: str, position: int) -> bytes:
     """What lies between the caller's position and this one cannot be given any more."""
     place = pb.Position(conversation_id=conversation_id, event_seq=position)
     return _entry(pb.Event(conversation_id=conversation_id, reset=place))
+
+
+def moved(row: Any) -> bytes:
+    """Somebody has read to another place: a row of read_states."""
+    return _entry(pb.Event(conversation_id=row.conversation_id, read_state_changed=wire.read_state(row)))
+
+
+def typing(conversation_id: str, *, member_id: str, user_id: str) -> bytes:
+    """Somebody types."""
+    participant = pb.EventParticipant(member_id=member_id, user_id=user_id)
+    return _entry(pb.Event(conversation_id=conversation_id, typing=participant))
 
 
 def response(entries: bytes) -> bytes:

@@ -49,6 +49,7 @@ class Hub:
         self._access = access
         self._guard = guard
         self._streams: set[Stream] = set()
+        self._behind: set[Stream] = set()
         self._places: Counter[str] = Counter()
         self._watching: dict[str, set[Stream]] = {}
         self._woken: set[str] = set()
@@ -74,6 +75,26 @@ class Hub:
             self._look = True
             self._wake.set()
 
+    @property
+    def streams(self) -> Collection[Stream]:
+        """All of them."""
+        return self._streams
+
+    @property
+    def watched(self) -> Collection[str]:
+        """The conversations that somebody watches who is up to date."""
+        return self._watching.keys()
+
+    @property
+    def behind(self) -> Collection[Stream]:
+        """The streams that catch up by themselves."""
+        return self._behind
+
+    def watchers(self, conversation_id: str) -> list[Stream]:
+        """The streams that have the conversation, up to date or not."""
+        late = [stream for stream in self._behind if conversation_id in stream.places]
+        return [*self._watching.get(conversation_id, ()), *late]
+
     def drain(self) -> None:
         """Tells every stream to come back, to another replica."""
         self._draining = True
@@ -92,6 +113,7 @@ class Hub:
         try:
             stream, opened = await self._open(call, workspace_id, resume)
             self._streams.add(stream)
+            self._behind.add(stream)
             if self._draining:
                 # `drain` was called while this one opened, and has not seen it.
                 stream.end(pb.STREAM_END_REASON_DRAINED)
@@ -102,6 +124,7 @@ class Hub:
             finally:
                 self._part(stream)
                 self._streams.discard(stream)
+                self._behind.discard(stream)
         finally:
             self._places[call.user_id] -= 1
             if not self._places[call.user_id]:
@@ -288,6 +311,7 @@ class Hub:
 
     def _join(self, stream: Stream) -> None:
         stream.joined, stream.looked_at = True, None
+        self._behind.discard(stream)
         for key in stream.places:
             self._watching.setdefault(key, set()).add(stream)
         # What was committed since it last read woke nobody for it.
@@ -297,6 +321,7 @@ class Hub:
     def _part(self, stream: Stream) -> None:
         """Leaves the stream to itself."""
         stream.leave()
+        self._behind.add(stream)
         for key in stream.places:
             self._forget(key, stream)
 

@@ -12,10 +12,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.chassis.database import Database
 from services.chassis.outbox import enqueue
 from services.chassis.worker import Work
+from services.messaging import files
 
 PURGE = "workspace.purge"
 PURGE_GROUP = "group.purge"
 BATCH = 500
+FILES_BATCH = 20
+"""Each takes up to some thousand rows of parts along."""
 LATE_SECONDS = 60
 """Longer than any call lasts: whoever was let in before the workspace ended has written by then."""
 
@@ -52,6 +55,16 @@ DELETES = (
             SELECT member_id FROM participants WHERE workspace_id = :workspace_id AND conversation_id = :id LIMIT :most
         )
     """),
+    text("""
+        DELETE FROM conversation_events WHERE conversation_id = :id AND event_seq IN (
+            SELECT event_seq FROM conversation_events WHERE conversation_id = :id ORDER BY event_seq LIMIT :most
+        )
+    """),
+    text("""
+        DELETE FROM read_states WHERE workspace_id = :workspace_id AND conversation_id = :id AND member_id IN (
+            SELECT member_id FROM read_states WHERE workspace_id = :workspace_id AND conversation_id = :id LIMIT :most
+        )
+    """),
     text("DELETE FROM conversations WHERE workspace_id = :workspace_id AND id = :id"),
 )
 
@@ -68,7 +81,10 @@ async def purge(tx: AsyncConnection, workspace_id: str, *, batch: int = BATCH) -
     left = await _purge_conversations(tx, workspace_id, found, batch)
     for statement in REST if left else ():
         left -= (await tx.execute(statement, {"workspace_id": workspace_id, "most": batch})).rowcount
-    return left < batch
+    if left < batch:
+        return True
+    await files.forget_storage(tx, workspace_id=workspace_id)
+    return False
 
 
 async def purge_group(tx: AsyncConnection, group_id: str, *, batch: int = BATCH) -> bool:
@@ -90,6 +106,12 @@ async def _purge_conversations(
     """Deletes up to `batch` rows of conversations; how many more it might have been."""
     left = batch
     for conversation_id in conversation_ids:
+        gone = await files.delete_of_conversation(
+            tx, workspace_id=workspace_id, conversation_id=conversation_id, most=FILES_BATCH
+        )
+        left -= gone
+        if gone == FILES_BATCH or left <= 0:
+            return 0
         for statement in DELETES:
             row = {"workspace_id": workspace_id, "id": conversation_id, "most": left}
             left -= (await tx.execute(statement, row)).rowcount

@@ -67,6 +67,8 @@ class Stream:
         self.places: dict[str, Place] = {}
         self.joined = False
         """True while the hub delivers to it together with the others; False while it catches up by itself."""
+        self.moved: dict[tuple[str, str], datetime] = {}
+        """The read states it was told of, by conversation and member: as of when."""
         self.looked_at: frozenset[str] | None = None
         """The private conversations that were last found; None if nobody looked since it joined."""
         self._opened_at: datetime | None = None

@@ -22,6 +22,8 @@ from sqlalchemy import (
 )
 
 from services.chassis.tables import CLOCK, add_frame_tables
+from services.messaging.file_tables import add_file_tables
+from services.messaging.search_tables import add_search_tables
 
 METADATA = MetaData()
 
@@ -59,6 +61,8 @@ conversations = Table(
     CheckConstraint("retention_seconds > 0", name="conversations_retention"),
     CheckConstraint("last_seq >= 0 AND last_event_seq >= last_seq", name="conversations_numbers"),
     Index("conversations_workspace", "workspace_id", "id"),
+    Index("conversations_retention", "id", postgresql_where=text("retention_seconds IS NOT NULL")),
+    Index("conversations_public", "workspace_id", postgresql_where=text("visibility = 'public'")),
     Index("conversations_of_group", "workspace_id", "group_id", postgresql_where=text("group_id IS NOT NULL")),
     # Every send updates the row: room on its page keeps that update off the indexes.
     postgresql_with={"fillfactor": 50},
@@ -235,4 +239,18 @@ workspace_limits = Table(
     CheckConstraint("value >= 0", name="workspace_limits_value"),
 )
 
+NOWHERE = text("'00000000-0000-0000-0000-000000000000'")
+
+# How far the erasure of what a deleted person wrote has come.
+erasures = Table(
+    "erasures",
+    METADATA,
+    Column("user_id", Uuid(as_uuid=False), nullable=False),
+    Column("conversation_id", Uuid(as_uuid=False), nullable=False, server_default=NOWHERE),
+    Column("client_message_id", Uuid(as_uuid=False), nullable=False, server_default=NOWHERE),  # gone through up to here
+    PrimaryKeyConstraint("user_id", name="erasures_pkey"),
+)
+
+add_file_tables(METADATA)
+add_search_tables(METADATA)
 add_frame_tables(METADATA)

@@ -9,8 +9,11 @@ from typing import Any
 from google.protobuf.timestamp_pb2 import Timestamp
 from guildhall.messaging.v1 import conversation_service_pb2 as conversations_pb
 from guildhall.messaging.v1 import message_service_pb2 as messages_pb
+from guildhall.messaging.v1 import reaction_service_pb2 as reactions_pb
+from guildhall.messaging.v1 import read_state_service_pb2 as read_states_pb
 from sqlalchemy import Row
 
+from services.messaging import wire_files
 from services.messaging.access import Viewer
 from services.messaging.sends import Send, Stored
 
@@ -104,6 +107,7 @@ def message(row: Row[Any], *, workspace_id: str, conversation_id: str) -> messag
         found.mentions.member_ids.extend(row.mentioned_member_ids or ())
         found.mentions.user_group_ids.extend(row.mentioned_user_group_ids or ())
         found.mentions.everyone = row.mentions_everyone
+    found.files.extend(map(wire_files.file_in_json, row.files or ()))
     if row.edited_at is not None:
         found.edit_time.FromDatetime(row.edited_at)
     if row.deleted_at is not None:
@@ -116,6 +120,39 @@ def shown(row: Row[Any], *, workspace_id: str, conversation_id: str) -> messages
     found = message(row, workspace_id=workspace_id, conversation_id=conversation_id)
     for counted in row.reactions or ():
         found.reactions.add(emoji=counted["emoji"], count=counted["count"], mine=counted["mine"])
+    return found
+
+
+def revision(row: Row[Any]) -> messages_pb.MessageRevision:
+    """A row of message_revisions."""
+    found = messages_pb.MessageRevision(version=row.version, text=row.text)
+    if row.ciphertext is not None:
+        found.encrypted.ciphertext, found.encrypted.scheme = row.ciphertext, row.scheme
+        found.encrypted.header = row.header or b""
+    found.create_time.FromDatetime(row.created_at)
+    return found
+
+
+def reaction(row: Row[Any]) -> reactions_pb.Reaction:
+    """A row of reactions."""
+    found = reactions_pb.Reaction(
+        message_id=row.message_id, member_id=row.member_id, user_id=row.user_id, emoji=row.emoji
+    )
+    found.create_time.FromDatetime(row.created_at)
+    return found
+
+
+def read_state(row: Any, *, unread_count: int = 0) -> read_states_pb.ReadState:
+    """A row of read_states."""
+    found = read_states_pb.ReadState(
+        conversation_id=row.conversation_id,
+        member_id=row.member_id,
+        user_id=row.user_id,
+        read_seq=row.read_seq,
+        unread_count=unread_count,
+    )
+    if row.updated_at is not None:
+        found.update_time.FromDatetime(row.updated_at)
     return found
 
 

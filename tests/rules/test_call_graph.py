@@ -58,6 +58,7 @@ ASKED: dict[str, set[str]] = {
         "membership.AccessService/GetAccessRevisions",
         "membership.GroupMemberService/BatchListGroupMembers",
         "membership.MemberService/BatchGetMembers",
+        "membership.UserGroupService/ExpandHandles",
         "guest.GuestAccessService/BatchCheckGuests",
         "guest.GuestAccessService/ListGuestChannels",
     },
@@ -68,7 +69,6 @@ ASKED: dict[str, set[str]] = {
 OFFERED_AHEAD = {
     "membership.MemberService/RemoveGuestMember": "guest, once its worker and its admins remove guests",
     "membership.MemberService/ChangeMemberKind": "guest, once guests are promoted",
-    "membership.UserGroupService/ExpandHandles": "messaging, once messages mention people",
     "membership.AccessService/BumpAccessRevision": "guest and messaging, once they take sight away by themselves",
     "messaging.ConversationService/ListCoParticipants": "guest, once guests see other members",
 }
