@@ -55,7 +55,6 @@ def build(settings: MessagingSettings) -> Frame:
     access = Access(membership, guests, groups)
     guard = Guard(check_sessions=frame.sessions.check, membership=membership, guests=guests)
     hub = Hub(database, access=access, guard=guard)
-
     search_entries = SearchEntries(database)
 
     def heard(conversation_id: str) -> None:
@@ -92,18 +91,14 @@ def build(settings: MessagingSettings) -> Frame:
         membership=membership,
         guests=guests,
         on_stored=on_stored,
-        rates=Rates(
-            of_sender=settings.messages_per_second_of_sender,
-            of_workspace=settings.messages_per_second_of_workspace,
-        ),
+        rates=_rates(settings),
         groups=groups,
     )
     message_service = MessageService(
         database, secret, access=access, membership=membership, changes=changes, outgoing=outgoing
     )
     frame.add(message_service_pb2_grpc.add_MessageServiceServicer_to_server, message_service)
-    reaction_service = ReactionService(database, secret, access=access, changes=changes)
-    frame.add(reaction_service_pb2_grpc.add_ReactionServiceServicer_to_server, reaction_service)
+    _add_reactions(frame, access=access, changes=changes)
     _add_files(frame, settings, access=access, changes=changes)
     _add_live(frame, access=access, guard=guard, hub=hub)
     frame.background(syncs.run())
@@ -111,6 +106,17 @@ def build(settings: MessagingSettings) -> Frame:
     frame.hear(WOKEN_CONVERSATIONS, heard)
     frame.on_drain(message_service.drain)
     return frame
+
+
+def _rates(settings: MessagingSettings) -> Rates:
+    return Rates(
+        of_sender=settings.messages_per_second_of_sender, of_workspace=settings.messages_per_second_of_workspace
+    )
+
+
+def _add_reactions(frame: Frame, *, access: Access, changes: Changes) -> None:
+    reaction_service = ReactionService(frame.database, frame.secret, access=access, changes=changes)
+    frame.add(reaction_service_pb2_grpc.add_ReactionServiceServicer_to_server, reaction_service)
 
 
 def _add_files(frame: Frame, settings: MessagingSettings, *, access: Access, changes: Changes) -> None:

@@ -150,8 +150,9 @@ async def test_who_is_out_of_the_group_is_out_at_once_though_still_written_down(
                 "SELECT member_id::text FROM participants WHERE conversation_id = %s", conversation_id
             )
     if loss == "removed":
-        # The twin: in again, nothing is written down anew, and he sees all of it.
+        # The twin: in again, and he sees all of it.
         await hall.put_into(group_id, bob_id)
+        await hall.tell_changed(group_id)
         assert await hall.texts(bob, conversation_id) == ["before", "secret"]
 
 
