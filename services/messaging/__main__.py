@@ -91,7 +91,6 @@ def build(settings: MessagingSettings) -> Frame:
         ),
         groups=groups,
     )
-    changes = Changes(database, secret, on_changed=lambda conversation_id: on_stored([conversation_id]))
     message_service = MessageService(database, secret, access=access, changes=changes, outgoing=outgoing)
     frame.add(message_service_pb2_grpc.add_MessageServiceServicer_to_server, message_service)
     reaction_service = ReactionService(database, secret, access=access, changes=changes)

@@ -60,7 +60,8 @@ class Model:
     async def list_messages(self) -> None:
         """The reader's unary read."""
         anything: Any = None
-        service = MessageService(self.database, SecretKey(b"0" * 32), access=self.access, outgoing=anything)
+        secret = SecretKey(b"0" * 32)
+        service = MessageService(self.database, secret, access=self.access, changes=anything, outgoing=anything)
         CURRENT.set(self.world.call())
         request = pb.ListMessagesRequest(workspace_id=WORKSPACE, conversation_id=CONVERSATION)
         with contextlib.suppress(Fault):
