@@ -51,6 +51,7 @@ CONTROLS = {
     "decision_at_delivery": ("who gets a message is decided when it is delivered", (True, True)),
 }
 """What is taken away from messaging, in words, and in which of its batches sends are in flight."""
+_WORTH_REPEATING = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.ABORTED, grpc.StatusCode.RESOURCE_EXHAUSTED)
 _LOSS_WINDOW = (0.3, 0.9)
 _HELD_SECONDS = 0.9
 _AFTER_SECONDS = 0.6
@@ -209,6 +210,7 @@ class _Stage:
 
 async def _batch(bench: Bench, found: _Sum, *, holds_sends: bool) -> None:
     stage, stays = await _set(bench)
+    await asyncio.gather(*(witness.write() for witness in (stays, *stage.witnesses)))
     await stays.start()
     stage.start_posting()
     delays = [random.uniform(*_LOSS_WINDOW) for _ in stage.witnesses]
@@ -272,7 +274,7 @@ async def _take_access(stage: _Stage, witness: Witness, delay: float) -> None:
             await stage.owner.call(members_rpc.MemberServiceStub, rpc, request)
             witness.lost_at = time.monotonic()
         except grpc.aio.AioRpcError as error:
-            if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.ABORTED):
+            if error.code() not in _WORTH_REPEATING:
                 raise
 
 

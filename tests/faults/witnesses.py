@@ -87,8 +87,7 @@ class Witness:
         self._latest_id = ""
 
     async def start(self) -> None:
-        """Writes and edits a message of their own, opens the stream, then begins to read."""
-        self._own_id = await self._write()
+        """Opens the stream, then begins to read."""
         is_open = asyncio.Event()
         self._tasks.append(asyncio.create_task(self._follow(is_open.set)))
         async with asyncio.timeout(20):
@@ -184,15 +183,15 @@ class Witness:
         await self.person.call(messages_rpc.MessageServiceStub, "ListMessageRevisions", request)
         self.seen.opened.append(("ListMessageRevisions", began))
 
-    async def _write(self) -> str:
+    async def write(self) -> None:
+        """Writes and edits a message of their own, whose revisions they then read."""
         key = str(uuid.uuid4())
         place = {"workspace_id": self._workspace_id, "conversation_id": self._conversation_id}
         request = messages.SendMessageRequest(**place, client_message_id=key, text=f"{key} here")
         sent = await self.person.call(messages_rpc.MessageServiceStub, "SendMessage", request)
-        message_id = str(sent.message.message_id)
-        edit = messages.EditMessageRequest(**place, message_id=message_id, text=f"{key} still here")
+        self._own_id = str(sent.message.message_id)
+        edit = messages.EditMessageRequest(**place, message_id=self._own_id, text=f"{key} still here")
         await self.person.call(messages_rpc.MessageServiceStub, "EditMessage", edit)
-        return message_id
 
     def _place(self, message_id: str) -> dict[str, str]:
         place = {"workspace_id": self._workspace_id, "conversation_id": self._conversation_id}
