@@ -24,10 +24,10 @@ PAGE = 500
 LATE_SECONDS = 60
 """Longer than any call lasts: what was let in before the person was deleted has been written by then."""
 
-BEGIN = text("INSERT INTO erasures (user_id) VALUES (:user_id) ON CONFLICT DO NOTHING")
+# One statement, which locks the row: another work may be ending it at this moment.
 PLACE = text("""
-    SELECT CAST(conversation_id AS text) AS conversation_id, CAST(client_message_id AS text) AS client_message_id
-    FROM erasures WHERE user_id = :user_id FOR UPDATE
+    INSERT INTO erasures (user_id) VALUES (:user_id) ON CONFLICT (user_id) DO UPDATE SET user_id = excluded.user_id
+    RETURNING CAST(conversation_id AS text) AS conversation_id, CAST(client_message_id AS text) AS client_message_id
 """)
 MOVE_ON = text("""
     UPDATE erasures SET conversation_id = :conversation_id, client_message_id = :client_message_id
@@ -89,7 +89,6 @@ async def user_deleted(tx: AsyncConnection, deleted: events.UserDeleted) -> None
 async def erase(tx: AsyncConnection, user_id: str, *, batch: int = BATCH, page: int = PAGE) -> bool:
     """One step; False once all has been gone through. Begins anew if it is called then."""
     named = {"user_id": user_id}
-    await tx.execute(BEGIN, named)
     place = (await tx.execute(PLACE, named)).one()
     looked = (await tx.execute(LOOK, {**named, "conversation_id": place.conversation_id, "page": page})).all()
     theirs = next((row for row in looked if row.is_theirs), None)

@@ -1,5 +1,7 @@
 """F12: access is lost (members removed, banned, suspended, guests removed, expired) while secrets are posted and read.
 
+Secrets are new messages, edits and reactions; they are read on streams and by every RPC that shows one.
+
 In every third batch the conversation's row is locked while the loss is acknowledged, so that sends are in flight which
 were allowed before it and are written after it. Controls: permission remembered instead of asked for; who gets a
 message decided when it is sent, which only a send in flight can show.
@@ -11,7 +13,7 @@ import math
 import random
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +22,8 @@ from guildhall.membership.v1 import member_service_pb2 as members_pb
 from guildhall.membership.v1 import member_service_pb2_grpc as members_rpc
 from guildhall.messaging.v1 import message_service_pb2 as messages
 from guildhall.messaging.v1 import message_service_pb2_grpc as messages_rpc
+from guildhall.messaging.v1 import reaction_service_pb2 as reactions
+from guildhall.messaging.v1 import reaction_service_pb2_grpc as reactions_rpc
 
 from tests.faults.bench import Bench, Result
 from tests.faults.delivery_model import explore_all
@@ -39,12 +43,15 @@ _BY_RPC: dict[str, tuple[str, Any]] = {
 }
 _MEMBER_WAYS = tuple(way for way in _BY_RPC if way.startswith("member"))
 _POSTERS = 3
+_CHANGED = 0.3
+"""Of the posts: those that are edited and reacted to."""
 _MOST_INTERLEAVINGS = 100_000
 CONTROLS = {
     "fresh_access": ("permission is asked afresh", (False, True)),
     "decision_at_delivery": ("who gets a message is decided when it is delivered", (True, True)),
 }
 """What is taken away from messaging, in words, and in which of its batches sends are in flight."""
+_WORTH_REPEATING = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.ABORTED, grpc.StatusCode.RESOURCE_EXHAUSTED)
 _LOSS_WINDOW = (0.3, 0.9)
 _HELD_SECONDS = 0.9
 _AFTER_SECONDS = 0.6
@@ -165,24 +172,45 @@ class _Stage:
     async def _post_again_and_again(self) -> None:
         while not self._stopping:
             key = str(uuid.uuid4())
-            request = messages.SendMessageRequest(
-                workspace_id=self.workspace_id,
-                conversation_id=self.conversation_id,
-                client_message_id=key,
-                text=f"{key} secret",
-            )
-            self.posts.begin(key)
-            try:
-                await self.owner.call(messages_rpc.MessageServiceStub, "SendMessage", request)
-                self.posts.stored.add(key)
-            except grpc.aio.AioRpcError:
-                pass  # whether it was stored is not known, so nothing is concluded from it
-            self.posts.under_way.discard(key)
+            answer = await self._post(key, self._send(key))
+            if answer is not None and random.random() < _CHANGED:
+                await self._change(key, answer.message.message_id)
             await asyncio.sleep(random.uniform(0.01, 0.06))
+
+    async def _change(self, key: str, message_id: str) -> None:
+        """Edits a post and reacts to it: either is a secret of its own."""
+        place = {"workspace_id": self.workspace_id, "conversation_id": self.conversation_id, "message_id": message_id}
+        edited, emoji = str(uuid.uuid4()), uuid.uuid4().hex
+        self.posts.edited.add(key)
+        edit = messages.EditMessageRequest(**place, text=f"{edited} secret")
+        await self._post(edited, self.owner.call(messages_rpc.MessageServiceStub, "EditMessage", edit))
+        react = reactions.AddReactionRequest(**place, emoji=emoji)
+        await self._post(emoji, self.owner.call(reactions_rpc.ReactionServiceStub, "AddReaction", react))
+
+    def _send(self, key: str) -> Awaitable[Any]:
+        request = messages.SendMessageRequest(
+            workspace_id=self.workspace_id,
+            conversation_id=self.conversation_id,
+            client_message_id=key,
+            text=f"{key} secret",
+        )
+        return self.owner.call(messages_rpc.MessageServiceStub, "SendMessage", request)
+
+    async def _post(self, key: str, call: Awaitable[Any]) -> Any:
+        """The answer; None if whether it was stored is not known, so that nothing is concluded from it."""
+        self.posts.begin(key)
+        try:
+            answer = await call
+            self.posts.stored.add(key)
+        except grpc.aio.AioRpcError:
+            answer = None
+        self.posts.under_way.discard(key)
+        return answer
 
 
 async def _batch(bench: Bench, found: _Sum, *, holds_sends: bool) -> None:
     stage, stays = await _set(bench)
+    await asyncio.gather(*(witness.write() for witness in (stays, *stage.witnesses)))
     await stays.start()
     stage.start_posting()
     delays = [random.uniform(*_LOSS_WINDOW) for _ in stage.witnesses]
@@ -246,7 +274,7 @@ async def _take_access(stage: _Stage, witness: Witness, delay: float) -> None:
             await stage.owner.call(members_rpc.MemberServiceStub, rpc, request)
             witness.lost_at = time.monotonic()
         except grpc.aio.AioRpcError as error:
-            if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.ABORTED):
+            if error.code() not in _WORTH_REPEATING:
                 raise
 
 
@@ -271,7 +299,7 @@ def _count(found: _Sum, stage: _Stage, stays: Witness) -> None:
             found.never_ended += 1
         else:
             found.ended_seconds.append(witness.seen.ended_at - witness.lost_at)
-    found.not_delivered += len(stage.posts.stored - stays.seen.streamed)
+    found.not_delivered += len(stage.posts.to_be_told - stays.seen.streamed)
 
 
 async def _until_there_are_secrets(stage: _Stage) -> None:
@@ -287,5 +315,5 @@ async def _delivered(stage: _Stage, stays: Witness) -> None:
     """Waits until who stayed has everything; what they still miss then counts as not delivered."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_DELIVERED_SECONDS):
-            while not stage.posts.stored <= stays.seen.streamed:  # noqa: ASYNC110 - a stream sets no event of ours
+            while not stage.posts.to_be_told <= stays.seen.streamed:  # noqa: ASYNC110 - a stream sets no event of ours
                 await asyncio.sleep(0.02)

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import random
 import time
+import uuid
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -14,6 +15,8 @@ from guildhall.messaging.v1 import event_service_pb2 as events
 from guildhall.messaging.v1 import event_service_pb2_grpc as events_rpc
 from guildhall.messaging.v1 import message_service_pb2 as messages
 from guildhall.messaging.v1 import message_service_pb2_grpc as messages_rpc
+from guildhall.messaging.v1 import reaction_service_pb2 as reactions
+from guildhall.messaging.v1 import reaction_service_pb2_grpc as reactions_rpc
 
 from tests.faults.ledger import key_of
 from tests.faults.people import Person
@@ -30,6 +33,13 @@ class Posts:
     not_written_before: dict[str, float] = field(default_factory=dict)
     under_way: set[str] = field(default_factory=set)
     stored: set[str] = field(default_factory=set)
+    edited: set[str] = field(default_factory=set)
+    """Those whose message may say something else by now: who comes later is told of that only."""
+
+    @property
+    def to_be_told(self) -> set[str]:
+        """What reaches everybody who stays."""
+        return self.stored - self.edited
 
     def begin(self, key: str) -> None:
         """A post is about to be sent."""
@@ -73,6 +83,8 @@ class Witness:
         self._workspace_id = workspace_id
         self._conversation_id = conversation_id
         self._tasks: list[asyncio.Task[None]] = []
+        self._own_id = ""
+        self._latest_id = ""
 
     async def start(self) -> None:
         """Opens the stream, then begins to read."""
@@ -114,8 +126,7 @@ class Witness:
                         self.seen.reasons.append(str(events.StreamEndReason.Name(frame.end.reason)))
                         self.seen.ended_at = self.seen.ended_at or time.monotonic()
                     for event in frame.events.events:
-                        if event.HasField("message_created"):
-                            self.seen.streamed.add(key_of(event.message_created.text))
+                        self.seen.streamed |= _keys_of(event)
             except grpc.aio.AioRpcError as error:
                 self.seen.reasons.append(error.code().name)
             finally:
@@ -124,10 +135,15 @@ class Witness:
 
     async def _read_again_and_again(self) -> None:
         while True:
-            with contextlib.suppress(grpc.aio.AioRpcError):
-                await self._list_messages()
-            with contextlib.suppress(grpc.aio.AioRpcError):
-                await self._list_conversations()
+            for read in (
+                self._list_messages,
+                self._get_message,
+                self._list_reactions,
+                self._list_revisions,
+                self._list_conversations,
+            ):
+                with contextlib.suppress(grpc.aio.AioRpcError):
+                    await read()
             if not self._is_near_loss():
                 await asyncio.sleep(_CALM_SECONDS * random.uniform(0.2, 1.0))
 
@@ -143,13 +159,65 @@ class Witness:
         began = time.monotonic()
         page = await self.person.call(messages_rpc.MessageServiceStub, "ListMessages", request)
         self.seen.opened.append(("ListMessages", began))
-        self.seen.read |= {key_of(message.text) for message in page.messages}
+        self.seen.read |= {key for message in page.messages for key in _said(message)}
+        self._latest_id = page.messages[0].message_id
+
+    async def _get_message(self) -> None:
+        request = messages.GetMessageRequest(**self._place(self._latest_id))
+        began = time.monotonic()
+        got = await self.person.call(messages_rpc.MessageServiceStub, "GetMessage", request)
+        self.seen.opened.append(("GetMessage", began))
+        self.seen.read |= _said(got.message)
+
+    async def _list_reactions(self) -> None:
+        request = reactions.ListReactionsRequest(**self._place(self._latest_id))
+        began = time.monotonic()
+        page = await self.person.call(reactions_rpc.ReactionServiceStub, "ListReactions", request)
+        self.seen.opened.append(("ListReactions", began))
+        self.seen.read |= {reaction.emoji for reaction in page.reactions}
+
+    async def _list_revisions(self) -> None:
+        """Of what they wrote: others' are not theirs to see at any time."""
+        request = messages.ListMessageRevisionsRequest(**self._place(self._own_id))
+        began = time.monotonic()
+        await self.person.call(messages_rpc.MessageServiceStub, "ListMessageRevisions", request)
+        self.seen.opened.append(("ListMessageRevisions", began))
+
+    async def write(self) -> None:
+        """Writes and edits a message of their own, whose revisions they then read."""
+        key = str(uuid.uuid4())
+        place = {"workspace_id": self._workspace_id, "conversation_id": self._conversation_id}
+        request = messages.SendMessageRequest(**place, client_message_id=key, text=f"{key} here")
+        sent = await self.person.call(messages_rpc.MessageServiceStub, "SendMessage", request)
+        self._own_id = str(sent.message.message_id)
+        edit = messages.EditMessageRequest(**place, message_id=self._own_id, text=f"{key} still here")
+        await self.person.call(messages_rpc.MessageServiceStub, "EditMessage", edit)
+
+    def _place(self, message_id: str) -> dict[str, str]:
+        place = {"workspace_id": self._workspace_id, "conversation_id": self._conversation_id}
+        return {**place, "message_id": message_id}
 
     async def _list_conversations(self) -> None:
         request = conversations.ListConversationsRequest(workspace_id=self._workspace_id)
         began = time.monotonic()
         await self.person.call(conversations_rpc.ConversationServiceStub, "ListConversations", request)
         self.seen.opened.append(("ListConversations", began))
+
+
+def _said(message: messages.Message) -> set[str]:
+    """The keys in a message and in the reactions to it."""
+    return {key_of(message.text), *(reaction.emoji for reaction in message.reactions)}
+
+
+def _keys_of(event: events.Event) -> set[str]:
+    match event.WhichOneof("payload"):
+        case "message_created":
+            return _said(event.message_created)
+        case "message_edited":
+            return _said(event.message_edited)
+        case "reaction_added":
+            return {event.reaction_added.emoji}
+    return set()
 
 
 def sums(found: Iterable[Mapping[str, int]]) -> dict[str, int]:

@@ -56,7 +56,7 @@ async def test_the_position_goes_forward_only_and_never_beyond_the_last_message(
 async def test_of_many_calls_at_once_the_highest_wins(room: Chat) -> None:
     member, _ = await room.member()
     await many(room, 20)
-    await asyncio.gather(*(room.mark_read(member, seq) for seq in (*range(21), *range(20, -1, -1))))
+    await asyncio.gather(*(room.mark_read(member, seq) for seq in (3, 17, 9, 20, 1, 12, 20, 5)))
     assert await place(room.mark_read(member, 0)) == (20, 0)
 
 
