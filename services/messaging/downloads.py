@@ -22,7 +22,8 @@ STRETCH_BYTES = 1 << 20
 
 def still_sees(again: Viewer, viewer: Viewer, *, conversation_id: str) -> bool:
     """Whether somebody, asked about again after a conversation was read for them, may have what was read."""
-    return again.member_id == viewer.member_id and (again.granted is None or conversation_id in again.granted)
+    # Whoever lost a group meanwhile is refused whatever it was: which group it was of is not known here.
+    return again.still_sees(conversation_id, viewer) and viewer.groups <= again.groups
 
 
 class Downloads:

@@ -18,12 +18,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.chassis.database import sqlstate
 from services.chassis.errors import InvalidRequest
+from services.messaging import reactions
 from services.messaging.access import VISIBLE, Viewer
 from services.messaging.ids import uuid_of
 from services.messaging.messages import COUNTED, KEPT, MESSAGE
 from services.messaging.search_keys import (
     FILE,
-    emoji_key,
     first_id,
     id_at,
     query_of,
@@ -58,7 +58,7 @@ NARROW = text("""
 """)
 # Once more what was asked for, of what the messages say now: an entry may be a second older than its message.
 READ = text(f"""
-    SELECT CAST(c.id AS text) AS conversation_id, m.*
+    SELECT CAST(c.id AS text) AS conversation_id, CAST(c.group_id AS text) AS group_id, m.*
     FROM unnest(CAST(:conversation_ids AS uuid[]), CAST(:message_ids AS uuid[]))
         WITH ORDINALITY AS found (conversation_id, message_id, place)
     JOIN conversations c ON c.id = found.conversation_id
@@ -127,11 +127,18 @@ def criteria_of(request: pb.SearchMessagesRequest) -> Criteria:
         until=_time(request, "sent_before"),
         has_file=request.has_file,
         mentioned_member_id=uuid_of(request.mentioned_member_id) if request.mentioned_member_id else "",
-        emoji_key=emoji_key(request.reaction),
+        emoji_key=_emoji_key(request.reaction),
     )
     if not (found.query or found.keys or found.after or found.until):
         raise InvalidRequest(fields=[("query", "is empty, and nothing else is asked for either")])
     return found
+
+
+def _emoji_key(reaction: str) -> str:
+    try:
+        return reactions.key_of(reaction) if reaction else ""
+    except InvalidRequest:
+        raise InvalidRequest(fields=[("reaction", "is nothing but variation selectors")]) from None
 
 
 def _time(request: pb.SearchMessagesRequest, field: Literal["sent_after", "sent_before"]) -> datetime | None:

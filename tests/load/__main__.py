@@ -31,6 +31,7 @@ from tests.load import (
     reading,
     report,
     searching,
+    session_ends,
     signing_in,
     throughput,
 )
@@ -70,6 +71,7 @@ SCENARIOS = {
     "S2": Scenario("PublishMessages, 8 streams ÷ echo", throughput.s2, from_outside=True, needs_echo=True),
     "S4": Scenario("500 subscribers, 50/s: p99", delivery.s4, from_outside=True, people=delivery.PEOPLE),
     "sign-ins": Scenario("p99 beside 50 sign-ins at once ÷ at rest", signing_in.sign_ins, from_outside=True),
+    "sessions": Scenario("session ended: its streams end, s", session_ends.sessions_end),
     "S8": Scenario("goodput at 5 × the knee", overload.s8, from_outside=True),
     "S5": Scenario("ListMessages, 2 000 000 ÷ 10 000 stored", reading.s5),
     "search": Scenario("SearchMessages in 2 000 000: the worst p95", searching.search),

@@ -68,6 +68,12 @@ def remark(name: str, figure: Figure) -> str:
         return f"{', '.join(parts)}; {many:,} rows ÷ {few:,}: {ratios}"
     if name == "S7":
         return f"KiB; up {detail['up_seconds']} s (≤ {detail['up_goal_seconds']} s)"
+    if name == "sessions":
+        delays = detail["milliseconds"]
+        return (
+            f"s; {detail['streams']} streams: p50 {delays['p50']} ms; {detail['calls_refused']} calls refused at once; "
+            f"faults {detail['faults']}"
+        )
     if name != "S8":
         return str(detail["ratios"])
     knee = detail["knee"]["per_second"]

@@ -20,6 +20,7 @@ SUBSCRIBE = "/guildhall.messaging.v1.EventService/Subscribe"
 CHECK_ACCESS = "/guildhall.membership.v1.AccessService/BatchCheckAccess"
 ECHO = "/guildhall.load.v1.EchoService/Echo"
 ECHO_STREAM = "/guildhall.load.v1.EchoService/EchoStream"
+GET_USER = "/guildhall.identity.v1.UserService/GetUser"
 REFRESH = "/guildhall.identity.v1.AuthService/RefreshSession"
 
 TEXT_CHARACTERS = 100

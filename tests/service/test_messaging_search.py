@@ -184,10 +184,15 @@ async def test_a_nul_is_refused_at_the_border(library: Library) -> None:
 
 async def test_nothing_to_look_for_is_refused(library: Library) -> None:
     await library.sent(library.admin, "hello")
-    for asked in ({}, {"conversation_ids": [library.channel_id]}, {"reaction": "\ufe0f"}):
+    for asked in ({}, {"conversation_ids": [library.channel_id]}):
         refusal = await refused(library.search(library.admin, **asked))
         assert (refusal.code, list(refusal.fields)) == (grpc.StatusCode.INVALID_ARGUMENT, ["query"])
     assert await library.found(library.admin, "hello", conversation_ids=[library.channel_id]) == ["hello"]
+
+
+async def test_a_reaction_without_an_emoji_is_refused(library: Library) -> None:
+    refusal = await refused(library.search(library.admin, "word", reaction="\ufe0f"))
+    assert (refusal.code, list(refusal.fields)) == (grpc.StatusCode.INVALID_ARGUMENT, ["reaction"])
 
 
 async def test_a_time_that_no_calendar_has_is_refused(library: Library) -> None:

@@ -49,7 +49,7 @@ class MessageSearchRpcs(rpc.MessageServiceServicer):
             messages=[
                 wire.shown(row, workspace_id=workspace_id, conversation_id=row.conversation_id)
                 for row in found.rows
-                if now.still_sees(row.conversation_id, viewer)
+                if now.still_sees(row.conversation_id, viewer, group_id=row.group_id)
             ],
             next_page_token=page_token(self._secret, scope, [found.before]) if found.before else "",
         )
