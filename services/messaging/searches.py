@@ -33,9 +33,9 @@ from services.messaging.search_keys import (
     words_of,
 )
 
-PAGE_SECONDS = 0.15
+PAGE_SECONDS = 0.1
 """No window is begun after it: the page is short then, and the next one goes on where this one stopped."""
-WINDOW_SECONDS = 0.03
+WINDOW_SECONDS = 0.02
 """What a window should take. The next one is as much longer or shorter."""
 MOST_LONGER = 16
 MOST_NARROWED = 100
