@@ -2,11 +2,10 @@
 
 A key is a UUID, because PostgreSQL indexes arrays of those. Conversation, sender and mentioned members are their own
 keys. Each message has a stretch's key for every level, from four seconds to two years, so that any span of time is a
-few keys (ADR 10).
+few keys (ADR 11).
 """
 
 import hashlib
-import unicodedata
 import uuid
 from dataclasses import dataclass
 
@@ -42,14 +41,9 @@ def _key(*parts: object) -> str:
 FILE = _key("file")
 
 
-def reaction_key(emoji: str) -> str:
+def reaction_key(emoji_key: str) -> str:
     """The key of messages with a reaction."""
-    return _key("reaction", emoji_key(emoji))
-
-
-def emoji_key(emoji: str) -> str:
-    """The emoji without what only changes its looks (semantics 14)."""
-    return unicodedata.normalize("NFC", emoji.replace("\ufe0e", "").replace("\ufe0f", ""))
+    return _key("reaction", emoji_key)
 
 
 _MILLISECONDS = "CAST(CAST('x' || translate(left(CAST(m.id AS text), 13), '-', '') AS bit(48)) AS bigint)"

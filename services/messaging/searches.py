@@ -1,6 +1,6 @@
 """Searching: what somebody sees and what matches, newest first, window by window back through time.
 
-A page costs what the windows cost that it was found in, however common the words are elsewhere (ADR 10).
+A page costs what the windows cost that it was found in, however common the words are elsewhere (ADR 11).
 """
 
 import functools
@@ -18,12 +18,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.chassis.database import sqlstate
 from services.chassis.errors import InvalidRequest
+from services.messaging import reactions
 from services.messaging.access import VISIBLE, Viewer
 from services.messaging.ids import uuid_of
 from services.messaging.messages import COUNTED, KEPT, MESSAGE
 from services.messaging.search_keys import (
     FILE,
-    emoji_key,
     first_id,
     id_at,
     query_of,
@@ -33,9 +33,9 @@ from services.messaging.search_keys import (
     words_of,
 )
 
-PAGE_SECONDS = 0.15
+PAGE_SECONDS = 0.1
 """No window is begun after it: the page is short then, and the next one goes on where this one stopped."""
-WINDOW_SECONDS = 0.03
+WINDOW_SECONDS = 0.02
 """What a window should take. The next one is as much longer or shorter."""
 MOST_LONGER = 16
 MOST_NARROWED = 100
@@ -127,11 +127,18 @@ def criteria_of(request: pb.SearchMessagesRequest) -> Criteria:
         until=_time(request, "sent_before"),
         has_file=request.has_file,
         mentioned_member_id=uuid_of(request.mentioned_member_id) if request.mentioned_member_id else "",
-        emoji_key=emoji_key(request.reaction),
+        emoji_key=_emoji_key(request.reaction),
     )
     if not (found.query or found.keys or found.after or found.until):
         raise InvalidRequest(fields=[("query", "is empty, and nothing else is asked for either")])
     return found
+
+
+def _emoji_key(reaction: str) -> str:
+    try:
+        return reactions.key_of(reaction) if reaction else ""
+    except InvalidRequest:
+        raise InvalidRequest(fields=[("reaction", "is nothing but variation selectors")]) from None
 
 
 def _time(request: pb.SearchMessagesRequest, field: Literal["sent_after", "sent_before"]) -> datetime | None:

@@ -10,6 +10,8 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from guildhall.messaging.v1 import message_service_pb2 as pb
 from guildhall.messaging.v1 import message_service_pb2_grpc as rpc
+from guildhall.messaging.v1 import reaction_service_pb2 as reactions
+from guildhall.messaging.v1 import reaction_service_pb2_grpc as reactions_rpc
 
 from tests.service.test_messaging_conversations import Room
 from tests.support.suite import Person, Suite, refused
@@ -58,6 +60,18 @@ class Library(Room):
         answer = await person.call(self.suite.stub(rpc.MessageServiceStub).SendMessage, request)
         assert isinstance(answer.message, pb.Message)
         return answer.message
+
+    async def change(self, person: Person, rpc_name: str, message: pb.Message, **fields: Any) -> None:
+        """EditMessage or DeleteMessage."""
+        place = {"conversation_id": message.conversation_id, "message_id": message.message_id}
+        request = getattr(pb, f"{rpc_name}Request")(workspace_id=self.workspace_id, **place, **fields)
+        await person.call(getattr(self.suite.stub(rpc.MessageServiceStub), rpc_name), request)
+
+    async def react(self, person: Person, rpc_name: str, message: pb.Message, emoji: str) -> None:
+        """AddReaction or RemoveReaction."""
+        place = {"conversation_id": message.conversation_id, "message_id": message.message_id}
+        request = getattr(reactions, f"{rpc_name}Request")(workspace_id=self.workspace_id, emoji=emoji, **place)
+        await person.call(getattr(self.suite.stub(reactions_rpc.ReactionServiceStub), rpc_name), request)
 
     def touch(self, message: pb.Message, kind: str, statement: str, **values: Any) -> None:
         """Changes a message, and numbers that as an event, as the RPCs do in one transaction."""
@@ -184,10 +198,15 @@ async def test_a_nul_is_refused_at_the_border(library: Library) -> None:
 
 async def test_nothing_to_look_for_is_refused(library: Library) -> None:
     await library.sent(library.admin, "hello")
-    for asked in ({}, {"conversation_ids": [library.channel_id]}, {"reaction": "\ufe0f"}):
+    for asked in ({}, {"conversation_ids": [library.channel_id]}):
         refusal = await refused(library.search(library.admin, **asked))
         assert (refusal.code, list(refusal.fields)) == (grpc.StatusCode.INVALID_ARGUMENT, ["query"])
     assert await library.found(library.admin, "hello", conversation_ids=[library.channel_id]) == ["hello"]
+
+
+async def test_a_reaction_without_an_emoji_is_refused(library: Library) -> None:
+    refusal = await refused(library.search(library.admin, "word", reaction="\ufe0f"))
+    assert (refusal.code, list(refusal.fields)) == (grpc.StatusCode.INVALID_ARGUMENT, ["reaction"])
 
 
 async def test_a_time_that_no_calendar_has_is_refused(library: Library) -> None:
@@ -238,19 +257,13 @@ async def test_messages_are_found_by_their_files(library: Library) -> None:
 async def test_messages_are_found_by_a_reaction_however_it_is_spelt(library: Library) -> None:
     loved = await library.sent(library.admin, "loved")
     await library.sent(library.admin, "not loved")
-    library.touch(
-        loved,
-        "reaction_added",
-        "INSERT INTO reactions (conversation_id, message_id, user_id, emoji_key, emoji, member_id) "
-        "VALUES (%(conversation_id)s, %(message_id)s, %(user_id)s, '❤', '❤\ufe0f', %(user_id)s)",
-        user_id=str(uuid.uuid4()),
-    )
+    await library.react(library.admin, "AddReaction", loved, "❤\ufe0f")
     for spelling in ("❤", "❤\ufe0f", "❤\ufe0e"):
         assert await library.found(library.admin, reaction=spelling) == ["loved"]
     assert await library.found(library.admin, reaction="👍") == []
     (message,) = (await library.search(library.admin, "loved", reaction="❤")).messages
     assert [(reaction.emoji, reaction.count) for reaction in message.reactions] == [("❤\ufe0f", 1)]
-    library.touch(loved, "reaction_removed", "DELETE FROM reactions WHERE message_id = %(message_id)s")
+    await library.react(library.admin, "RemoveReaction", loved, "❤")
     assert await library.found(library.admin, reaction="❤") == []
 
 
@@ -268,8 +281,7 @@ async def test_what_is_encrypted_is_found_by_its_metadata_only(library: Library)
 async def test_an_edited_message_is_found_by_what_it_says_now(library: Library) -> None:
     message = await library.sent(library.admin, "old words")
     assert await library.found(library.admin, "old") == ["old words"]
-    edit = f"UPDATE messages SET text = 'new words', version = 2, edited_at = created_at {OF_MESSAGE}"
-    library.touch(message, "message_edited", edit)
+    await library.change(library.admin, "EditMessage", message, text="new words")
     # What it said before is not even found while the entry still has it.
     assert list((await library.search(library.admin, "old")).messages) == []
     assert await library.found(library.admin, "new") == ["new words"]
@@ -279,7 +291,7 @@ async def test_an_edited_message_is_found_by_what_it_says_now(library: Library) 
 async def test_a_deleted_message_is_never_found_and_its_words_are_gone(library: Library) -> None:
     message = await library.sent(library.admin, "regrettable words")
     assert await library.found(library.admin, "regrettable") == ["regrettable words"]
-    library.touch(message, "message_deleted", f"UPDATE messages SET text = NULL, deleted_at = created_at {OF_MESSAGE}")
+    await library.change(library.admin, "DeleteMessage", message)
     for asked in ({"query": "regrettable"}, {"sender_user_id": library.admin.user_id}):
         assert list((await library.search(library.admin, **asked)).messages) == []
     await library.settled()

@@ -11,6 +11,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from guildhall.messaging.v1 import message_service_pb2 as pb
 
 from tests.service.test_messaging_search import Library
+from tests.support.conversations import new_hall
 from tests.support.suite import Suite, refused
 
 
@@ -86,6 +87,22 @@ async def test_who_no_longer_takes_part_finds_nothing_there(library: Library) ->
     assert await library.found(member, "between") == ["between us"]
     library.rows("DELETE FROM participants WHERE conversation_id = %(c)s AND member_id = %(m)s", c=private, m=member_id)
     assert await library.found(member, "between") == []
+
+
+async def test_who_is_out_of_a_group_finds_nothing_there_though_still_written_down(suite: Suite) -> None:
+    hall = await new_hall(suite)
+    library = Library(suite, hall.admin, hall.workspace_id, hall.admin_member_id, hall.channel_id)
+    bob, bob_id = await hall.newcomer("Bob")
+    group_id = await hall.group()
+    await hall.put_into(group_id, bob_id)
+    conversation_id = await hall.group_conversation(group_id)
+    await hall.sent(hall.admin, "chorus", to=conversation_id)
+    assert await library.found(bob, "chorus") == ["chorus"]
+    with hall.held_back(group_id):
+        await hall.take_out(group_id, bob_id)
+        assert list((await library.search(bob, "chorus")).messages) == []
+        assert list((await library.search(bob, "chorus", conversation_ids=[conversation_id])).messages) == []
+    assert await library.found(hall.admin, "chorus") == ["chorus"]
 
 
 async def test_what_is_archived_is_found(library: Library) -> None:

@@ -37,7 +37,7 @@ class MessageSearchRpcs(rpc.MessageServiceServicer):
         scope = (call.rpc, call.user_id, workspace_id, criteria.scope)
         key = page_key(self._secret, scope, request.page_token)
         before = str(key[0]) if key else None
-        async with self._searching, asyncio.timeout(call.remaining()):
+        async with asyncio.timeout(call.remaining()), self._searching:
             viewer = await self._access.require_viewer(call, workspace_id=workspace_id)
             found = await self._database.read(
                 lambda tx: searches.find(
