@@ -15,14 +15,18 @@ HOST = "127.0.0.1"
 MAX_REPLICAS = 9  # replica r listens 100 * r higher, and the next offset begins at 1 000
 _MAX_OFFSET = 49_000  # the highest port of the stack, 15 974, must stay under 65 536
 _OF_SERVICES = (
+    "GUILDHALL_BLOB_",
     "GUILDHALL_MAIL_DELIVERY",
     "GUILDHALL_MAIL_FROM",
     "GUILDHALL_MAIL_TEMPLATES_DIR",
     "GUILDHALL_MAIL_WEBHOOK_",
     "GUILDHALL_MAILS_PER_",
+    "GUILDHALL_MESSAGES_PER_",
+    "GUILDHALL_MOST_FILE_BYTES",
     "GUILDHALL_SIGN_UP",
     "GUILDHALL_SIGNING_KEY_DELAY_SECONDS",
     "GUILDHALL_SMTP_",
+    "GUILDHALL_STORAGE_BYTES_PER_WORKSPACE",
     "GUILDHALL_WORKSPACE_CREATION",
 )
 _LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -99,6 +103,7 @@ class Layout:
         self.secrets = data / "secrets"
         self.keys = data / "keys"
         self.mail = data / "mail"
+        self.blobs = data / "blobs"
         self.logs = data / "logs"
         self.envoy = data / "envoy"
         self.sockets = _socket_folder(data)
@@ -111,7 +116,7 @@ class Layout:
         if self.data.stat().st_uid != os.getuid():
             raise StackError(f"{self.data} belongs to another user; set GUILDHALL_DATA_DIR to a folder of your own")
         self.data.chmod(0o700)
-        for folder in (self.certificates, self.secrets, self.keys, self.mail, self.logs, self.envoy):
+        for folder in (self.certificates, self.secrets, self.keys, self.mail, self.blobs, self.logs, self.envoy):
             folder.mkdir(mode=0o700, exist_ok=True)
         ensure_private_folder(self.sockets)
         self.postgres_sockets.mkdir(mode=0o700, exist_ok=True)

@@ -25,7 +25,7 @@ class Coalescer(Generic[Item, Result]):
 
     `flush(items, timeout_seconds)` returns one result for each item, in order; an exception among them fails only its
     own item. What it raises fails the whole batch, and no other. `on_expired` is told of an item that ran out of time
-    while it waited, before anything behind it is flushed.
+    while it waited, before anything behind it is flushed; `on_left` of each that no longer waits, for whatever reason.
     """
 
     def __init__(
@@ -36,14 +36,21 @@ class Coalescer(Generic[Item, Result]):
         queue_limit: int = 5000,
         on_batch: Callable[[int], None] | None = None,
         on_expired: Callable[[Item], None] | None = None,
+        on_left: Callable[[Item], None] | None = None,
     ) -> None:
         self._flush = flush
         self._batch_limit = batch_limit
         self._queue_limit = queue_limit
         self._on_batch = on_batch
         self._on_expired = on_expired
+        self._on_left = on_left
         self._waiting: deque[tuple[Item, float, asyncio.Future[Result]]] = deque()
         self._running: asyncio.Task[None] | None = None
+
+    @property
+    def is_full(self) -> bool:
+        """True if nothing more is taken."""
+        return len(self._waiting) >= self._queue_limit
 
     async def ask(self, item: Item, *, deadline: float) -> Result:
         """The result for one item. `deadline` is on time.monotonic()'s clock. Cancelling it leaves the batch alone."""
@@ -51,7 +58,7 @@ class Coalescer(Generic[Item, Result]):
 
     def submit(self, item: Item, *, deadline: float) -> asyncio.Future[Result]:
         """Queues one item, behind all that were queued before. OVERLOADED if too many wait."""
-        if len(self._waiting) >= self._queue_limit:
+        if self.is_full:
             raise Overloaded
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, deadline, future))
@@ -70,7 +77,7 @@ class Coalescer(Generic[Item, Result]):
                     await asyncio.sleep(min(len(batch) * GATHER_SECONDS, LONGEST_GATHER_SECONDS))
         except asyncio.CancelledError:
             while self._waiting:
-                self._waiting.popleft()[2].cancel()
+                self._pop()[2].cancel()
             raise
         finally:
             self._running = None
@@ -80,7 +87,7 @@ class Coalescer(Generic[Item, Result]):
         batch: list[tuple[Item, float, asyncio.Future[Result]]] = []
         now = time.monotonic()
         while self._waiting and len(batch) < self._batch_limit:
-            entry = self._waiting.popleft()
+            entry = self._pop()
             if entry[2].done():
                 continue
             if entry[1] <= now:
@@ -90,6 +97,12 @@ class Coalescer(Generic[Item, Result]):
                 continue
             batch.append(entry)
         return batch
+
+    def _pop(self) -> tuple[Item, float, asyncio.Future[Result]]:
+        entry = self._waiting.popleft()
+        if self._on_left:
+            self._on_left(entry[0])
+        return entry
 
     async def _send(self, batch: list[tuple[Item, float, asyncio.Future[Result]]]) -> None:
         """Flushes one batch and hands out its results."""

@@ -3,6 +3,7 @@
 A `Fault` is an answer; any other exception is a defect and reaches the client as INTERNAL with a fixed text.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 import grpc
@@ -171,7 +172,8 @@ def status_of(fault: Fault, *, domain: str, request_id: str) -> status_pb2.Statu
         details.append(error_details_pb2.BadRequest(field_violations=violations))
     if fault.retry_after_seconds is not None:
         delay = duration_pb2.Duration()
-        delay.FromMilliseconds(int(fault.retry_after_seconds * 1000))
+        # Rounded up: who comes back a moment too early is refused again.
+        delay.FromMilliseconds(math.ceil(fault.retry_after_seconds * 1000))
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
     if isinstance(fault, Internal):
         details.append(error_details_pb2.RequestInfo(request_id=request_id))

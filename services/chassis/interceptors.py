@@ -72,14 +72,15 @@ class Interceptors:
         self._streams = 0
 
     def wrap(self, rpc: Rpc, handler: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any, Any]:
-        """The handler with everything before it. There is no RPC yet that streams requests only."""
+        """The handler with everything before it."""
         parse = _parser(handler.request_deserializer)
         write = handler.response_serializer
-        if rpc.client_streaming and not rpc.server_streaming:
-            raise TypeError(f"{rpc.name}: there is no wrapper for streamed requests with one answer")
         if rpc.lets_in(access_pb2.CALLER_BACKEND) and (rpc.client_streaming or not rpc.access.scope):
             # A streamed request is not held against the workspaces that an account is bound to.
             raise TypeError(f"{rpc.name}: service accounts need a scope and a single request")
+        if rpc.client_streaming and not rpc.server_streaming:
+            gather = self._gather(rpc, cast(Any, handler.stream_unary))
+            return grpc.stream_unary_rpc_method_handler(gather, parse, write)
         if rpc.client_streaming:
             both = self._both(rpc, cast(Any, handler.stream_stream))
             return grpc.stream_stream_rpc_method_handler(both, parse, write)
@@ -118,26 +119,36 @@ class Interceptors:
     def _both(self, rpc: Rpc, behavior: Callable[[Any, Any], Any]) -> Callable[[Any, Any], AsyncIterator[Any]]:
         around = self._around(rpc, "bidi_stream")
         counters = Counters(rpc, "bidi_stream")
-        sent, received = counters.sent, counters.received
-
-        async def validated(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
-            async for request in requests:
-                received.inc()
-                validate(request)
-                yield request
 
         async def answer(requests: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
             async with around(context) as call:
-                async with asyncio.timeout(DEFAULT_SECONDS):
-                    await self._identify(rpc, call)
-                    await self._require_session(rpc, call)
-                call.deadline = FOREVER
-                async with aclosing(behavior(validated(requests), context)) as responses:
+                await self._let_stream(rpc, call)
+                async with aclosing(behavior(_validated(requests, counters), context)) as responses:
                     async for response in responses:
-                        sent.inc()
+                        counters.sent.inc()
                         yield response
 
         return answer
+
+    def _gather(self, rpc: Rpc, behavior: Callable[[Any, Any], Awaitable[Any]]) -> Callable[[Any, Any], Awaitable[Any]]:
+        around = self._around(rpc, "client_stream")
+        counters = Counters(rpc, "client_stream")
+
+        async def answer(requests: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+            async with around(context) as call:
+                await self._let_stream(rpc, call)
+                response = await behavior(_validated(requests, counters), context)
+                counters.sent.inc()
+                return response
+
+        return answer
+
+    async def _let_stream(self, rpc: Rpc, call: Call) -> None:
+        """Lets a stream of requests begin; it lasts as long as its handler lets it."""
+        async with asyncio.timeout(DEFAULT_SECONDS):
+            await self._identify(rpc, call)
+            await self._require_session(rpc, call)
+        call.deadline = FOREVER
 
     def _around(self, rpc: Rpc, kind: str) -> Callable[[grpc.aio.ServicerContext[Any, Any]], _Passage]:
         counters = Counters(rpc, kind)
@@ -281,6 +292,13 @@ def validate(request: Any) -> None:
         faults += [(_path(violation), _what(violation)) for violation in error.violations]
     if faults:
         raise InvalidRequest(fields=faults[:MOST_FIELDS])
+
+
+async def _validated(requests: AsyncIterator[Any], counters: Counters) -> AsyncIterator[Any]:
+    async for request in requests:
+        counters.received.inc()
+        validate(request)
+        yield request
 
 
 def _path(violation: Any) -> str:

@@ -19,7 +19,16 @@ from services.chassis.frame import Frame
 from services.chassis.inbox import Consumer
 from services.chassis.settings import WorkerSettings
 from services.chassis.worker import Worker
-from services.membership import activity_intake, erasures, guest_members, invitations, purges, tasks, workspaces
+from services.membership import (
+    activity_intake,
+    erasures,
+    group_bans,
+    guest_members,
+    invitations,
+    purges,
+    tasks,
+    workspaces,
+)
 from services.membership.peers import Identity
 from services.membership.servicers.access import AccessService
 from services.membership.servicers.activities import ActivityService
@@ -91,6 +100,7 @@ def worker(settings: WorkerSettings) -> None:
     process.serve(
         {
             invitations.MAIL: tasks.invitation_mailer(process),
+            group_bans.ENDED: tasks.group_ban_ender(process),
             workspaces.PURGE: purges.workspace_purger(process),
             **erasures.works(process),
         },

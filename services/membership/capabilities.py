@@ -8,6 +8,8 @@ UPDATE_WORKSPACE = "workspace.update"
 DELETE_WORKSPACE = "workspace.delete"
 CREATE_CONVERSATIONS = "conversations.create"
 SEND_MESSAGES = "messages.send"
+MANAGE_CONVERSATIONS = "conversations.manage"
+MODERATE_MESSAGES = "messages.moderate"
 INVITE_MEMBERS = "members.invite"
 UPDATE_MEMBERS = "members.update"
 UPDATE_ROLES = "members.update_role"
@@ -35,6 +37,8 @@ OF_MEMBERS = OF_VIEWERS | {CREATE_CONVERSATIONS, SEND_MESSAGES, CREATE_GROUPS}
 OF_ADMINS = OF_MEMBERS | {
     UPDATE_WORKSPACE,
     DELETE_WORKSPACE,
+    MANAGE_CONVERSATIONS,
+    MODERATE_MESSAGES,
     INVITE_MEMBERS,
     UPDATE_MEMBERS,
     UPDATE_ROLES,

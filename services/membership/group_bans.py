@@ -9,7 +9,8 @@ from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.chassis.errors import InvalidRequest, NotFound
-from services.membership import continuity, group_access, group_members, groups, limits
+from services.chassis.outbox import enqueue
+from services.membership import continuity, group_access, group_members, groups, limits, workspaces
 from services.membership.activities import Activity, record
 from services.membership.errors import RankTooLow
 from services.membership.group_access import HOLDS, Standing
@@ -22,6 +23,7 @@ BAN = """
 """
 FORGET_ENDED = text(f"""
     DELETE FROM group_bans b WHERE b.workspace_id = :workspace_id AND b.group_id = :group_id AND NOT {HOLDS}
+    RETURNING b.user_id
 """)
 INSERT = text(f"""
     INSERT INTO group_bans AS b
@@ -34,7 +36,7 @@ INSERT = text(f"""
     SET reason = excluded.reason, banned_by_member_id = excluded.banned_by_member_id,
         expire_at = excluded.expire_at, was_member = b.was_member OR excluded.was_member,
         created_at = statement_timestamp()
-    RETURNING {BAN}
+    RETURNING {BAN}, extract(epoch FROM b.expire_at - statement_timestamp()) AS seconds_left
 """)
 DELETE = text(f"""
     DELETE FROM group_bans b
@@ -48,12 +50,21 @@ LIST = text(f"""
     ORDER BY b.id DESC LIMIT :size
 """)
 FIND_ROLES_IN_SUBTREE = text(f"""
-    SELECT gm.group_id
+    SELECT DISTINCT gm.group_id
     FROM members m JOIN group_members gm ON gm.workspace_id = m.workspace_id AND gm.member_id = m.id
-    WHERE m.workspace_id = :workspace_id AND m.user_id = :user_id AND gm.group_id IN (
+    WHERE m.workspace_id = :workspace_id AND m.user_id = ANY(CAST(:user_ids AS uuid[])) AND gm.group_id IN (
         SELECT id FROM groups WHERE workspace_id = :workspace_id AND {SUBTREE}
     )
+    ORDER BY gm.group_id
 """)
+WORKSPACE_OF = text("SELECT workspace_id FROM group_bans WHERE id = :ban_id")
+END = text(f"""
+    DELETE FROM group_bans b USING groups g
+    WHERE b.workspace_id = :workspace_id AND b.id = :ban_id AND NOT {HOLDS}
+        AND g.workspace_id = b.workspace_id AND g.id = b.group_id
+    RETURNING b.user_id, g.path
+""")
+ENDED = "group_ban.ended"
 
 
 async def ban(
@@ -69,7 +80,7 @@ async def ban(
         raise RankTooLow
     target = await group_access.find_target(tx, standing, user_id=user_id)
     named = {"workspace_id": workspace_id, "group_id": group.id, "user_id": user_id}
-    changed = await _groups_of_person(tx, standing, user_id)
+    changed = await _groups_of_people(tx, workspace_id, standing.group.path, [user_id])
     if target is not None:
         group_access.require_rank_over(standing, target)
         if target.group_member_id is not None:
@@ -90,19 +101,46 @@ async def ban(
 
 async def _put(tx: AsyncConnection, standing: Standing, row: dict[str, Any]) -> Row[Any]:
     group, workspace_id = standing.group, standing.member.workspace_id
-    await tx.execute(FORGET_ENDED, {"workspace_id": workspace_id, "group_id": group.id})
+    ended = (await tx.execute(FORGET_ENDED, {"workspace_id": workspace_id, "group_id": group.id})).scalars().all()
+    free = [str(user_id) for user_id in ended if str(user_id) != row["user_id"]]
+    await groups.tell_changed(tx, workspace_id, await _groups_of_people(tx, workspace_id, group.path, free))
     own = {"id": str(uuid_utils.uuid7()), "scheme_id": group.scheme_id, "banned_by_member_id": standing.member.id}
     banned = (await tx.execute(INSERT, {**row, **own})).one_or_none()
     if banned is None:
         raise InvalidRequest(fields=[("expire_time", "must be later than now")])
+    if banned.seconds_left is not None:
+        await enqueue(tx, ENDED, str(banned.id), delay_seconds=float(banned.seconds_left))
     await limits.require(tx, "group_bans", workspace_id=workspace_id, scope_id=group.id, adding=0)
     return banned
 
 
-async def _groups_of_person(tx: AsyncConnection, standing: Standing, user_id: str) -> Sequence[str]:
-    """The groups, from this one down, in which a person has a role."""
-    named = {"workspace_id": standing.member.workspace_id, "user_id": user_id, "path": list(standing.group.path)}
+async def _groups_of_people(
+    tx: AsyncConnection, workspace_id: str, path: Sequence[str], user_ids: Sequence[str]
+) -> Sequence[str]:
+    """The groups, from the one with this path down, in which one of these people has a role."""
+    if not user_ids:
+        return []
+    named = {"workspace_id": workspace_id, "user_ids": list(user_ids), "path": list(path)}
     return [str(group_id) for group_id in (await tx.execute(FIND_ROLES_IN_SUBTREE, named)).scalars()]
+
+
+async def end(tx: AsyncConnection, ban_id: str) -> None:
+    """Forgets a ban whose time is over, and has it told that roles below hold again. It is safe to do twice.
+
+    One that holds by now until later, or is lifted, is left alone: whoever did that saw to the rest.
+    """
+    workspace_id = await tx.scalar(WORKSPACE_OF, {"ban_id": ban_id})
+    if workspace_id is None:
+        return
+    try:
+        await workspaces.lock(tx, str(workspace_id))
+    except NotFound:
+        return
+    ended = (await tx.execute(END, {"workspace_id": workspace_id, "ban_id": ban_id})).one_or_none()
+    if ended is not None:
+        path = [str(group_id) for group_id in ended.path]
+        again = await _groups_of_people(tx, str(workspace_id), path, [str(ended.user_id)])
+        await groups.tell_changed(tx, str(workspace_id), again)
 
 
 async def unban(tx: AsyncConnection, standing: Standing, *, user_id: str, reason: str) -> None:
@@ -111,7 +149,7 @@ async def unban(tx: AsyncConnection, standing: Standing, *, user_id: str, reason
     named = {"workspace_id": workspace_id, "group_id": group.id, "user_id": user_id}
     if (await tx.execute(DELETE, named)).one_or_none() is None:
         raise NotFound
-    await groups.tell_changed(tx, workspace_id, await _groups_of_person(tx, standing, user_id))
+    await groups.tell_changed(tx, workspace_id, await _groups_of_people(tx, workspace_id, group.path, [user_id]))
     lifted = Activity("group_member.unbanned", "group", group.id, target_user_id=user_id, reason=reason)
     await record(tx, workspace_id, [lifted])
 

@@ -99,6 +99,9 @@ CLOSE_INVITES = text(f"""
     RETURNING group_invites.code_hash
 """)
 DELETE = text(f"DELETE FROM groups WHERE workspace_id = :workspace_id AND {SUBTREE} RETURNING id")
+GROUPS_OF_MEMBER = text("""
+    SELECT group_id FROM group_members WHERE workspace_id = :workspace_id AND member_id = :member_id ORDER BY group_id
+""")
 EVENT_SIZE = 1_000
 LISTENERS: Sequence[str] = ()
 """The services that keep something by who is in a group. A service that does not take an event in refuses it."""
@@ -213,6 +216,12 @@ async def tell_changed(tx: AsyncConnection, workspace_id: str, group_ids: Sequen
     for chunk in chunks(group_ids):
         changed = events.GroupMembershipChanged(workspace_id=workspace_id, group_ids=chunk)
         await emit(tx, LISTENERS, events.Event(group_membership_changed=changed))
+
+
+async def tell_changed_of_member(tx: AsyncConnection, workspace_id: str, member_id: str) -> None:
+    """The same of every group in which a member has a role: who is suspended is in none, and is in them again after."""
+    found = await tx.scalars(GROUPS_OF_MEMBER, {"workspace_id": workspace_id, "member_id": member_id})
+    await tell_changed(tx, workspace_id, [str(group_id) for group_id in found])
 
 
 def chunks(group_ids: Sequence[str]) -> list[Sequence[str]]:

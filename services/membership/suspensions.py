@@ -5,7 +5,7 @@ from typing import Any
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.membership import activities, continuity, members, openings
+from services.membership import activities, continuity, groups, members, openings
 from services.membership.activities import Activity
 from services.membership.revisions import raise_access_revision
 
@@ -36,6 +36,7 @@ async def suspend(tx: AsyncConnection, actor: Row[Any], *, member_id: str, reaso
     passed = await continuity.pass_on_groups(tx, workspace_id, member_id=str(target.id), archive=False)
     suspended = (await tx.execute(SUSPEND, {"workspace_id": workspace_id, "member_id": target.id})).one()
     await openings.close_of_member(tx, workspace_id=workspace_id, member_id=str(target.id))
+    await groups.tell_changed_of_member(tx, workspace_id, str(target.id))
     person = str(target.user_id)
     done = Activity("member.suspended", "member", target_user_id=person, reason=reason)
     await activities.record(tx, workspace_id, [done, *passed])
@@ -53,6 +54,7 @@ async def reinstate(tx: AsyncConnection, actor: Row[Any], *, member_id: str, rea
         return target
     workspace_id = str(target.workspace_id)
     reinstated = (await tx.execute(REINSTATE, {"workspace_id": workspace_id, "member_id": target.id})).one()
+    await groups.tell_changed_of_member(tx, workspace_id, str(target.id))
     person = str(target.user_id)
     await activities.record(
         tx, workspace_id, [Activity("member.reinstated", "member", target_user_id=person, reason=reason)]

@@ -12,6 +12,7 @@ from sqlalchemy import (
     ForeignKeyConstraint,
     Index,
     Integer,
+    Interval,
     LargeBinary,
     MetaData,
     PrimaryKeyConstraint,
@@ -39,8 +40,12 @@ workspaces = Table(
     Column("updated_at", DateTime(timezone=True), nullable=False, server_default=CLOCK),
     Column("archived_at", DateTime(timezone=True), comment="when nobody was left to run it"),
     Column("deleted_at", DateTime(timezone=True), comment="from then on nobody is a member; the row stays, nameless"),
+    Column("message_edit_window", Interval, comment="in days of 24 h; empty: messages are edited without limit"),
     PrimaryKeyConstraint("id", name="workspaces_pkey"),
     CheckConstraint("char_length(name) BETWEEN 1 AND 100", name="workspaces_name_length"),
+    CheckConstraint(
+        "message_edit_window BETWEEN interval '0' AND interval '366 days'", name="workspaces_message_edit_window"
+    ),
     Index("workspaces_archived", "id", postgresql_where=text("archived_at IS NOT NULL AND deleted_at IS NULL")),
     Index("workspaces_created_by", "created_by", postgresql_where=text("created_by IS NOT NULL")),
 )

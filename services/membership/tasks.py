@@ -1,4 +1,4 @@
-"""What the worker does: the mail of an invitation, and forgetting what is past its time."""
+"""What the worker does: the mail of an invitation, and what is to be done about what is past its time."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from sqlalchemy import Row
 from services.chassis.database import Database
 from services.chassis.mail import Mailer
 from services.chassis.worker import Work, Worker
-from services.membership import handles, invitations
+from services.membership import group_bans, handles, invitations
 
 
 def invitation_mailer(worker: Worker) -> Work:
@@ -31,6 +31,15 @@ def invitation_mailer(worker: Worker) -> Work:
         await mailer.send("invitation", to=row.email, row_id=row_id, parameters=parameters)
 
     return mail_invitation
+
+
+def group_ban_ender(worker: Worker) -> Work:
+    """The work `group_ban.ended`: forgets a ban whose time is over."""
+
+    async def end(subject_id: str, _row_id: str) -> None:
+        await worker.database.transaction(lambda tx: group_bans.end(tx, subject_id))
+
+    return end
 
 
 async def forget(database: Database) -> None:

@@ -33,13 +33,13 @@ PEOPLE = """
     ) person
 """
 DECIDE = text(f"""
-    SELECT coalesce(h.access_revision, 0) AS access_revision, person.*, asked.group_id
+    SELECT coalesce(h.access_revision, 0) AS access_revision, w.message_edit_window, person.*, asked.group_id
     {PEOPLE}
     ORDER BY asked.position
 """)
 # Apart: a batch about workspaces only, as most are, would pay half as much again for the joins that it has no use for.
 DECIDE_IN_GROUPS = text(f"""
-    SELECT coalesce(h.access_revision, 0) AS access_revision, person.*, asked.group_id,
+    SELECT coalesce(h.access_revision, 0) AS access_revision, w.message_edit_window, person.*, asked.group_id,
         g.id IS NOT NULL AS group_exists, held.capabilities, banned.is_banned
     {PEOPLE}
     LEFT JOIN groups g ON g.workspace_id = w.id AND g.id = asked.group_id

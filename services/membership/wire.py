@@ -1,8 +1,10 @@
 """Rows as messages."""
 
-from datetime import UTC, datetime
+import functools
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from guildhall.membership.v1 import access_service_pb2 as access
 from guildhall.membership.v1 import member_service_pb2 as members
@@ -31,6 +33,7 @@ def workspace(row: Row[Any]) -> workspaces.Workspace:
         create_time=timestamp(row.created_at),
         update_time=timestamp(row.updated_at),
         archive_time=timestamp(row.archived_at) if row.archived_at else None,
+        message_edit_window=duration(row.message_edit_window),
     )
 
 
@@ -87,6 +90,7 @@ def verdict(row: Row[Any], capability: str, *, tells_suspension: bool = False) -
         role=ROLES[row.role],
         kind=KINDS[row.kind],
         access_revision=row.access_revision,
+        message_edit_window=duration(row.message_edit_window),
     )
 
 
@@ -103,3 +107,21 @@ def read_time(wired: Timestamp, *, field: str) -> datetime:
         return wired.ToDatetime(tzinfo=UTC)
     except (ValueError, OverflowError):
         raise InvalidRequest(fields=[(field, "must be a time of the years 1 to 9999")]) from None
+
+
+# A batch of verdicts is mostly about one workspace.
+@functools.lru_cache(maxsize=64)
+def duration(span: timedelta | None) -> Duration | None:
+    """The database's span as the wire takes it: to be copied, not changed."""
+    if span is None:
+        return None
+    wired = Duration()
+    wired.FromTimedelta(span)
+    return wired
+
+
+def read_duration(wired: Duration, *, field: str) -> timedelta:
+    """The wire's span as the database takes it. InvalidRequest if its parts are not those of a positive span."""
+    if not 0 <= wired.nanos < 1_000_000_000:
+        raise InvalidRequest(fields=[(field, "must have nanos from 0 to 999999999")])
+    return wired.ToTimedelta()

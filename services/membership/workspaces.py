@@ -1,9 +1,10 @@
 """Workspaces: made together with their head and their first admin, and how they end."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import uuid_utils
+from google.protobuf.duration_pb2 import Duration
 from guildhall.events.v1 import event_sink_pb2 as events
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -14,7 +15,7 @@ from services.membership import activities
 from services.membership.activities import Activity
 from services.membership.revisions import raise_access_revision
 
-COLUMNS = "w.id, w.name, w.version, w.created_at, w.updated_at, w.archived_at"
+COLUMNS = "w.id, w.name, w.version, w.created_at, w.updated_at, w.archived_at, w.message_edit_window"
 
 INSERT = text(f"""
     WITH w AS (
@@ -35,8 +36,14 @@ LIST_ARCHIVED = text(f"""
     WHERE w.archived_at IS NOT NULL AND w.deleted_at IS NULL AND w.id > CAST(:after AS uuid)
     ORDER BY w.id LIMIT :size
 """)
-RENAME = text(f"""
-    UPDATE workspaces w SET name = :name, version = w.version + 1, updated_at = statement_timestamp()
+# The window may become empty, so that what is not given cannot stand for what stays.
+UPDATE = text(f"""
+    UPDATE workspaces w
+    SET name = coalesce(CAST(:name AS text), w.name),
+        message_edit_window = CASE
+            WHEN :sets_window THEN CAST(:message_edit_window AS interval) ELSE w.message_edit_window
+        END,
+        version = w.version + 1, updated_at = statement_timestamp()
     WHERE w.id = :id RETURNING {COLUMNS}
 """)
 # The row stays: its id is never used again, and the activity chain hangs on it.
@@ -83,16 +90,30 @@ async def list_archived(tx: AsyncConnection, *, after: str | None, size: int) ->
     return (await tx.execute(LIST_ARCHIVED, {"after": after or FIRST, "size": size})).all()
 
 
-async def rename(tx: AsyncConnection, workspace_id: str, *, name: str, etag: str) -> Row[Any]:
-    """Changes the name. The workspace is locked. Errors: EtagMismatch."""
+async def update(tx: AsyncConnection, workspace_id: str, *, changes: Mapping[str, Any], etag: str) -> Row[Any]:
+    """Changes name or message_edit_window, as far as they are in `changes`; a window of None ends the limit.
+
+    No access revision is raised: messaging asks for the window at each edit. The workspace is locked.
+    Errors: EtagMismatch.
+    """
     before = await get(tx, workspace_id)
     require_etag(before, etag)
-    renamed = (await tx.execute(RENAME, {"id": workspace_id, "name": name})).one()
-    names = {"before": {"name": before.name}, "after": {"name": renamed.name}}
-    await activities.record(
-        tx, workspace_id, [Activity("workspace.updated", "workspace", workspace_id, metadata=names)]
-    )
-    return renamed
+    fields = {"name": None, "message_edit_window": None, **changes}
+    row = {**fields, "id": workspace_id, "sets_window": "message_edit_window" in changes}
+    after = (await tx.execute(UPDATE, row)).one()
+    told = {"before": _told(before, changes), "after": _told(after, changes)}
+    await activities.record(tx, workspace_id, [Activity("workspace.updated", "workspace", workspace_id, metadata=told)])
+    return after
+
+
+def _told(row: Row[Any], fields: Iterable[str]) -> dict[str, Any]:
+    """What the log says of a workspace: a span as "90s", None for no limit."""
+    told = {name: getattr(row, name) for name in fields}
+    if told.get("message_edit_window") is not None:
+        span = Duration()
+        span.FromTimedelta(told["message_edit_window"])
+        told["message_edit_window"] = span.ToJsonString()
+    return told
 
 
 async def delete(tx: AsyncConnection, workspace_id: str, *, etag: str) -> None:

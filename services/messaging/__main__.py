@@ -2,29 +2,41 @@
 
 from collections.abc import Iterable
 
-from guildhall.messaging.v1 import conversation_service_pb2_grpc, event_service_pb2_grpc, message_service_pb2_grpc
+from guildhall.messaging.v1 import (
+    conversation_service_pb2_grpc,
+    event_service_pb2_grpc,
+    file_service_pb2_grpc,
+    message_service_pb2_grpc,
+)
 
 from services.chassis import command
 from services.chassis.frame import Frame
 from services.chassis.inbox import Consumer
-from services.chassis.settings import ServeSettings, WorkerSettings
 from services.chassis.worker import Worker
-from services.messaging import purges
+from services.messaging import files, purges
 from services.messaging.access import Access
+from services.messaging.blobs import open_blobs
+from services.messaging.changes import Changes
 from services.messaging.conversations import remove_member
+from services.messaging.downloads import Downloads
+from services.messaging.file_sweeps import Sweeps, blob_remover
 from services.messaging.guards import Guard
 from services.messaging.hub import WOKEN_CONVERSATIONS, WOKEN_SIGHTS, Hub
 from services.messaging.outgoing import Outgoing
 from services.messaging.peers import Guests, Membership
+from services.messaging.rates import Rates
 from services.messaging.servicers.conversations import ConversationService
 from services.messaging.servicers.events import EventService
+from services.messaging.servicers.files import FileService
 from services.messaging.servicers.messages import MessageService
+from services.messaging.settings import MessagingSettings, MessagingWorkerSettings
 from services.messaging.tables import METADATA
+from services.messaging.uploads import Uploads
 
 SERVICE = "messaging"
 
 
-def build(settings: ServeSettings) -> Frame:
+def build(settings: MessagingSettings) -> Frame:
     """The service, wired but not started."""
     frame = Frame(
         SERVICE,
@@ -55,10 +67,16 @@ def build(settings: ServeSettings) -> Frame:
         membership=membership,
         guests=guests,
         on_stored=on_stored,
+        rates=Rates(
+            of_sender=settings.messages_per_second_of_sender,
+            of_workspace=settings.messages_per_second_of_workspace,
+        ),
     )
     message_service = MessageService(database, secret, access=access, outgoing=outgoing)
     frame.add(message_service_pb2_grpc.add_MessageServiceServicer_to_server, message_service)
     frame.add(event_service_pb2_grpc.add_EventServiceServicer_to_server, EventService(hub))
+    changes = Changes(database, secret, on_changed=lambda conversation_id: on_stored([conversation_id]))
+    _add_files(frame, settings, access=access, changes=changes)
     frame.hear(WOKEN_CONVERSATIONS, hub.wake)
     frame.hear(WOKEN_SIGHTS, hub.wake_sights)
     for work in (hub.run, hub.watch_sessions, hub.watch_access):
@@ -68,15 +86,37 @@ def build(settings: ServeSettings) -> Frame:
     return frame
 
 
-async def serve(settings: ServeSettings) -> None:
+def _add_files(frame: Frame, settings: MessagingSettings, *, access: Access, changes: Changes) -> None:
+    blobs = open_blobs(settings)
+    uploads = Uploads(frame.database, blobs, access=access, sessions=frame.sessions)
+    downloads = Downloads(frame.database, blobs, access=access, sessions=frame.sessions)
+    frame.on_close(uploads.close)
+    servicer = FileService(
+        frame.database,
+        frame.secret,
+        access=access,
+        changes=changes,
+        uploads=uploads,
+        downloads=downloads,
+        settings=settings,
+    )
+    frame.add(file_service_pb2_grpc.add_FileServiceServicer_to_server, servicer)
+
+
+async def serve(settings: MessagingSettings) -> None:
     """Serves until SIGTERM."""
     await build(settings).run()
 
 
-def worker(settings: WorkerSettings) -> None:
-    """Removes what deleted workspaces leave behind, until SIGTERM."""
+def worker(settings: MessagingWorkerSettings) -> None:
+    """Removes what deleted workspaces and files leave behind, until SIGTERM."""
     process = Worker(SERVICE, settings)
-    process.serve({purges.PURGE: purges.workspace_purger(process.database)})
+    blobs = open_blobs(settings)
+    sweeps = Sweeps(process.database, blobs)
+    process.serve(
+        {purges.PURGE: purges.workspace_purger(process.database), files.REMOVE_BLOBS: blob_remover(blobs)},
+        sweeps=[sweeps.expired, sweeps.orphans],
+    )
 
 
 if __name__ == "__main__":
@@ -85,6 +125,6 @@ if __name__ == "__main__":
         serve=serve,
         worker=worker,
         metadata=METADATA,
-        serve_settings=ServeSettings,
-        worker_settings=WorkerSettings,
+        serve_settings=MessagingSettings,
+        worker_settings=MessagingWorkerSettings,
     )

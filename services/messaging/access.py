@@ -15,6 +15,7 @@ from services.messaging.peers import GuestChannels, Guests, Membership
 READ = "workspace.read"
 SEND = "messages.send"
 CREATE = "conversations.create"
+MODERATE = "messages.moderate"
 
 VISIBLE = """(
     c.workspace_id = :workspace_id
@@ -102,6 +103,11 @@ class Access:
         require_unlocked(guest)
         granted = frozenset({conversation_id})
         return Viewer(workspace_id, call.user_id, verdict.member_id, granted, allowed=verdict.allowed)
+
+    async def is_moderator(self, call: Call, *, workspace_id: str) -> bool:
+        """Whether somebody may delete what others brought. NOT_FOUND."""
+        verdict = await self._verdict(call, workspace_id, MODERATE)
+        return verdict.allowed and not is_guest(verdict)
 
     async def require_viewer(self, call: Call, *, workspace_id: str) -> Viewer:
         """Somebody who reads in the workspace, with all that is granted to them if they are a guest. NOT_FOUND."""

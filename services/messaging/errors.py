@@ -2,7 +2,7 @@
 
 import grpc
 
-from services.chassis.errors import Fault
+from services.chassis.errors import Fault, PeerUnavailable
 
 
 class GuestLocked(Fault):
@@ -44,3 +44,36 @@ class MessageDeleted(Fault):
 class ConversationKind(Fault):
     code, reason = grpc.StatusCode.FAILED_PRECONDITION, "CONVERSATION_KIND"
     text = "This kind of conversation does not allow it: who takes part is the group's to say, or is fixed."
+
+
+class UploadOffset(Fault):
+    """metadata: received_bytes."""
+
+    code, reason = grpc.StatusCode.FAILED_PRECONDITION, "UPLOAD_OFFSET"
+
+    def __init__(self, received_bytes: int) -> None:
+        text = f"Nothing before this offset may be missing: go on from {received_bytes}."
+        super().__init__(text, metadata={"received_bytes": str(received_bytes)})
+
+
+class DigestMismatch(Fault):
+    code, reason = grpc.StatusCode.FAILED_PRECONDITION, "DIGEST_MISMATCH"
+    text = (
+        "The SHA-256 of what arrived is not the one announced, so the upload was removed. "
+        "Hash exactly what you send, and begin with CreateUpload under a new request_id."
+    )
+
+
+class UploadTooLong(Fault):
+    code, reason = grpc.StatusCode.FAILED_PRECONDITION, "UPLOAD_TOO_LONG"
+    text = (
+        "There is more data than the announced size_bytes, so an unfinished upload was removed. "
+        "Begin with CreateUpload, with the size of exactly what you send, under a new request_id."
+    )
+
+
+class BlobsUnavailable(PeerUnavailable):
+    """The store of files is to messaging what a peer is: work that met it away is put back, and no try counted."""
+
+    code, reason = grpc.StatusCode.UNAVAILABLE, "BLOBS_UNAVAILABLE"
+    text = "The store of files gave no answer or took nothing; try again later, an upload from its received_bytes."

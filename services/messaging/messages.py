@@ -19,6 +19,10 @@ MESSAGE = """
     CAST(m.reply_to_id AS text) AS reply_to_id, CAST(m.mentioned_member_ids AS text[]) AS mentioned_member_ids,
     CAST(m.mentioned_user_group_ids AS text[]) AS mentioned_user_group_ids, m.mentions_everyone, m.file_count,
     m.version, m.edited_at, m.deleted_at,
+    CASE WHEN m.file_count > 0 THEN (
+        SELECT jsonb_agg(to_jsonb(f) ORDER BY f.id) FROM files f
+        WHERE f.conversation_id = m.conversation_id AND f.message_id = m.id
+    ) END AS files,
     m.text IS NOT NULL AND m.version = 1 AND m.file_count = 0 AND NOT m.mentions_everyone
         AND num_nonnulls(m.reply_to_id, m.mentioned_member_ids, m.mentioned_user_group_ids) = 0 AS is_plain
 """

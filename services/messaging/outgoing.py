@@ -21,12 +21,14 @@ from services.messaging import sends
 from services.messaging.access import SEND, is_guest, require_unlocked
 from services.messaging.errors import ConversationArchived
 from services.messaging.peers import Guests, Membership
+from services.messaging.rates import Places, Rates
 from services.messaging.sends import SKIPPED, Outcome, Send, Stored
 
 ANSWER_SECONDS = 0.25
 """How old the answer about permission may be when the lock is granted."""
 BATCH = 400
 MOST_WAITING = 5000
+MOST_WAITING_OF_WORKSPACE = MOST_WAITING // 2
 RETRYABLE = frozenset(
     {
         grpc.StatusCode.UNAVAILABLE,
@@ -57,24 +59,38 @@ class Outgoing:
         membership: Membership,
         guests: Guests,
         on_stored: Callable[[Iterable[str]], None],
+        rates: Rates,
     ) -> None:
         self._database = database
         self._check_sessions = check_sessions
         self._membership = membership
         self._guests = guests
         self._on_stored = on_stored
+        self._rates = rates
+        self._places, self._places_aside = Places(MOST_WAITING_OF_WORKSPACE), Places(MOST_WAITING_OF_WORKSPACE)
         self._queue: Coalescer[Send, Answer] = Coalescer(
             self._flush,
             batch_limit=BATCH,
             queue_limit=MOST_WAITING,
             on_expired=lambda send: _break(send, DeadlineExceeded()),
+            on_left=lambda send: self._places.leave(send.workspace_id),
         )
         self._lanes: dict[str, _Lane] = {}
         self._lanes_writing = asyncio.Semaphore(MOST_LANES_WRITING)
 
     def submit(self, send: Send) -> asyncio.Future[Answer]:
-        """Queues a message; messages of one conversation are stored in the order in which they were queued."""
-        return self._queue.submit(send, deadline=send.deadline)
+        """Queues a message; messages of one conversation are stored in the order in which they were queued.
+
+        Errors: LimitReached and Overloaded, at once: whoever feeds a stream must submit nothing more of it.
+        """
+        self._places.require(send.workspace_id)
+        if self._queue.is_full:
+            # Before it is counted: who comes back after an overload must not find the rate used up by it.
+            raise Overloaded
+        self._rates.charge(workspace_id=send.workspace_id, user_id=send.user_id)
+        answer = self._queue.submit(send, deadline=send.deadline)
+        self._places.take(send.workspace_id)
+        return answer
 
     async def send(self, send: Send) -> Stored:
         """Stores one message. Errors: those of SendMessage."""
@@ -90,10 +106,17 @@ class Outgoing:
                 _break(send, error if isinstance(error, Exception) else DeadlineExceeded())
             raise
         for send in batch:
-            answer = answers[send]
-            if isinstance(answer, BaseException) and ends_stream(answer):
-                _break(send, answer)
+            self._note(send, answers[send])
         return [answers[send] for send in batch]
+
+    def _note(self, send: Send, outcome: object) -> None:
+        """What a message's end means for others: those behind it in its stream, and the rest of its workspace's."""
+        if not isinstance(outcome, BaseException):
+            return
+        if ends_stream(outcome):
+            _break(send, outcome)
+        if not send.member_id:
+            self._rates.spare_workspace(send.workspace_id)
 
     async def _flush_unbroken(
         self, batch: Sequence[Send], timeout_seconds: float
@@ -120,7 +143,14 @@ class Outgoing:
         # The queue's own bound does not count what has left it for a lane.
         if sum(len(lane.waiting) for lane in self._lanes.values()) >= MOST_WAITING:
             return Overloaded()
-        return self._lane(send.conversation_id).add(send)
+        try:
+            self._places_aside.require(send.workspace_id)
+        except Overloaded as error:
+            return error
+        self._places_aside.take(send.workspace_id)
+        future = self._lane(send.conversation_id).add(send)
+        future.add_done_callback(lambda _ended: self._places_aside.leave(send.workspace_id))
+        return future
 
     def _lane(self, conversation_id: str) -> "_Lane":
         lane = self._lanes.get(conversation_id)
@@ -142,10 +172,8 @@ class Outgoing:
                 except Exception as error:
                     outcomes = {send: error for send, _ in entries}
                 for send, future in entries:
-                    outcome = outcomes[send]
-                    if isinstance(outcome, BaseException) and ends_stream(outcome):
-                        _break(send, outcome)
-                    _settle(future, outcome)
+                    self._note(send, outcomes[send])
+                    _settle(future, outcomes[send])
         finally:
             del self._lanes[conversation_id]
             for _, future in waiting:

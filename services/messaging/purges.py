@@ -10,9 +10,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.chassis.database import Database
 from services.chassis.outbox import enqueue
 from services.chassis.worker import Work
+from services.messaging import files
 
 PURGE = "workspace.purge"
 BATCH = 500
+FILES_BATCH = 20
+"""Each takes up to some thousand rows of parts along."""
 LATE_SECONDS = 60
 """Longer than any call lasts: whoever was let in before the workspace ended has written by then."""
 
@@ -48,12 +51,21 @@ async def purge(tx: AsyncConnection, workspace_id: str, *, batch: int = BATCH) -
     """Deletes a batch of what a deleted workspace held; False once nothing is left. It is safe to do twice."""
     left = batch
     for conversation_id in (await tx.scalars(CONVERSATIONS, {"workspace_id": workspace_id, "batch": batch})).all():
+        gone = await files.delete_of_conversation(
+            tx, workspace_id=workspace_id, conversation_id=conversation_id, most=FILES_BATCH
+        )
+        left -= gone
+        if gone == FILES_BATCH or left <= 0:
+            return True
         for statement in DELETES:
             row = {"workspace_id": workspace_id, "id": conversation_id, "most": left}
             left -= (await tx.execute(statement, row)).rowcount
             if not left:
                 return True
-    return left < batch
+    if left < batch:
+        return True
+    await files.forget_storage(tx, workspace_id=workspace_id)
+    return False
 
 
 def workspace_purger(database: Database) -> Work:

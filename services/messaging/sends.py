@@ -172,6 +172,8 @@ LOCK = """
 """
 LOCK_OR_SKIP = text(f"{LOCK} SKIP LOCKED")
 LOCK_OR_WAIT = text(LOCK)
+# What nobody took up in a day is deleted without the conversation's lock.
+LOCK_FILES = text("SELECT FROM files WHERE id = ANY(CAST(:ids AS uuid[])) ORDER BY id FOR NO KEY UPDATE")
 # In the statement after the lock: the lock's own snapshot is from before the wait, and would miss what was stored then.
 WRITE = text(f"""
     WITH {INPUT}, locked AS MATERIALIZED (
@@ -188,13 +190,28 @@ WRITE = text(f"""
                 s.retention_seconds IS NULL
                 OR m.created_at > statement_timestamp() - make_interval(secs => s.retention_seconds)
             )
-        ) AS reply_gone
+        ) AS reply_gone, s.file_ids IS NOT NULL AND (
+            -- Of two messages that name the same file, the first has it.
+            EXISTS (
+                SELECT FROM seen o WHERE o.conversation_id = s.conversation_id AND o.place < s.place
+                    AND CAST(o.file_ids AS uuid[]) && CAST(s.file_ids AS uuid[])
+            ) OR cardinality(CAST(s.file_ids AS uuid[])) <> (
+                SELECT count(*) FROM files f
+                WHERE f.workspace_id = s.workspace_id AND f.conversation_id = s.conversation_id
+                    AND f.id = ANY(CAST(s.file_ids AS uuid[])) AND f.uploader_member_id = s.member_id
+                    AND f.state = 'ready' AND f.message_id IS NULL
+            )
+        ) AS files_gone
         FROM seen s
     ), fresh AS (
         SELECT i.* FROM seen i JOIN referring r ON r.place = i.place
-        WHERE allowed AND archived_at IS NULL AND {IN_TIME} AND NOT r.reply_gone
+        WHERE allowed AND archived_at IS NULL AND {IN_TIME} AND NOT r.reply_gone AND NOT r.files_gone
             AND NOT EXISTS (SELECT FROM existing e WHERE e.place = i.place)
-    ), {STORE}
+    ), {STORE}, attached AS (
+        UPDATE files f SET message_id = n.message_id, attached_at = statement_timestamp() FROM numbered n
+        WHERE n.file_ids IS NOT NULL AND f.workspace_id = n.workspace_id AND f.conversation_id = n.conversation_id
+            AND f.id = ANY(CAST(n.file_ids AS uuid[]))
+    )
     SELECT {RESULT}, r.reply_gone, e.text AS existing_text, replace(CAST(e.body_mac AS text), '-', '') AS existing_mac,
         CAST(e.id AS text) AS existing_id, e.seq AS existing_seq, e.event_seq AS existing_event_seq,
         CAST(e.sender_member_id AS text) AS existing_member_id, e.created_at AS existing_created_at
@@ -235,6 +252,9 @@ async def append_once(tx: AsyncConnection, *, sends: Sequence[Send], wait: bool,
     parameters = _parameters(sends, message_ids)
     lock = LOCK_OR_WAIT if wait else LOCK_OR_SKIP
     locked_ids = list(await tx.scalars(lock, {"distinct_ids": parameters["distinct_ids"]}))
+    file_ids = [file_id for send in sends if send.extras for file_id in send.extras.file_ids]
+    if file_ids:
+        await tx.execute(LOCK_FILES, {"ids": file_ids})
     if time.monotonic() > not_after:
         raise AnsweredTooLongAgo
     rows = (await tx.execute(WRITE, {**parameters, "locked_ids": locked_ids})).all()
@@ -333,5 +353,5 @@ def _outcome_once(send: Send, message_id: str, row: Row[Any]) -> Outcome:
         same = row.existing_mac == send.body_mac if row.existing_mac else row.existing_text == send.text
         return stored if same else OtherBody(stored, row.existing_mac or "")
     if row.seq is None and row.seen and send.allowed and not row.archived and not row.skipped:
-        return ReferenceGone("reply_to_message_id")
+        return ReferenceGone("reply_to_message_id" if row.reply_gone else "file_ids")
     return _outcome(send, message_id, row)

@@ -22,6 +22,7 @@ from sqlalchemy import (
 )
 
 from services.chassis.tables import CLOCK, add_frame_tables
+from services.messaging.file_tables import add_file_tables
 
 METADATA = MetaData()
 
@@ -209,4 +210,5 @@ read_states = Table(
     Index("read_states_member", "member_id", "updated_at"),
 )
 
+add_file_tables(METADATA)
 add_frame_tables(METADATA)

@@ -9,6 +9,7 @@ from guildhall.messaging.v1 import conversation_service_pb2 as conversations_pb
 from guildhall.messaging.v1 import message_service_pb2 as messages_pb
 from sqlalchemy import Row
 
+from services.messaging import wire_files
 from services.messaging.sends import Send, Stored
 
 VISIBILITIES = {
@@ -57,6 +58,7 @@ def message(row: Row[Any], *, workspace_id: str, conversation_id: str) -> messag
         found.mentions.member_ids.extend(row.mentioned_member_ids or ())
         found.mentions.user_group_ids.extend(row.mentioned_user_group_ids or ())
         found.mentions.everyone = row.mentions_everyone
+    found.files.extend(map(wire_files.file_in_json, row.files or ()))
     if row.edited_at is not None:
         found.edit_time.FromDatetime(row.edited_at)
     if row.deleted_at is not None:

@@ -107,6 +107,9 @@ def free_settings(folder: Path) -> Settings:
         environment = {
             "GUILDHALL_DATA_DIR": str(folder),
             "GUILDHALL_PORT_OFFSET": str(offset),
+            # A few senders make all of the load: what is looked for here is not where they are stopped.
+            "GUILDHALL_MESSAGES_PER_SECOND_OF_SENDER": "1000000",
+            "GUILDHALL_MESSAGES_PER_SECOND_OF_WORKSPACE": "1000000",
             "GUILDHALL_LOG_LEVEL": os.environ.get("GUILDHALL_LOG_LEVEL", "info"),
         }
         found = stack_settings.load(environment)

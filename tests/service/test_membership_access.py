@@ -14,7 +14,9 @@ from tests.support.suite import Suite, refused
 CAPABILITIES = {
     "workspace.read": {members.ROLE_VIEWER, members.ROLE_MEMBER, members.ROLE_ADMIN},
     "conversations.create": {members.ROLE_MEMBER, members.ROLE_ADMIN},
+    "conversations.manage": {members.ROLE_ADMIN},
     "messages.send": {members.ROLE_MEMBER, members.ROLE_ADMIN},
+    "messages.moderate": {members.ROLE_ADMIN},
     "members.invite": {members.ROLE_ADMIN},
     "members.remove": {members.ROLE_ADMIN},
     "guests.invite": {members.ROLE_ADMIN},

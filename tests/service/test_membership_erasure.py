@@ -62,8 +62,8 @@ async def worked_off(suite: Suite) -> None:
 
     def nothing_left() -> bool:
         with suite.database("membership") as database:
-            query = "SELECT count(*) FROM outbox WHERE target = 'worker' AND kind <> 'mail.invitation'"
-            return database.execute(query).fetchone() == (0,)
+            query = "SELECT count(*) FROM outbox WHERE target = 'worker' AND kind <> ALL(%s)"
+            return database.execute(query, (["mail.invitation", "group_ban.ended"],)).fetchone() == (0,)
 
     await until(nothing_left)
 

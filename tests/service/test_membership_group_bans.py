@@ -10,9 +10,11 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from guildhall.membership.v1 import access_service_pb2 as access
 from guildhall.membership.v1 import member_service_pb2 as members
 
+from services.membership import group_bans
 from tests.service.test_membership_continuity import suspends
 from tests.service.test_membership_groups import new_place
 from tests.service.test_membership_workspaces import somebody
+from tests.support.deliveries import until
 from tests.support.suite import Person, Suite, refused
 
 
@@ -246,3 +248,31 @@ async def test_what_only_the_banned_owned_below_goes_to_the_highest_rank_there(s
     assert not (await place.group("GetGroup", group_id=shared.group_id)).group.HasField("archive_time")
     assert await place.role_of(elsewhere, cy_id) == "member"
     assert (await refused(place.people("LeaveGroup", by=dan, group_id=shared.group_id))).reason == "LAST_OWNER"
+
+
+def stored_bans(suite: Suite, group: Any) -> set[str]:
+    """Who is banned from a group itself, and who was and is not forgotten yet."""
+    with suite.database("membership") as database:
+        query = "SELECT user_id::text FROM group_bans WHERE group_id = %s"
+        return {user_id for (user_id,) in database.execute(query, (group.group_id,)).fetchall()}
+
+
+async def test_a_ban_whose_time_is_over_is_forgotten_by_the_worker_and_a_longer_one_is_not(suite: Suite) -> None:
+    place = await new_place(suite)
+    made = await place.create()
+    eve, gus, hal = [await somebody(suite, name) for name in ("Eve", "Gus", "Hal")]
+    await place.bans("BanUser", group_id=made.group_id, user_id=eve.user_id, expire_time=in_the_future(seconds=1))
+    await place.bans("BanUser", group_id=made.group_id, user_id=gus.user_id, expire_time=in_the_future(seconds=1))
+    longer = in_the_future(days=1)
+    await place.bans("BanUser", group_id=made.group_id, user_id=gus.user_id, expire_time=longer)
+    await place.bans("BanUser", group_id=made.group_id, user_id=hal.user_id)
+
+    await until(lambda: eve.user_id not in stored_bans(suite, made))
+    with suite.database("membership") as database:
+        query = "SELECT id::text FROM group_bans WHERE group_id = %s"
+        ids = [ban_id for (ban_id,) in database.execute(query, (made.group_id,)).fetchall()]
+    for ban_id in [*ids, str(uuid.uuid4())]:
+        # As the end of the shorter ban does, or does once more.
+        await suite.frames["membership"].database.transaction(lambda tx, ban_id=ban_id: group_bans.end(tx, ban_id))
+
+    assert stored_bans(suite, made) == {gus.user_id, hal.user_id}

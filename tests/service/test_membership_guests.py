@@ -61,6 +61,8 @@ async def test_a_guests_list_has_no_second_page(suite: Suite) -> None:
         ("workspace.read", True),
         ("messages.send", True),
         ("conversations.create", False),
+        ("conversations.manage", False),
+        ("messages.moderate", False),
         ("members.invite", False),
         ("members.remove", False),
         ("guests.invite", False),

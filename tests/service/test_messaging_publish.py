@@ -33,8 +33,8 @@ async def room(suite: Suite) -> Room:
 class Publisher:
     """One open PublishMessages."""
 
-    def __init__(self, room: Room, person: Person) -> None:
-        stub = room.suite.stub(rpc.MessageServiceStub)
+    def __init__(self, room: Room, person: Person, channel: grpc.aio.Channel | None = None) -> None:
+        stub = rpc.MessageServiceStub(channel) if channel else room.suite.stub(rpc.MessageServiceStub)
         self._call = stub.PublishMessages(timeout=60, metadata=person.metadata)
         self._responses = self._call.__aiter__()
         self.results: list[pb.PublishResult] = []
@@ -62,9 +62,9 @@ class Publisher:
 
 
 @contextlib.asynccontextmanager
-async def publishing(room: Room, person: Person) -> AsyncIterator[Publisher]:
+async def publishing(room: Room, person: Person, channel: grpc.aio.Channel | None = None) -> AsyncIterator[Publisher]:
     """An open stream, hung up at the end."""
-    publisher = Publisher(room, person)
+    publisher = Publisher(room, person, channel)
     try:
         yield publisher
     finally:

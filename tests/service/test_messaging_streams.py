@@ -162,8 +162,8 @@ async def test_an_event_is_serialised_once_for_all_who_get_it(room: Room, monkey
             await stack.enter_async_context(listening(room, person, channel=channel))
             for person in (room.admin, *others)
         ]
-        # One after the other, so that each is read by itself and the streams merge nothing. Whoever has the first one is
-        # no longer catching up by themselves.
+        # One after the other, so that each is read by itself and the streams merge nothing. Whoever has the first one
+        # is no longer catching up by themselves.
         for number in range(4):
             await room.sent(room.admin, f"{number}")
             for listener in listeners:

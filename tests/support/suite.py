@@ -26,9 +26,14 @@ from services.chassis.frame import Frame
 from services.chassis.settings import ServeSettings
 from services.identity.settings import IdentitySettings
 from services.membership.settings import MembershipSettings
+from services.messaging.settings import MessagingSettings
 
 PASSWORD = "a long enough password"
-OWN_SETTINGS: dict[str, type[ServeSettings]] = {"identity": IdentitySettings, "membership": MembershipSettings}
+OWN_SETTINGS: dict[str, type[ServeSettings]] = {
+    "identity": IdentitySettings,
+    "membership": MembershipSettings,
+    "messaging": MessagingSettings,
+}
 
 
 @dataclass(frozen=True)

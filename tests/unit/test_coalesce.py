@@ -356,3 +356,29 @@ async def test_who_ran_out_of_time_is_told_before_what_waits_behind_it_is_flushe
     assert await behind == "behind"
     assert told == ["late expired", "behind"]
     assert isinstance(late.exception(), DeadlineExceeded)
+
+
+async def test_each_item_that_no_longer_waits_is_told_once_whatever_became_of_it(peer: Peer) -> None:
+    left: list[str] = []
+    queue: Coalescer[str, str] = Coalescer(peer.flush, queue_limit=3, on_left=left.append)
+    soon = time.monotonic() + 60
+    given_up = queue.submit("given up", deadline=soon)
+    given_up.cancel()
+    queue.submit("late", deadline=time.monotonic() - 1)
+    flushed = queue.submit("flushed", deadline=soon)
+    assert queue.is_full
+    with pytest.raises(Overloaded):
+        queue.submit("never waited", deadline=soon)
+
+    _, answer = await peer.sent()
+    waiting = queue.submit("waiting", deadline=soon)
+    assert left == ["given up", "late", "flushed"]
+    assert not queue.is_full
+    assert queue._running
+    queue._running.cancel()
+    await asyncio.wait([flushed, waiting])
+
+    assert left == ["given up", "late", "flushed", "waiting"]
+    assert flushed.cancelled()
+    assert waiting.cancelled()
+    answer.cancel()

@@ -71,13 +71,18 @@ def test_an_offset_that_is_no_multiple_of_1000_in_range_is_refused(offset: str) 
 def test_what_is_set_for_the_services_is_handed_on_and_the_stacks_own_is_not(tmp_path: Path) -> None:
     given = {
         "GUILDHALL_DATA_DIR": str(tmp_path),
+        "GUILDHALL_MESSAGES_PER_SECOND_OF_SENDER": "5",
         "GUILDHALL_SIGN_UP": "invited",
         "GUILDHALL_SMTP_HOST": "mail.example.com",
         "GUILDHALL_MAIL_DIR": "/elsewhere",
         "GUILDHALL_DATABASE_URL": "postgresql://elsewhere/",
     }
     settings = load(given)
-    assert settings.of_services == {"GUILDHALL_SIGN_UP": "invited", "GUILDHALL_SMTP_HOST": "mail.example.com"}
+    assert settings.of_services == {
+        "GUILDHALL_MESSAGES_PER_SECOND_OF_SENDER": "5",
+        "GUILDHALL_SIGN_UP": "invited",
+        "GUILDHALL_SMTP_HOST": "mail.example.com",
+    }
 
 
 def test_no_two_listeners_of_two_stacks_share_a_port() -> None:

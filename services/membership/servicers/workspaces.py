@@ -21,7 +21,7 @@ from services.membership.peers import Identity
 
 
 class WorkspaceService(rpc.WorkspaceServiceServicer):
-    """Workspaces: made, renamed and ended."""
+    """Workspaces: made, changed and ended."""
 
     def __init__(self, database: Database, secret: SecretKey, identity: Identity, creation: str) -> None:
         """`creation` says who may make workspaces: "everybody" or "administrators"."""
@@ -95,10 +95,8 @@ class WorkspaceService(rpc.WorkspaceServiceServicer):
         )
 
     async def UpdateWorkspace(self, request: pb.UpdateWorkspaceRequest, context: Any) -> pb.UpdateWorkspaceResponse:
-        """An admin renames it."""
-        masks.paths(request.update_mask, allowed=("name",))
-        if not request.workspace.name:
-            raise InvalidRequest(fields=[("workspace.name", "must not be empty")])
+        """An admin renames it, or sets how long messages may be edited."""
+        changes = _changes(request)
         user_id, workspace_id = current_call().user_id, str(UUID(request.workspace.workspace_id))
 
         async def access(tx: AsyncConnection) -> Row[Any]:
@@ -107,7 +105,7 @@ class WorkspaceService(rpc.WorkspaceServiceServicer):
             )
 
         async def update(tx: AsyncConnection, _actor: Row[Any]) -> pb.UpdateWorkspaceResponse:
-            row = await workspaces.rename(tx, workspace_id, name=request.workspace.name, etag=request.workspace.etag)
+            row = await workspaces.update(tx, workspace_id, changes=changes, etag=request.workspace.etag)
             return pb.UpdateWorkspaceResponse(workspace=wire.workspace(row))
 
         call = once(self._database, self._secret, request, pb.UpdateWorkspaceResponse, access=access, work=update)
@@ -130,3 +128,19 @@ class WorkspaceService(rpc.WorkspaceServiceServicer):
 
         call = once(self._database, self._secret, request, pb.DeleteWorkspaceResponse, access=access, work=delete)
         return await refusals.audited(self._database, "workspace.deleted", workspace_id, call)
+
+
+def _changes(request: pb.UpdateWorkspaceRequest) -> dict[str, Any]:
+    """What the mask names, as the database takes it. Errors: InvalidRequest."""
+    workspace = request.workspace
+    changes: dict[str, Any] = {}
+    for path in masks.paths(request.update_mask, allowed=("name", "message_edit_window")):
+        if path == "name":
+            changes[path] = workspace.name
+        elif workspace.HasField("message_edit_window"):
+            changes[path] = wire.read_duration(workspace.message_edit_window, field=f"workspace.{path}")
+        else:
+            changes[path] = None
+    if changes.get("name") == "":
+        raise InvalidRequest(fields=[("workspace.name", "must not be empty")])
+    return changes

@@ -1,0 +1,206 @@
+"""Files: the rows behind them, who sees which, and what goes when one is deleted.
+
+Locks are taken in this order: the conversation, its files, the workspace's storage.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import uuid_utils
+from sqlalchemy import Row, TextClause, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.chassis.errors import LimitReached, NotFound, PermissionDenied
+from services.chassis.outbox import enqueue
+from services.messaging import conversations
+from services.messaging.access import VISIBLE, Viewer
+from services.messaging.changes import Happened, number
+from services.messaging.errors import ConversationArchived
+
+REMOVE_BLOBS = "file.remove_blobs"
+MOST_UNATTACHED = 1000
+"""Of one member, or a thousand million files of one byte would fit in a workspace's storage."""
+LAST = "ffffffff-ffff-ffff-ffff-ffffffffffff"
+
+FILE = """
+    CAST(f.id AS text) AS id, CAST(f.workspace_id AS text) AS workspace_id,
+    CAST(f.conversation_id AS text) AS conversation_id, CAST(f.message_id AS text) AS message_id,
+    CAST(f.uploader_member_id AS text) AS uploader_member_id, CAST(f.uploader_user_id AS text) AS uploader_user_id,
+    f.name, f.mime_type, f.size_bytes, f.sha256, f.header, f.state, f.received_bytes,
+    f.created_at, f.completed_at, f.attached_at
+"""
+SEEN = f"""(
+    f.workspace_id = :workspace_id AND c.id = f.conversation_id AND {VISIBLE}
+    AND CASE WHEN f.message_id IS NULL THEN f.uploader_member_id = :member_id
+        ELSE c.retention_seconds IS NULL
+            OR f.attached_at > statement_timestamp() - make_interval(secs => c.retention_seconds) END
+)"""
+"""Whether a viewer sees the file `f` of the conversation `c`: one's own, or a message's that is still to be seen.
+
+Takes what `Viewer.parameters` gives.
+"""
+
+RESERVE = text("""
+    INSERT INTO workspace_storage AS s (workspace_id, bytes) SELECT :workspace_id, :size_bytes
+    WHERE :size_bytes <= :most
+    ON CONFLICT (workspace_id) DO UPDATE SET bytes = s.bytes + excluded.bytes
+    WHERE s.bytes + excluded.bytes <= :most
+""")
+COUNT_UNATTACHED = text("""
+    SELECT count(*) FROM files
+    WHERE workspace_id = :workspace_id AND uploader_member_id = :member_id AND message_id IS NULL
+""")
+CREATE = text(f"""
+    INSERT INTO files AS f (
+        id, workspace_id, conversation_id, uploader_member_id, uploader_user_id, name, mime_type, size_bytes, sha256,
+        header
+    )
+    SELECT :id, c.workspace_id, c.id, :member_id, :user_id, :name, :mime_type, :size_bytes, :sha256, :header
+    FROM conversations c WHERE c.id = :conversation_id AND {VISIBLE} AND c.archived_at IS NULL
+    RETURNING {FILE}
+""")
+GET = text(f"SELECT {FILE} FROM files f, conversations c WHERE f.id = :file_id AND {SEEN}")
+LIST = f"""
+    SELECT {FILE} FROM files f, conversations c
+    WHERE f.conversation_id = :conversation_id AND f.id < :before AND {SEEN} %s
+    ORDER BY f.id DESC LIMIT :limit
+"""
+LIST_OF_CONVERSATION = text(LIST % "")
+LIST_OF_MESSAGE = text(LIST % "AND f.message_id = :message_id")
+
+
+def _delete(which: str) -> TextClause:
+    """Deletes the files that a query names by workspace and id, and gives back the room that they took."""
+    return text(f"""
+        WITH chosen AS MATERIALIZED ({which}), gone AS (
+            DELETE FROM files f USING chosen WHERE f.workspace_id = chosen.workspace_id AND f.id = chosen.id
+            RETURNING f.id, f.workspace_id, f.message_id, f.size_bytes
+        ), freed AS (
+            UPDATE workspace_storage s SET bytes = s.bytes - g.bytes
+            FROM (SELECT workspace_id, CAST(sum(size_bytes) AS bigint) AS bytes FROM gone GROUP BY workspace_id) g
+            WHERE s.workspace_id = g.workspace_id
+        )
+        SELECT CAST(id AS text) AS id, CAST(message_id AS text) AS message_id FROM gone
+    """)
+
+
+# The rows are locked before they are deleted: a condition is then looked at again once a lock was waited for.
+DELETE_ONE = _delete(f"""
+    SELECT f.workspace_id, f.id FROM files f, conversations c
+    WHERE f.id = :file_id AND {SEEN} AND (f.uploader_member_id = :member_id OR :moderates) FOR UPDATE OF f
+""")
+DELETE_UNFINISHED = _delete("""
+    SELECT workspace_id, id FROM files
+    WHERE workspace_id = :workspace_id AND id = :file_id AND state = 'uploading' FOR UPDATE
+""")
+DELETE_OF_MESSAGES = _delete("""
+    SELECT workspace_id, id FROM files
+    WHERE workspace_id = :workspace_id AND conversation_id = :conversation_id
+        AND message_id = ANY(CAST(:message_ids AS uuid[])) FOR UPDATE
+""")
+DELETE_OF_CONVERSATION = _delete("""
+    SELECT workspace_id, id FROM files
+    WHERE workspace_id = :workspace_id AND conversation_id = :conversation_id ORDER BY id LIMIT :most FOR UPDATE
+""")
+DELETE_EXPIRED = _delete("""
+    SELECT workspace_id, id FROM files
+    WHERE message_id IS NULL AND created_at <= statement_timestamp() - interval '24 hours'
+    ORDER BY created_at LIMIT :most FOR UPDATE SKIP LOCKED
+""")
+COUNT_DOWN = text("""
+    UPDATE messages SET file_count = file_count - 1
+    WHERE conversation_id = :conversation_id AND id = :message_id AND file_count > 0
+""")
+FORGET_STORAGE = text("DELETE FROM workspace_storage WHERE workspace_id = :workspace_id AND bytes = 0")
+
+
+async def create(
+    tx: AsyncConnection, *, uploader: Viewer, conversation_id: str, values: Mapping[str, object], most_bytes: int
+) -> Row[Any]:
+    """Announces a file and reserves room for it. CONVERSATION_ARCHIVED, LIMIT_REACHED.
+
+    That the uploader sees the conversation is known before; NOT_FOUND if that has changed since.
+    """
+    parameters = {**uploader.parameters, **values, "user_id": uploader.user_id, "conversation_id": conversation_id}
+    row = (await tx.execute(CREATE, {**parameters, "id": str(uuid_utils.uuid7())})).one_or_none()
+    if row is None:
+        seen = await tx.execute(conversations.FIND, parameters)
+        raise NotFound if seen.one_or_none() is None else ConversationArchived
+    # Last: every upload of the workspace waits for this row's lock. It also makes the count below exact.
+    reserved = await tx.execute(
+        RESERVE, {"workspace_id": row.workspace_id, "size_bytes": row.size_bytes, "most": most_bytes}
+    )
+    if reserved.rowcount == 0:
+        raise LimitReached("storage", most=most_bytes)
+    counted = {"workspace_id": row.workspace_id, "member_id": uploader.member_id}
+    if (await tx.execute(COUNT_UNATTACHED, counted)).scalar_one() > MOST_UNATTACHED:
+        raise LimitReached("unattached_files", most=MOST_UNATTACHED)
+    return row
+
+
+async def find(tx: AsyncConnection, *, viewer: Viewer, file_id: str) -> Row[Any] | None:
+    """A file that the viewer sees."""
+    return (await tx.execute(GET, {**viewer.parameters, "file_id": file_id})).one_or_none()
+
+
+async def list_files(
+    tx: AsyncConnection, *, viewer: Viewer, conversation_id: str, message_id: str, before: str, limit: int
+) -> Sequence[Row[Any]]:
+    """The files of a conversation that the viewer sees, newest first; with a message, only those that it holds."""
+    parameters = {**viewer.parameters, "conversation_id": conversation_id, "before": before, "limit": limit}
+    if message_id:
+        return (await tx.execute(LIST_OF_MESSAGE, {**parameters, "message_id": message_id})).all()
+    return (await tx.execute(LIST_OF_CONVERSATION, parameters)).all()
+
+
+async def delete(tx: AsyncConnection, *, viewer: Viewer, conversation_id: str, file_id: str, moderates: bool) -> None:
+    """Deletes one's own file, or as a moderator any that is seen. To be called under the conversation's lock.
+
+    NOT_FOUND, PERMISSION_DENIED for a file that is only seen.
+    """
+    deleted = await _deleted(tx, DELETE_ONE, {**viewer.parameters, "file_id": file_id, "moderates": moderates})
+    if not deleted:
+        raise NotFound if await find(tx, viewer=viewer, file_id=file_id) is None else PermissionDenied
+    message_id = deleted[0].message_id
+    if message_id is None:
+        return
+    await tx.execute(COUNT_DOWN, {"conversation_id": conversation_id, "message_id": message_id})
+    happened = [Happened("file_deleted", message_id=message_id, file_id=file_id)]
+    await number(tx, workspace_id=viewer.workspace_id, conversation_id=conversation_id, happened=happened)
+
+
+async def delete_unfinished(tx: AsyncConnection, *, workspace_id: str, file_id: str) -> None:
+    """Deletes an upload that cannot become what was announced; never a file that is ready."""
+    await _deleted(tx, DELETE_UNFINISHED, {"workspace_id": workspace_id, "file_id": file_id})
+
+
+async def delete_of_messages(
+    tx: AsyncConnection, *, workspace_id: str, conversation_id: str, message_ids: Sequence[str]
+) -> list[str]:
+    """Deletes the files that messages hold, and returns their ids. To be called under the conversation's lock."""
+    parameters = {"workspace_id": workspace_id, "conversation_id": conversation_id, "message_ids": list(message_ids)}
+    return [row.id for row in await _deleted(tx, DELETE_OF_MESSAGES, parameters)]
+
+
+async def delete_of_conversation(tx: AsyncConnection, *, workspace_id: str, conversation_id: str, most: int) -> int:
+    """Deletes some files of a conversation that is to go, attached or not; returns how many."""
+    parameters = {"workspace_id": workspace_id, "conversation_id": conversation_id, "most": most}
+    return len(await _deleted(tx, DELETE_OF_CONVERSATION, parameters))
+
+
+async def delete_expired(tx: AsyncConnection, *, most: int) -> int:
+    """Deletes what no message took up within 24 hours of its announcement; returns how many."""
+    return len(await _deleted(tx, DELETE_EXPIRED, {"most": most}))
+
+
+async def forget_storage(tx: AsyncConnection, *, workspace_id: str) -> None:
+    """Forgets the count of a deleted workspace, once it holds no file any more."""
+    await tx.execute(FORGET_STORAGE, {"workspace_id": workspace_id})
+
+
+async def _deleted(tx: AsyncConnection, statement: TextClause, parameters: Mapping[str, object]) -> Sequence[Row[Any]]:
+    """Deletes, and has the worker remove the bytes after the transaction."""
+    deleted = (await tx.execute(statement, parameters)).all()
+    for row in deleted:
+        await enqueue(tx, REMOVE_BLOBS, row.id)
+    return deleted
