@@ -20,6 +20,7 @@ from services.guest.servicers.guest_invites import GuestInviteService
 from services.guest.servicers.guests import GuestService
 from services.guest.sight import Losses
 from services.guest.tables import METADATA
+from services.guest.visibility import Visibility
 
 
 def build(settings: ServeSettings) -> Frame:
@@ -36,6 +37,7 @@ def build(settings: ServeSettings) -> Frame:
     membership = Membership(frame.channels["membership"])
     messaging = Messaging(frame.channels["messaging"])
     access, losses = Access(frame.database, membership), Losses(frame.database, membership)
+    visibility = Visibility(frame.database, messaging)
     frame.background(Sweep("sight_losses", losses.settle_left).run())
     frame.add(
         guest_invite_service_pb2_grpc.add_GuestInviteServiceServicer_to_server,
@@ -47,14 +49,16 @@ def build(settings: ServeSettings) -> Frame:
         guest_service_pb2_grpc.add_GuestServiceServicer_to_server,
         GuestService(
             frame,
+            identity=identity,
             membership=membership,
             messaging=messaging,
             access=access,
             changes=Changes(frame, access=access, losses=losses),
+            visibility=visibility,
         ),
     )
     frame.add(
-        guest_access_service_pb2_grpc.add_GuestAccessServiceServicer_to_server, GuestAccessService(frame.database)
+        guest_access_service_pb2_grpc.add_GuestAccessServiceServicer_to_server, GuestAccessService(frame.database, visibility)
     )
     return frame
 

@@ -26,7 +26,7 @@ class Standing:
     may_invite: bool
 
     def may_change(self, sponsor_member_id: str) -> bool:
-        """Whether they may change the guests of a sponsor: those who manage guests, and the sponsor while they invite."""
+        """Whether they may change a sponsor's guests: who manages guests, and the sponsor while they may invite."""
         return self.manages or (self.may_invite and sponsor_member_id == self.member_id)
 
 

@@ -149,12 +149,12 @@ async def lock(tx: AsyncConnection, *, workspace_id: str, member_id: str) -> Row
 
 
 async def weigh(tx: AsyncConnection, *, workspace_id: str, member_id: str) -> Row[Any]:
-    """Where a guest locked before stands now. In a statement of its own: the lock's clock is that of before the wait."""
+    """Where a guest locked before stands now: in a statement of its own, as the lock's clock is of before the wait."""
     return (await tx.execute(WEIGH, {"workspace_id": workspace_id, "member_id": member_id})).one()
 
 
 async def require_unended(tx: AsyncConnection, *, workspace_id: str, member_id: str, etag: str) -> Row[Any]:
-    """A guest locked before. Errors: ETAG_MISMATCH; GUEST_ENDED for who was removed or promoted or is past their grace."""
+    """A guest locked before. Errors: ETAG_MISMATCH; GUEST_ENDED (removed, promoted, or past their grace)."""
     found = await weigh(tx, workspace_id=workspace_id, member_id=member_id)
     if etag and etag != etag_of(found.generation):
         raise EtagMismatch

@@ -21,8 +21,8 @@ WORKS = "revoked_at IS NULL AND statement_timestamp() < expire_at AND (max_uses 
 MOST_WRONG_PRESENTERS = 20
 """Within 24 h: the next ones are told no more than that the link does not work."""
 
-INVITE = f"""invite.id, invite.workspace_id, invite.created_by_member_id, invite.guest_ttl, invite.max_uses, invite.uses,
-    invite.expire_at, invite.created_at, invite.bound_email, invite.bound_domain, {WORKS} AS works,
+INVITE = f"""invite.id, invite.workspace_id, invite.created_by_member_id, invite.guest_ttl, invite.max_uses,
+    invite.uses, invite.expire_at, invite.created_at, invite.bound_email, invite.bound_domain, {WORKS} AS works,
     CASE WHEN revoked_at IS NOT NULL THEN 'REVOKED' WHEN uses >= max_uses THEN 'USED_UP'
         WHEN statement_timestamp() < expire_at THEN 'OPEN' ELSE 'EXPIRED' END AS state,
     ARRAY(
@@ -159,8 +159,8 @@ async def revoke(tx: AsyncConnection, *, workspace_id: str, invite_id: str) -> R
 def is_bound_to_another(invite: Row[Any], normalized_email: str) -> bool:
     """Whether a link is for somebody else than who has this verified address; "" is nobody's (semantics 6)."""
     if invite.bound_email is not None:
-        return normalized_email != invite.bound_email
-    return invite.bound_domain is not None and normalized_email.rpartition("@")[2] != invite.bound_domain
+        return bool(normalized_email != invite.bound_email)
+    return invite.bound_domain is not None and bool(normalized_email.rpartition("@")[2] != invite.bound_domain)
 
 
 async def note_wrong_presenter(tx: AsyncConnection, *, invite_id: str, user_id: str) -> bool:

@@ -45,7 +45,7 @@ LIMITS: Mapping[str, Limit] = MappingProxyType(
 )
 """How many guests there are is limited by membership's `members`."""
 
-# Counted no further than the limit. The workspace's policy, or the guest, is locked, so that nobody else adds meanwhile.
+# Counted no further than the limit. The workspace's policy, or the guest, is locked: nobody else adds meanwhile.
 STATEMENTS = {
     name: text(f"""
         SELECT most, (SELECT count(*) FROM (SELECT FROM {limit.count} LIMIT most + 1) counted) AS present

@@ -209,6 +209,29 @@ class Messaging:
         answer = await ask(self._conversations.BatchGetConversations, request)
         return {found.conversation_id for found in answer.conversations} >= set(conversation_ids)
 
+    async def co_participants(
+        self,
+        workspace_id: str,
+        *,
+        conversation_ids: Collection[str],
+        among: Collection[str],
+        after_member_id: str,
+        size: int,
+    ) -> Sequence[tuple[str, str]]:
+        """Member and user ids of up to 1 000 who take part in one of up to 200 conversations, by member id.
+
+        Only those among some members, if any are named.
+        """
+        request = conversations.ListCoParticipantsRequest(
+            workspace_id=workspace_id,
+            conversation_ids=conversation_ids,
+            member_ids=among,
+            after_member_id=after_member_id,
+            page_size=size,
+        )
+        answer = await ask(self._conversations.ListCoParticipants, request)
+        return [(found.member_id, found.user_id) for found in answer.participants]
+
 
 def _refusal_to_add(error: grpc.aio.AioRpcError) -> Exception:
     """What membership's refusal to add a guest means here."""

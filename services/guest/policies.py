@@ -34,10 +34,13 @@ UPDATE = text(f"""
 # Downwards only. Whoever has stayed longer is locked at this instant, not in the past: the grace is still theirs.
 TIGHTEN = text("""
     UPDATE guests
-    SET expire_at = tight.expire_at, grace_end_at = least(guests.grace_end_at, tight.expire_at + CAST(:grace AS interval)),
+    SET expire_at = tight.expire_at,
+        grace_end_at = least(guests.grace_end_at, tight.expire_at + CAST(:grace AS interval)),
         generation = generation + 1, expiry_job_id = gen_random_uuid(), updated_at = statement_timestamp()
     FROM (
-        SELECT member_id, least(expire_at, greatest(created_at + CAST(:maximum_stay AS interval), statement_timestamp())) AS expire_at
+        SELECT member_id, least(
+            expire_at, greatest(created_at + CAST(:maximum_stay AS interval), statement_timestamp())
+        ) AS expire_at
         FROM guests WHERE workspace_id = :workspace_id AND ended_at IS NULL AND statement_timestamp() < grace_end_at
         ORDER BY member_id FOR UPDATE
     ) tight

@@ -4,7 +4,7 @@ The loss is a row in the transaction of its cause. Whoever answers for the chang
 of such rows: their own, and those of a call that died, so that a repetition waits for it as the first call would have.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 import uuid_utils
@@ -67,8 +67,13 @@ class Losses:
         while ids := await self._database.read(read):
             for loss_id in ids:
                 await self._membership.bump_access_revision(workspace_id, event_id=loss_id)
-            settled = {"workspace_id": workspace_id, "ids": ids}
-            await self._database.transaction(lambda tx, settled=settled: tx.execute(SETTLED, settled))
+            await self._forget(workspace_id, ids)
+
+    async def _forget(self, workspace_id: str, ids: Sequence[str]) -> None:
+        async def forget(tx: AsyncConnection) -> None:
+            await tx.execute(SETTLED, {"workspace_id": workspace_id, "ids": list(ids)})
+
+        await self._database.transaction(forget)
 
     async def settle_left(self) -> bool:
         """Settles what calls left behind that died; True if there may be more."""

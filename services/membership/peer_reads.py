@@ -44,7 +44,7 @@ MOST = 5_000
 async def get_members(
     tx: AsyncConnection, workspace_id: str, member_ids: Sequence[str]
 ) -> tuple[str, Sequence[Row[Any]]]:
-    """The workspace's name, and the members who exist, suspended ones too, in no particular order; "" for no workspace."""
+    """The workspace's name, "" for none, and the members who exist, suspended ones too, in no particular order."""
     rows = (await tx.execute(GET_MEMBERS, {"workspace_id": workspace_id, "member_ids": list(member_ids)})).all()
     return rows[0].workspace_name if rows else "", [row for row in rows if row.id is not None]
 

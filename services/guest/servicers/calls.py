@@ -71,7 +71,7 @@ class Page:
         self.size = page_size(request.page_size)
 
     def cut(self, rows: Sequence[Any], key: str) -> tuple[Sequence[Any], str]:
-        """The page of up to size + 1 rows, and the token of the next one; `key` is the column that they are sorted by."""
+        """The page of up to size + 1 rows, and the token of the next one; `key` is the column they are sorted by."""
         page = rows[: self.size]
         if len(rows) <= self.size:
             return page, ""

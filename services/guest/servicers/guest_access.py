@@ -8,13 +8,15 @@ from guildhall.guest.v1 import guest_service_pb2
 
 from services.chassis.database import Database
 from services.guest import guests, wire
+from services.guest.visibility import Seen, Visibility
 
 
 class GuestAccessService(rpc.GuestAccessServiceServicer):
     """Decides for the other services. Asks nobody but, about whom a guest sees, one leaf of messaging."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, visibility: Visibility) -> None:
         self._database = database
+        self._visibility = visibility
 
     async def BatchCheckGuests(self, request: pb.BatchCheckGuestsRequest, context: Any) -> pb.BatchCheckGuestsResponse:
         """One statement for the batch."""
@@ -37,3 +39,27 @@ class GuestAccessService(rpc.GuestAccessServiceServicer):
             holds_for=wire.duration(row.holds_for),
             channels=wire.channels(row),
         )
+
+    async def FilterVisibleUsers(
+        self, request: pb.FilterVisibleUsersRequest, context: Any
+    ) -> pb.FilterVisibleUsersResponse:
+        """Nobody for anybody who is no guest, or no longer."""
+        sight = await self._visibility.find_sight(workspace_id=request.workspace_id, member_id=request.member_id)
+        if sight is None:
+            return pb.FilterVisibleUsersResponse()
+        seen = await self._visibility.among(sight, request.candidate_member_ids)
+        return pb.FilterVisibleUsersResponse(users=map(_user, seen))
+
+    async def ListVisibleUsers(
+        self, request: pb.ListVisibleUsersRequest, context: Any
+    ) -> pb.ListVisibleUsersResponse:
+        """Nobody for anybody who is no guest, or no longer."""
+        sight = await self._visibility.find_sight(workspace_id=request.workspace_id, member_id=request.member_id)
+        if sight is None:
+            return pb.ListVisibleUsersResponse()
+        seen = await self._visibility.after(sight, request.after_member_id, size=request.page_size)
+        return pb.ListVisibleUsersResponse(users=map(_user, seen))
+
+
+def _user(seen: Seen) -> pb.VisibleUser:
+    return pb.VisibleUser(member_id=seen.member_id, user_id=seen.user_id)

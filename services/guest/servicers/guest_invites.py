@@ -115,7 +115,7 @@ class GuestInviteService(GuestRedemptionRpcs, rpc.GuestInviteServiceServicer):
     async def PreviewGuestInvite(
         self, request: pb.PreviewGuestInviteRequest, context: Any
     ) -> pb.PreviewGuestInviteResponse:
-        """To anybody. The names are asked for before the link's creator is, so that they are not newer than the right."""
+        """To anybody. The names are asked for before the creator's right is, so that they are not newer than that."""
         invite = await self._database.read(lambda tx: invites.find(tx, token_hash=token_hash(request.token)))
         if invite is None or not invite.works:
             raise GuestInviteInvalid

@@ -74,7 +74,7 @@ def _changes(policy: pb.GuestPolicy, mask: FieldMask) -> Mapping[str, object]:
     paths = frozenset(mask.paths)
     if not paths or not paths <= set(FIELDS):
         raise InvalidRequest(fields=[("update_mask", f"names some of {', '.join(FIELDS)} and nothing else")])
-    absent = [name for name in ("grace", "maximum_stay") if name in paths and not policy.HasField(name)]  # type: ignore[arg-type]
+    absent = [name for name in ("grace", "maximum_stay") if name in paths and not policy.HasField(name)]
     if absent:
         raise InvalidRequest(
             fields=[(f"policy.{name}", "is named in update_mask, so it must be given") for name in absent]

@@ -16,28 +16,33 @@ from services.chassis.frame import Frame
 from services.guest import activities, departures, grants, guests, wire
 from services.guest.access import Access
 from services.guest.errors import GuestEnded, SponsorUnfit
-from services.guest.peers import Membership, Messaging
+from services.guest.peers import Identity, Membership, Messaging
 from services.guest.servicers.calls import Changes
 from services.guest.servicers.guest_policies import GuestPolicyRpcs
 from services.guest.servicers.guest_reads import GuestReadRpcs
+from services.guest.servicers.visible_members import VisibleMemberRpcs
+from services.guest.visibility import Visibility
 
 ROLES: Mapping[int, str] = MappingProxyType({pb.PROMOTED_ROLE_VIEWER: "viewer", pb.PROMOTED_ROLE_MEMBER: "member"})
 
 
-class GuestService(GuestReadRpcs, GuestPolicyRpcs, rpc.GuestServiceServicer):
+class GuestService(GuestReadRpcs, GuestPolicyRpcs, VisibleMemberRpcs, rpc.GuestServiceServicer):
     """Changes guests; what is only shown, and the policy, are in the other classes."""
 
     def __init__(
         self,
         frame: Frame,
         *,
+        identity: Identity,
         membership: Membership,
         messaging: Messaging,
         access: Access,
         changes: Changes,
+        visibility: Visibility,
     ) -> None:
         GuestReadRpcs.__init__(self, frame, access)
         GuestPolicyRpcs.__init__(self, frame, access=access, changes=changes)
+        VisibleMemberRpcs.__init__(self, frame, access=access, identity=identity, visibility=visibility)
         self._membership = membership
         self._messaging = messaging
 
