@@ -58,7 +58,8 @@ def build(settings: ServeSettings) -> Frame:
         ),
     )
     frame.add(
-        guest_access_service_pb2_grpc.add_GuestAccessServiceServicer_to_server, GuestAccessService(frame.database, visibility)
+        guest_access_service_pb2_grpc.add_GuestAccessServiceServicer_to_server,
+        GuestAccessService(frame.database, visibility),
     )
     return frame
 

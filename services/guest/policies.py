@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Row, text
+from sqlalchemy import Row, TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.chassis.errors import EtagMismatch
@@ -60,20 +60,26 @@ async def members_may_invite(tx: AsyncConnection, workspace_id: str) -> bool:
 
 async def hold(tx: AsyncConnection, workspace_id: str) -> Row[Any]:
     """The policy, which stays as it is until this transaction ends."""
-    await tx.execute(MAKE, {"workspace_id": workspace_id})
-    return (await tx.execute(HOLD, {"workspace_id": workspace_id})).one()
+    return await _get(tx, HOLD, workspace_id)
 
 
 async def lock_to_add(tx: AsyncConnection, workspace_id: str) -> Row[Any]:
     """The same, and nobody else adds what is counted per workspace meanwhile."""
-    await tx.execute(MAKE, {"workspace_id": workspace_id})
-    return (await tx.execute(LOCK_TO_ADD, {"workspace_id": workspace_id})).one()
+    return await _get(tx, LOCK_TO_ADD, workspace_id)
 
 
 async def lock(tx: AsyncConnection, workspace_id: str) -> Row[Any]:
     """The policy; whoever goes by it waits for this transaction."""
-    await tx.execute(MAKE, {"workspace_id": workspace_id})
-    return (await tx.execute(LOCK, {"workspace_id": workspace_id})).one()
+    return await _get(tx, LOCK, workspace_id)
+
+
+async def _get(tx: AsyncConnection, statement: TextClause, workspace_id: str) -> Row[Any]:
+    named = {"workspace_id": workspace_id}
+    found = (await tx.execute(statement, named)).one_or_none()
+    if found is None:
+        await tx.execute(MAKE, named)
+        found = (await tx.execute(statement, named)).one()
+    return found
 
 
 async def update(tx: AsyncConnection, present: Row[Any], *, changes: Mapping[str, object], etag: str) -> Row[Any]:

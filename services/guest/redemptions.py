@@ -33,6 +33,10 @@ COMMIT = text("UPDATE redemptions SET state = 'COMMITTED' WHERE id = :id AND sta
 ABANDON = text("""
     UPDATE redemptions SET state = 'ABANDONED' WHERE id = :id AND state = 'STARTED' RETURNING id, workspace_id
 """)
+ABANDON_OF_PERSON = text("""
+    UPDATE redemptions SET state = 'ABANDONED'
+    WHERE workspace_id = :workspace_id AND user_id = :user_id AND state = 'STARTED' RETURNING id, workspace_id
+""")
 ABANDON_STALE = text("""
     UPDATE redemptions SET state = 'ABANDONED'
     WHERE id IN (
@@ -137,6 +141,12 @@ async def decide(
 async def abandon(tx: AsyncConnection, *, redemption_id: str) -> None:
     """Gives a redemption up, unless it was decided; its pending member is taken away."""
     for row in (await tx.execute(ABANDON, {"id": redemption_id})).all():
+        await _tell_abandoned(tx, row)
+
+
+async def abandon_of_person(tx: AsyncConnection, *, workspace_id: str, user_id: str) -> None:
+    """Gives up what an earlier call of somebody's, turned away half-way, left behind; one under way begins anew."""
+    for row in (await tx.execute(ABANDON_OF_PERSON, {"workspace_id": workspace_id, "user_id": user_id})).all():
         await _tell_abandoned(tx, row)
 
 

@@ -24,6 +24,7 @@ from services.messaging.guards import Guard
 from services.messaging.hub import WOKEN_CONVERSATIONS, WOKEN_SIGHTS, Hub
 from services.messaging.outgoing import Outgoing
 from services.messaging.peers import Guests, Membership
+from services.messaging.promotions import guest_promoted
 from services.messaging.rates import Rates
 from services.messaging.servicers.conversations import ConversationService
 from services.messaging.servicers.events import EventService
@@ -44,6 +45,7 @@ def build(settings: MessagingSettings) -> Frame:
         consumes={
             "member_removed": Consumer({"membership"}, remove_member),
             "workspace_deleted": Consumer({"membership"}, purges.workspace_deleted),
+            "guest_promoted": Consumer({"guest"}, guest_promoted),
         },
     )
     database, secret, wakes = frame.database, frame.secret, frame.wakes

@@ -50,9 +50,7 @@ class GuestAccessService(rpc.GuestAccessServiceServicer):
         seen = await self._visibility.among(sight, request.candidate_member_ids)
         return pb.FilterVisibleUsersResponse(users=map(_user, seen))
 
-    async def ListVisibleUsers(
-        self, request: pb.ListVisibleUsersRequest, context: Any
-    ) -> pb.ListVisibleUsersResponse:
+    async def ListVisibleUsers(self, request: pb.ListVisibleUsersRequest, context: Any) -> pb.ListVisibleUsersResponse:
         """Nobody for anybody who is no guest, or no longer."""
         sight = await self._visibility.find_sight(workspace_id=request.workspace_id, member_id=request.member_id)
         if sight is None:

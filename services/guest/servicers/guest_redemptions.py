@@ -74,6 +74,7 @@ class GuestRedemptionRpcs(invite_rpc.GuestInviteServiceServicer):
         if await self._database.read(lambda tx: redemptions.find_live(tx, **person)):
             return await self._once(request, lambda tx: redemptions.get_live(tx, **person))
         if not invite.works or not await self._is_backed(invite):
+            await self._database.transaction(lambda tx: redemptions.abandon_of_person(tx, **person))
             raise GuestInviteInvalid
         normalized_email = await self._identity.verified_email(person["user_id"])
         await self._require_presenter(invite, normalized_email)
