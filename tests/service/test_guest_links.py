@@ -99,7 +99,9 @@ async def test_twenty_wrong_presenters_a_day_are_told_so_and_the_right_one_still
     assert reasons.count("GUEST_INVITE_FOR_ANOTHER") == 20
     assert reasons.count("GUEST_INVITE_INVALID") == 4
     told = wrong[reasons.index("GUEST_INVITE_FOR_ANOTHER")]
-    assert (await redemption_refused(house, told, made.token)).reason == "GUEST_INVITE_INVALID"
+    assert (await redemption_refused(house, told, made.token)).reason == "GUEST_INVITE_FOR_ANOTHER", "counted once"
+    late = wrong[reasons.index("GUEST_INVITE_INVALID")]
+    assert (await redemption_refused(house, late, made.token)).reason == "GUEST_INVITE_INVALID"
     (shown,) = (await call(house, "ListGuestInvites")).invites
     assert (shown.wrong_presenters, shown.uses) == (20, 0)
     house.sql(
