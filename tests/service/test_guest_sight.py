@@ -129,7 +129,7 @@ async def test_longer_times_of_a_grant_take_nothing_away(house: House) -> None:
     before = await revision(house)
     await regrant(expire_time=HOUR, history_start_time=-2 * HOUR)(house, person, guest)
     assert await revision(house) == before
-    await regrant(expire_time=HOUR / 4, history_start_time=-2 * HOUR)(house, person, guest)
+    await regrant(expire_time=HOUR / 4, history_start_time=-3 * HOUR)(house, person, guest)
     assert await revision(house) == before + 1
 
 
