@@ -15,7 +15,7 @@ from services.guest import invites
 from services.guest.limits import LIMITS
 from tests.service.test_guest_invites import HOUR, House
 from tests.service.test_guest_redemption import redemption_refused
-from tests.service.test_membership_limits import retry_after
+from tests.service.test_membership_limits import documented, retry_after
 from tests.support.guest_calls import call, span, update_policy
 from tests.support.suite import Refusal, Suite, refused
 
@@ -231,6 +231,10 @@ async def test_the_last_one_fits_and_one_more_is_refused_by_the_limits_name(hous
     await other.guest()
     await one_more(other, 0)
     await one_more(other, 1)
+
+
+def test_the_table_in_the_documents_is_the_code() -> None:
+    assert documented("guest") == {name: (limit.most, limit.what) for name, limit in LIMITS.items()}
 
 
 async def test_links_made_at_once_do_not_pass_the_limit_together(house: House) -> None:
