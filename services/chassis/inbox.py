@@ -25,10 +25,11 @@ Handler = Callable[[AsyncConnection, Any], Awaitable[None]]
 
 
 class Consumer(NamedTuple):
-    """What applies an event, and the services whose word is taken for it."""
+    """What applies an event, and the services whose word is taken for it. `applied` is called once it is committed."""
 
     sources: Set[str]
     apply: Handler
+    applied: Callable[[], None] = lambda: None
 
 
 STORE = text("""
@@ -100,11 +101,11 @@ class Inbox(Sweep):
         """Applies one event that is due; False if there is none."""
         failing: list[tuple[str, str, Exception]] = []
 
-        async def unit(tx: AsyncConnection) -> bool:
+        async def unit(tx: AsyncConnection) -> Consumer | None:
             failing.clear()
             row = (await tx.execute(NEXT)).one_or_none()
             if row is None:
-                return False
+                return None
             try:
                 event = pb.Event.FromString(row.payload)
                 await self.consumers[row.kind].apply(tx, getattr(event, row.kind))
@@ -112,10 +113,13 @@ class Inbox(Sweep):
                 failing.append((str(row.event_id), row.kind, error))
                 raise
             await tx.execute(APPLIED, {"event_id": row.event_id})
-            return True
+            return self.consumers[row.kind]
 
         try:
-            return await self._database.transaction(unit)
+            consumer = await self._database.transaction(unit)
+            if consumer is not None:
+                consumer.applied()
+            return consumer is not None
         except Exception:
             if not failing:
                 raise

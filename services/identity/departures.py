@@ -73,7 +73,9 @@ async def delete(tx: AsyncConnection, secret: SecretKey, *, user_id: str, etag: 
     await tx.execute(FORGET_OWN_ANSWERS, {"callers": callers})
     await tx.execute(DELETE, named)
     deleted = events.UserDeleted(user_id=user_id, erase_messages=erase_messages)
-    await outbox.emit(tx, ["membership"], events.Event(user_deleted=deleted))
+    # messaging learns of the end of each stay from membership; of the person only if what they wrote is to go.
+    targets = ["membership", "messaging"] if erase_messages else ["membership"]
+    await outbox.emit(tx, targets, events.Event(user_deleted=deleted))
     await outbox.enqueue(tx, ERASE_ANSWERS, user_id)
 
 

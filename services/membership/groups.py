@@ -103,8 +103,8 @@ GROUPS_OF_MEMBER = text("""
     SELECT group_id FROM group_members WHERE workspace_id = :workspace_id AND member_id = :member_id ORDER BY group_id
 """)
 EVENT_SIZE = 1_000
-LISTENERS: Sequence[str] = ()
-"""The services that keep something by who is in a group. A service that does not take an event in refuses it."""
+LISTENERS: Sequence[str] = ("messaging",)
+"""The services that keep something by who is in a group."""
 
 
 async def create(

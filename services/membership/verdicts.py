@@ -33,14 +33,19 @@ PEOPLE = """
     ) person
 """
 DECIDE = text(f"""
-    SELECT coalesce(h.access_revision, 0) AS access_revision, w.message_edit_window, person.*, asked.group_id
+    SELECT coalesce(h.access_revision, 0) AS access_revision, w.message_edit_window, person.*, asked.group_id,
+        false AS in_group
     {PEOPLE}
     ORDER BY asked.position
 """)
 # Apart: a batch about workspaces only, as most are, would pay half as much again for the joins that it has no use for.
 DECIDE_IN_GROUPS = text(f"""
     SELECT coalesce(h.access_revision, 0) AS access_revision, w.message_edit_window, person.*, asked.group_id,
-        g.id IS NOT NULL AS group_exists, held.capabilities, banned.is_banned
+        g.id IS NOT NULL AS group_exists, held.capabilities, banned.is_banned,
+        person.state = 'active' AND person.kind = 'full' AND banned.is_banned IS NULL AND EXISTS (
+            SELECT FROM group_members gm
+            WHERE gm.workspace_id = w.id AND gm.group_id = g.id AND gm.member_id = person.member_id
+        ) AS in_group
     {PEOPLE}
     LEFT JOIN groups g ON g.workspace_id = w.id AND g.id = asked.group_id
     LEFT JOIN LATERAL (

@@ -91,6 +91,7 @@ def verdict(row: Row[Any], capability: str, *, tells_suspension: bool = False) -
         kind=KINDS[row.kind],
         access_revision=row.access_revision,
         message_edit_window=duration(row.message_edit_window),
+        in_group=bool(row.in_group),
     )
 
 

@@ -1,28 +1,34 @@
 """messaging's wiring."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 
+from guildhall.events.v1 import event_sink_pb2 as events
 from guildhall.messaging.v1 import (
     conversation_service_pb2_grpc,
     event_service_pb2_grpc,
     file_service_pb2_grpc,
     message_service_pb2_grpc,
+    reaction_service_pb2_grpc,
+    read_state_service_pb2_grpc,
 )
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.chassis import command
 from services.chassis.frame import Frame
 from services.chassis.inbox import Consumer
 from services.chassis.worker import Worker
-from services.messaging import files, purges
+from services.messaging import ageing, erasures, files, group_conversations, purges, read_states
 from services.messaging.access import Access
 from services.messaging.blobs import open_blobs
 from services.messaging.changes import Changes
-from services.messaging.conversations import remove_member
 from services.messaging.downloads import Downloads
 from services.messaging.file_sweeps import Sweeps, blob_remover
+from services.messaging.group_lookups import GroupLookups
+from services.messaging.group_syncs import GroupSyncs
 from services.messaging.guards import Guard
 from services.messaging.hub import WOKEN_CONVERSATIONS, WOKEN_SIGHTS, Hub
 from services.messaging.outgoing import Outgoing
+from services.messaging.participants import remove_member
 from services.messaging.peers import Guests, Membership
 from services.messaging.promotions import guest_promoted
 from services.messaging.rates import Rates
@@ -30,7 +36,10 @@ from services.messaging.servicers.conversations import ConversationService
 from services.messaging.servicers.events import EventService
 from services.messaging.servicers.files import FileService
 from services.messaging.servicers.messages import MessageService
+from services.messaging.servicers.reactions import ReactionService
+from services.messaging.servicers.read_states import ReadStateService
 from services.messaging.settings import MessagingSettings, MessagingWorkerSettings
+from services.messaging.signals import WOKEN_READ_STATES, WOKEN_TYPING, Signals
 from services.messaging.tables import METADATA
 from services.messaging.uploads import Uploads
 
@@ -39,30 +48,38 @@ SERVICE = "messaging"
 
 def build(settings: MessagingSettings) -> Frame:
     """The service, wired but not started."""
-    frame = Frame(
-        SERVICE,
-        settings,
-        consumes={
-            "member_removed": Consumer({"membership"}, remove_member),
-            "workspace_deleted": Consumer({"membership"}, purges.workspace_deleted),
-            "guest_promoted": Consumer({"guest"}, guest_promoted),
-        },
-    )
+    frame = Frame(SERVICE, settings, consumes=_consumers(lambda: syncs.wake()))
     database, secret, wakes = frame.database, frame.secret, frame.wakes
     membership, guests = Membership(frame.channels["membership"]), Guests(frame.channels["guest"])
-    access = Access(membership, guests)
+    groups = GroupLookups(database)
+    access = Access(membership, guests, groups)
     guard = Guard(check_sessions=frame.sessions.check, membership=membership, guests=guests)
     hub = Hub(database, access=access, guard=guard)
-    frame.add(
-        conversation_service_pb2_grpc.add_ConversationServiceServicer_to_server,
-        ConversationService(database, secret, access=access, hub=hub, wakes=wakes),
-    )
+
+    def on_changed(conversation_id: str) -> None:
+        hub.wake(conversation_id)
+        wakes.publish(WOKEN_CONVERSATIONS, conversation_id)
+
+    def on_sights(workspace_id: str) -> None:
+        hub.wake_sights(workspace_id)
+        wakes.publish(WOKEN_SIGHTS, workspace_id)
 
     def on_stored(conversation_ids: Iterable[str]) -> None:
         for conversation_id in conversation_ids:
-            hub.wake(conversation_id)
-            wakes.publish(WOKEN_CONVERSATIONS, conversation_id)
+            on_changed(conversation_id)
 
+    changes = Changes(database, secret, on_changed=on_changed)
+    syncs = GroupSyncs(database, membership, on_changed=on_changed, on_sights=on_sights)
+    conversation_service = ConversationService(
+        database,
+        secret,
+        access=access,
+        membership=membership,
+        changes=changes,
+        on_sights=on_sights,
+        on_group=syncs.wake,
+    )
+    frame.add(conversation_service_pb2_grpc.add_ConversationServiceServicer_to_server, conversation_service)
     outgoing = Outgoing(
         database,
         check_sessions=frame.sessions.check,
@@ -73,17 +90,16 @@ def build(settings: MessagingSettings) -> Frame:
             of_sender=settings.messages_per_second_of_sender,
             of_workspace=settings.messages_per_second_of_workspace,
         ),
+        groups=groups,
     )
-    message_service = MessageService(database, secret, access=access, outgoing=outgoing)
-    frame.add(message_service_pb2_grpc.add_MessageServiceServicer_to_server, message_service)
-    frame.add(event_service_pb2_grpc.add_EventServiceServicer_to_server, EventService(hub))
     changes = Changes(database, secret, on_changed=lambda conversation_id: on_stored([conversation_id]))
+    message_service = MessageService(database, secret, access=access, changes=changes, outgoing=outgoing)
+    frame.add(message_service_pb2_grpc.add_MessageServiceServicer_to_server, message_service)
+    reaction_service = ReactionService(database, secret, access=access, changes=changes)
+    frame.add(reaction_service_pb2_grpc.add_ReactionServiceServicer_to_server, reaction_service)
     _add_files(frame, settings, access=access, changes=changes)
-    frame.hear(WOKEN_CONVERSATIONS, hub.wake)
-    frame.hear(WOKEN_SIGHTS, hub.wake_sights)
-    for work in (hub.run, hub.watch_sessions, hub.watch_access):
-        frame.background(work())
-    frame.on_drain(hub.drain)
+    _add_live(frame, access=access, guard=guard, hub=hub)
+    frame.background(syncs.run())
     frame.on_drain(message_service.drain)
     return frame
 
@@ -105,20 +121,61 @@ def _add_files(frame: Frame, settings: MessagingSettings, *, access: Access, cha
     frame.add(file_service_pb2_grpc.add_FileServiceServicer_to_server, servicer)
 
 
+def _add_live(frame: Frame, *, access: Access, guard: Guard, hub: Hub) -> None:
+    """Streams, and what is told on them without being stored as an event."""
+    signals = Signals(frame.database, hub=hub, guard=guard, wakes=frame.wakes)
+    event_service = EventService(frame.database, access=access, hub=hub, signals=signals)
+    frame.add(event_service_pb2_grpc.add_EventServiceServicer_to_server, event_service)
+    read_state_service = ReadStateService(frame.database, frame.secret, access=access, signals=signals)
+    frame.add(read_state_service_pb2_grpc.add_ReadStateServiceServicer_to_server, read_state_service)
+    frame.hear(WOKEN_CONVERSATIONS, hub.wake)
+    frame.hear(WOKEN_SIGHTS, hub.wake_sights)
+    frame.hear(WOKEN_READ_STATES, signals.hear_moved)
+    frame.hear(WOKEN_TYPING, signals.hear_typing)
+    for work in (hub.run, hub.watch_sessions, hub.watch_access, signals.run):
+        frame.background(work())
+    frame.on_drain(hub.drain)
+
+
+async def _member_removed(tx: AsyncConnection, removed: events.MemberRemoved) -> None:
+    """Participation and read states hang on the member id that ended."""
+    await remove_member(tx, removed)
+    await read_states.member_removed(tx, removed)
+
+
+def _consumers(on_group: Callable[[], None]) -> Mapping[str, Consumer]:
+    return {
+        "member_removed": Consumer({"membership"}, _member_removed),
+        "user_deleted": Consumer({"identity"}, erasures.user_deleted),
+        "workspace_deleted": Consumer({"membership"}, purges.workspace_deleted),
+        "group_membership_changed": Consumer({"membership"}, group_conversations.membership_changed, on_group),
+        "group_deleted": Consumer({"membership"}, group_conversations.group_deleted),
+        "guest_promoted": Consumer({"guest"}, guest_promoted),
+    }
+
+
 async def serve(settings: MessagingSettings) -> None:
     """Serves until SIGTERM."""
     await build(settings).run()
 
 
 def worker(settings: MessagingWorkerSettings) -> None:
-    """Removes what deleted workspaces and files leave behind, until SIGTERM."""
+    """Removes what is past its time, and what deleted workspaces, people and files leave behind, until SIGTERM."""
     process = Worker(SERVICE, settings)
-    blobs = open_blobs(settings)
-    sweeps = Sweeps(process.database, blobs)
-    process.serve(
-        {purges.PURGE: purges.workspace_purger(process.database), files.REMOVE_BLOBS: blob_remover(blobs)},
-        sweeps=[sweeps.expired, sweeps.orphans],
-    )
+    database, blobs = process.database, open_blobs(settings)
+    works = {
+        **purges.works(database),
+        erasures.ERASE: erasures.eraser(database),
+        files.REMOVE_BLOBS: blob_remover(blobs),
+    }
+    of_files = Sweeps(database, blobs)
+    sweeps = [
+        of_files.expired,
+        of_files.orphans,
+        lambda: ageing.purge_messages(database),
+        lambda: ageing.purge_events(database),
+    ]
+    process.serve(works, sweeps=sweeps)
 
 
 if __name__ == "__main__":

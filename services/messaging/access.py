@@ -1,6 +1,9 @@
 """Who sees what, in one predicate; and what membership and guest must have answered before anything is done."""
 
+import asyncio
+from collections.abc import Collection
 from dataclasses import dataclass, replace
+from datetime import timedelta
 
 from guildhall.guest.v1 import guest_access_service_pb2 as guests_pb
 from guildhall.guest.v1 import guest_service_pb2
@@ -10,21 +13,34 @@ from guildhall.membership.v1 import member_service_pb2
 from services.chassis.call import Call
 from services.chassis.errors import NotFound, PermissionDenied
 from services.messaging.errors import GuestLocked
+from services.messaging.group_lookups import GroupLookups
 from services.messaging.peers import GuestChannels, Guests, Membership
 
 READ = "workspace.read"
 SEND = "messages.send"
 CREATE = "conversations.create"
 MODERATE = "messages.moderate"
+MANAGE = "conversations.manage"
+MANAGE_GROUP = "group.manage"
 
-VISIBLE = """(
+HIDING = frozenset({access_pb.ACCESS_REASON_BANNED, access_pb.ACCESS_REASON_NO_SUCH_GROUP})
+
+TAKING_PART = """(
     c.workspace_id = :workspace_id
-    AND CASE WHEN CAST(:granted AS uuid[]) IS NOT NULL THEN c.id = ANY(CAST(:granted AS uuid[]))
+    AND CASE WHEN CAST(:granted AS uuid[]) IS NOT NULL THEN c.kind = 'channel' AND c.id = ANY(CAST(:granted AS uuid[]))
         ELSE c.visibility = 'public' OR EXISTS (
             SELECT FROM participants p WHERE p.conversation_id = c.id AND p.member_id = :member_id
         ) END
 )"""
-"""Whether a viewer sees the conversation `c`. Takes what `Viewer.parameters` gives."""
+"""VISIBLE, but for what membership has to say of groups: for who asks about those after the reading."""
+VISIBLE = f"""(
+    {TAKING_PART} AND (c.group_id IS NULL OR c.group_id = ANY(CAST(:groups AS uuid[])))
+)"""
+"""Whether a viewer sees the conversation `c`. Takes what `Viewer.parameters` gives.
+
+Who takes part in a group's conversation is written down some time after it changed in the group, so to be written down
+is not enough: membership must have said that they are in the group now.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,20 +54,34 @@ class Viewer:
     """The conversations granted to a guest; None for a full member."""
     allowed: bool = True
     """Whether they have the capability that was asked for. To be looked at once it is known that they see the thing."""
+    moderates: bool = False
+    """Whether what others wrote is theirs to delete, where that was asked."""
+    edit_window: timedelta | None = None
+    """For how long a message may be edited; None for ever."""
+    groups: frozenset[str] = frozenset()
+    """Of the groups that were asked about, those that they are in themselves."""
+    manages: bool = False
+    """Whether the conversation is theirs to change, where that was asked."""
 
     @property
     def parameters(self) -> dict[str, object]:
         """What VISIBLE is about."""
         granted = None if self.granted is None else list(self.granted)
-        return {"workspace_id": self.workspace_id, "member_id": self.member_id, "granted": granted}
+        return {
+            "workspace_id": self.workspace_id,
+            "member_id": self.member_id,
+            "granted": granted,
+            "groups": list(self.groups),
+        }
 
 
 class Access:
     """The questions behind every RPC of messaging, asked afresh each time. No answer is a refusal."""
 
-    def __init__(self, membership: Membership, guests: Guests) -> None:
+    def __init__(self, membership: Membership, guests: Guests, groups: GroupLookups) -> None:
         self._membership = membership
         self._guests = guests
+        self._groups = groups
 
     async def require_creator(self, call: Call, *, workspace_id: str) -> Viewer:
         """Somebody who may open conversations. NOT_FOUND, PERMISSION_DENIED."""
@@ -67,13 +97,29 @@ class Access:
             raise PermissionDenied
         return _full(call, workspace_id, verdict)
 
+    async def require_group_manager(self, call: Call, *, workspace_id: str, group_id: str) -> Viewer:
+        """Somebody who may make conversations of a group; whether they are in it too is in `groups`.
+
+        NOT_FOUND, PERMISSION_DENIED.
+        """
+        verdict = await self._in_group(call, workspace_id, group_id, MANAGE_GROUP)
+        if not verdict.member_id or verdict.reason in HIDING:
+            raise NotFound
+        if not verdict.allowed:
+            raise PermissionDenied
+        groups = frozenset({group_id} if verdict.in_group else ())
+        return replace(_full(call, workspace_id, verdict), groups=groups)
+
     async def require_reader(self, call: Call, *, workspace_id: str, conversation_id: str) -> Viewer:
-        """Somebody who reads in the workspace; a guest only with the conversation granted, locked or not. NOT_FOUND."""
-        verdict = await self._verdict(call, workspace_id, READ)
+        """Somebody who reads in the workspace; a guest only with the conversation granted, locked or not. NOT_FOUND.
+
+        A group's conversation is for who is in the group itself.
+        """
+        verdict, groups = await self._verdict_on(call, workspace_id, conversation_id, READ)
         if not verdict.allowed:
             raise NotFound
         if not is_guest(verdict):
-            return _full(call, workspace_id, verdict)
+            return replace(_full(call, workspace_id, verdict), groups=groups)
         guest = await self._guests.check(
             workspace_id=workspace_id,
             member_id=verdict.member_id,
@@ -91,9 +137,11 @@ class Access:
 
         Whether they have the capability is in the answer: what they do not see comes first.
         """
-        verdict = await self._verdict(call, workspace_id, capability)
+        verdict, groups = await self._verdict_on(call, workspace_id, conversation_id, capability)
+        window = verdict.message_edit_window.ToTimedelta() if verdict.HasField("message_edit_window") else None
         if not is_guest(verdict):
-            return replace(_full(call, workspace_id, verdict), allowed=verdict.allowed)
+            full = _full(call, workspace_id, verdict)
+            return replace(full, allowed=verdict.allowed, groups=groups, edit_window=window)
         guest = await self._guests.check(
             workspace_id=workspace_id,
             member_id=verdict.member_id,
@@ -102,16 +150,51 @@ class Access:
         )
         require_unlocked(guest)
         granted = frozenset({conversation_id})
-        return Viewer(workspace_id, call.user_id, verdict.member_id, granted, allowed=verdict.allowed)
+        viewer = Viewer(workspace_id, call.user_id, verdict.member_id, granted, allowed=verdict.allowed)
+        return replace(viewer, edit_window=window)
+
+    async def require_deleter(self, call: Call, *, workspace_id: str, conversation_id: str) -> Viewer:
+        """A reader, locked or not: what they wrote is theirs to take back. Says whether they moderate. NOT_FOUND."""
+        reader, moderates = await asyncio.gather(
+            self.require_reader(call, workspace_id=workspace_id, conversation_id=conversation_id),
+            self.is_moderator(call, workspace_id=workspace_id),
+        )
+        return replace(reader, moderates=moderates)
 
     async def is_moderator(self, call: Call, *, workspace_id: str) -> bool:
         """Whether somebody may delete what others brought. NOT_FOUND."""
         verdict = await self._verdict(call, workspace_id, MODERATE)
         return verdict.allowed and not is_guest(verdict)
 
-    async def require_viewer(self, call: Call, *, workspace_id: str) -> Viewer:
-        """Somebody who reads in the workspace, with all that is granted to them if they are a guest. NOT_FOUND."""
-        return (await self.require_watcher(call, workspace_id=workspace_id))[0]
+    async def require_manager(self, call: Call, *, workspace_id: str, conversation_id: str) -> Viewer:
+        """A writer, and whether the conversation is theirs to change. NOT_FOUND, GUEST_LOCKED."""
+        writer, (verdict, _) = await asyncio.gather(
+            self.require_writer(call, workspace_id=workspace_id, conversation_id=conversation_id),
+            self._verdict_on(call, workspace_id, conversation_id, MANAGE, in_group=MANAGE_GROUP),
+        )
+        return replace(writer, manages=verdict.allowed and writer.granted is None)
+
+    async def require_viewer(
+        self, call: Call, *, workspace_id: str, group_ids: Collection[str] | None = None
+    ) -> Viewer:
+        """Somebody who reads in the workspace, with all that is granted to them if they are a guest. NOT_FOUND.
+
+        Of groups they are asked about those named, or about all in whose conversations they take part.
+        """
+        if group_ids is None:
+            group_ids = await self._groups.of_person(workspace_id=workspace_id, user_id=call.user_id)
+        (viewer, _, _), groups = await asyncio.gather(
+            self.require_watcher(call, workspace_id=workspace_id), self._in_groups(call, workspace_id, group_ids)
+        )
+        # Of another stay's groups nothing follows for this one; and a guest is in none.
+        own = frozenset(key for key, member_id in groups.items() if member_id == viewer.member_id)
+        return replace(viewer, groups=own)
+
+    async def _in_groups(self, call: Call, workspace_id: str, group_ids: Collection[str]) -> dict[str, str]:
+        """As which member they are in which of the groups."""
+        verdicts = await asyncio.gather(*(self._in_group(call, workspace_id, key, READ) for key in group_ids))
+        asked = zip(group_ids, verdicts, strict=True)
+        return {key: verdict.member_id for key, verdict in asked if verdict.in_group}
 
     async def require_watcher(self, call: Call, *, workspace_id: str) -> tuple[Viewer, int, GuestChannels | None]:
         """A viewer, the access revision that holds for, and for a guest how long guest's word holds. NOT_FOUND."""
@@ -125,6 +208,33 @@ class Access:
             raise NotFound
         viewer = Viewer(workspace_id, call.user_id, verdict.member_id, channels.conversation_ids)
         return viewer, verdict.access_revision, channels
+
+    async def _verdict_on(
+        self, call: Call, workspace_id: str, conversation_id: str, capability: str, *, in_group: str = ""
+    ) -> tuple[access_pb.AccessVerdict, frozenset[str]]:
+        """The verdict where the conversation is, and its group if it is of one. NOT_FOUND for who is not in that.
+
+        `in_group` is the capability to ask for instead if it is of one.
+        """
+        group_id = (await self._groups.find([conversation_id])).get(conversation_id)
+        if group_id is None:
+            # What was read before this was asked has gone meanwhile; whose it was is no longer known.
+            raise NotFound
+        if not group_id:
+            return await self._verdict(call, workspace_id, capability), frozenset()
+        verdict = await self._in_group(call, workspace_id, group_id, in_group or capability)
+        if not verdict.in_group:
+            raise NotFound
+        return verdict, frozenset({group_id})
+
+    async def _in_group(self, call: Call, workspace_id: str, group_id: str, capability: str) -> access_pb.AccessVerdict:
+        return await self._membership.check_in_group(
+            workspace_id=workspace_id,
+            user_id=call.user_id,
+            group_id=group_id,
+            capability=capability,
+            deadline=call.deadline,
+        )
 
     async def _verdict(self, call: Call, workspace_id: str, capability: str) -> access_pb.AccessVerdict:
         verdict = await self._membership.check_access(

@@ -32,8 +32,9 @@ MOST_WAITING = 1
 """Of the pool's four connections for transactions: those that may wait for a lock."""
 
 LOCK = """
-    SELECT CAST(c.id AS text) AS id, c.kind, c.visibility, CAST(c.group_id AS text) AS group_id, c.archived_at,
-        c.retention_seconds, c.version, CAST(c.created_by_member_id AS text) AS created_by_member_id, c.last_seq
+    SELECT CAST(c.id AS text) AS id, CAST(c.workspace_id AS text) AS workspace_id, c.kind, c.visibility,
+        CAST(c.group_id AS text) AS group_id, c.archived_at, c.retention_seconds, c.version,
+        CAST(c.created_by_member_id AS text) AS created_by_member_id, c.last_seq
     FROM conversations c WHERE c.id = :conversation_id AND c.workspace_id = :workspace_id FOR NO KEY UPDATE
 """
 LOCK_OR_SKIP = text(f"{LOCK} SKIP LOCKED")

@@ -128,7 +128,12 @@ def _frames(portions: Iterable[Portion]) -> list[Frame]:
         if portion.reset_to is not None:
             waiting.append(events.reset(key, portion.reset_to))
             positions[key] = portion.reset_to
+        expected = 0
         for event in portion.reading.events[portion.start :]:
+            if expected and event.event_seq > expected:
+                waiting.append(events.reset(key, event.event_seq - 1))
+                positions[key] = event.event_seq - 1
+            expected = event.event_seq + 1
             if waiting and size + len(event.entry) > FRAME_BYTES:
                 made.append(Frame(b"".join(waiting), positions))
                 waiting, positions, size = [], {}, 0

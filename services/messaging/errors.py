@@ -19,7 +19,7 @@ class TooManyStreams(Fault):
 
 class ConversationArchived(Fault):
     code, reason = grpc.StatusCode.FAILED_PRECONDITION, "CONVERSATION_ARCHIVED"
-    text = "The conversation is archived: it can be read, and nothing in it changes. UpdateConversation opens it again."
+    text = "The conversation is archived: it can be read, and nothing in it changes. ArchiveConversation takes it back."
 
 
 class ReferenceGone(Fault):

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from types import MappingProxyType, SimpleNamespace
+from types import MappingProxyType
 from typing import Any
 
 from guildhall.messaging.v1 import event_service_pb2 as pb
@@ -11,7 +11,7 @@ from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.messaging import wire
-from services.messaging.access import VISIBLE, Viewer
+from services.messaging.access import TAKING_PART, Viewer
 from services.messaging.messages import KEPT, MESSAGE
 
 MOST_EVENTS = 500
@@ -64,13 +64,14 @@ READ = text(f"""
 """)
 SEEN = """
     CAST(c.id AS text) AS conversation_id, CAST(c.workspace_id AS text) AS workspace_id, c.last_event_seq AS head,
-    c.revision, c.created_at
+    c.revision, c.created_at, CAST(c.group_id AS text) AS group_id
 """
+# Whoever reads this or the next asks membership about the groups afterwards.
 SNAPSHOT = text(f"""
     SELECT {SEEN}, clock.read_at FROM (SELECT statement_timestamp() AS read_at) clock
-    LEFT JOIN conversations c ON {VISIBLE} ORDER BY c.id
+    LEFT JOIN conversations c ON {TAKING_PART} ORDER BY c.id
 """)
-# VISIBLE for many viewers at once: public channels once for each workspace, the rest for each member and grant.
+# TAKING_PART for many viewers at once: public channels once for each workspace, the rest for each member and grant.
 SIGHTS = text(f"""
     SELECT {SEEN}, CAST(NULL AS text) AS member_id, false AS granted FROM conversations c
     WHERE c.workspace_id = ANY(CAST(:workspace_ids AS uuid[])) AND c.visibility = 'public'
@@ -125,6 +126,7 @@ class Seen:
     head: int
     revision: int
     created_at: datetime
+    group_id: str | None = None
 
 
 @dataclass(slots=True)
@@ -188,7 +190,7 @@ async def read_sights(
 
 
 def gained(conversation_id: str, position: int) -> bytes:
-    """The caller now sees the conversation. As an EventBatch holds it, like the two below."""
+    """The caller now sees the conversation. As an EventBatch holds it, like the four below."""
     place = pb.Position(conversation_id=conversation_id, event_seq=position)
     return _entry(pb.Event(conversation_id=conversation_id, conversation_gained=place))
 
@@ -202,6 +204,17 @@ def reset(conversation_id: str, position: int) -> bytes:
     """What lies between the caller's position and this one cannot be given any more."""
     place = pb.Position(conversation_id=conversation_id, event_seq=position)
     return _entry(pb.Event(conversation_id=conversation_id, reset=place))
+
+
+def moved(row: Any) -> bytes:
+    """Somebody has read to another place: a row of read_states."""
+    return _entry(pb.Event(conversation_id=row.conversation_id, read_state_changed=wire.read_state(row)))
+
+
+def typing(conversation_id: str, *, member_id: str, user_id: str) -> bytes:
+    """Somebody types."""
+    participant = pb.EventParticipant(member_id=member_id, user_id=user_id)
+    return _entry(pb.Event(conversation_id=conversation_id, typing=participant))
 
 
 def response(entries: bytes) -> bytes:
@@ -258,10 +271,7 @@ def _fill_participant(event: pb.Event, row: Row[Any]) -> None:
 
 
 def _fill_updated(event: pb.Event, row: Row[Any]) -> None:
-    columns = {**row.updated}
-    for name in ("created_at", "archived_at"):
-        columns[name] = datetime.fromisoformat(columns[name]) if columns[name] else None
-    event.conversation_updated.CopyFrom(wire.conversation(SimpleNamespace(**columns)))
+    event.conversation_updated.CopyFrom(wire.conversation_of_json(row.updated))
 
 
 def _fill_file(event: pb.Event, row: Row[Any]) -> None:
@@ -290,4 +300,4 @@ def _entry(event: pb.Event) -> bytes:
 
 
 def _seen(row: Row[Any]) -> Seen:
-    return Seen(row.conversation_id, row.head, row.revision, row.created_at)
+    return Seen(row.conversation_id, row.head, row.revision, row.created_at, row.group_id)

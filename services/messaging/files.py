@@ -12,9 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.chassis.errors import LimitReached, NotFound, PermissionDenied
 from services.chassis.outbox import enqueue
-from services.messaging import conversations
 from services.messaging.access import VISIBLE, Viewer
-from services.messaging.changes import Happened, number
+from services.messaging.changes import IS_VISIBLE, Happened, number
 from services.messaging.errors import ConversationArchived
 
 REMOVE_BLOBS = "file.remove_blobs"
@@ -124,7 +123,7 @@ async def create(
     parameters = {**uploader.parameters, **values, "user_id": uploader.user_id, "conversation_id": conversation_id}
     row = (await tx.execute(CREATE, {**parameters, "id": str(uuid_utils.uuid7())})).one_or_none()
     if row is None:
-        seen = await tx.execute(conversations.FIND, parameters)
+        seen = await tx.execute(IS_VISIBLE, parameters)
         raise NotFound if seen.one_or_none() is None else ConversationArchived
     # Last: every upload of the workspace waits for this row's lock. It also makes the count below exact.
     reserved = await tx.execute(

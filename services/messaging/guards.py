@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence, Set
 
 import structlog
 from guildhall.membership.v1 import access_service_pb2 as access_pb
@@ -91,6 +91,7 @@ class Guard:
 
     async def _ask_again(self, stream: Stream) -> None:
         """membership first, then guest. The answers are taken over together, and never older ones over newer."""
+        asked = stream.group_ids
         verdict = await self._membership.check_access(
             workspace_id=stream.workspace_id,
             user_id=stream.user_id,
@@ -108,8 +109,22 @@ class Guard:
         channels = await self._guest_channels(stream)
         if channels is not None and channels.ended:
             stream.end(pb.STREAM_END_REASON_ACCESS_ENDED)
-        elif verdict.access_revision >= stream.access_revision:
-            _take_over(stream, verdict, channels)
+            return
+        in_groups = await asyncio.gather(*(self._in_group(stream, group_id) for group_id in asked))
+        revision = min(each.access_revision for each in (verdict, *in_groups))
+        if revision >= stream.access_revision and asked >= stream.group_ids:
+            answers = zip(asked, in_groups, strict=True)
+            groups = {key for key, each in answers if each.in_group and each.member_id == stream.member_id}
+            _take_over(stream, revision, channels, asked=asked, groups=groups)
+
+    async def _in_group(self, stream: Stream, group_id: str) -> access_pb.AccessVerdict:
+        return await self._membership.check_in_group(
+            workspace_id=stream.workspace_id,
+            user_id=stream.user_id,
+            group_id=group_id,
+            capability=READ,
+            deadline=time.monotonic() + FLUSH_SECONDS,
+        )
 
     async def _guest_channels(self, stream: Stream) -> GuestChannels | None:
         if stream.channels is None:
@@ -119,13 +134,18 @@ class Guard:
 
 def _is_doubtful(stream: Stream, access_revision: int, clock: float) -> bool:
     """Whether what is known of a stream may no longer hold. A guest's deadline makes it so; it does not end it."""
-    if stream.access_revision < access_revision:
+    if stream.access_revision < access_revision or stream.groups_wanted:
         return True
     return stream.channels is not None and (stream.distrusted or clock >= stream.channels.holds_until)
 
 
-def _take_over(stream: Stream, verdict: access_pb.AccessVerdict, channels: GuestChannels | None) -> None:
-    stream.access_revision = verdict.access_revision
+def _take_over(
+    stream: Stream, revision: int, channels: GuestChannels | None, *, asked: Set[str], groups: Set[str]
+) -> None:
+    # While the revision stays, nobody has lost a group, so who was in one before still is.
+    stream.groups = frozenset(groups) if revision > stream.access_revision else stream.groups | groups
+    stream.groups_wanted -= asked
+    stream.access_revision = revision
     stream.channels = channels
     stream.distrusted = False
 

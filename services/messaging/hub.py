@@ -49,6 +49,7 @@ class Hub:
         self._access = access
         self._guard = guard
         self._streams: set[Stream] = set()
+        self._behind: set[Stream] = set()
         self._places: Counter[str] = Counter()
         self._watching: dict[str, set[Stream]] = {}
         self._woken: set[str] = set()
@@ -74,6 +75,26 @@ class Hub:
             self._look = True
             self._wake.set()
 
+    @property
+    def streams(self) -> Collection[Stream]:
+        """All of them."""
+        return self._streams
+
+    @property
+    def watched(self) -> Collection[str]:
+        """The conversations that somebody watches who is up to date."""
+        return self._watching.keys()
+
+    @property
+    def behind(self) -> Collection[Stream]:
+        """The streams that catch up by themselves."""
+        return self._behind
+
+    def watchers(self, conversation_id: str) -> list[Stream]:
+        """The streams that have the conversation, up to date or not."""
+        late = [stream for stream in self._behind if conversation_id in stream.places]
+        return [*self._watching.get(conversation_id, ()), *late]
+
     def drain(self) -> None:
         """Tells every stream to come back, to another replica."""
         self._draining = True
@@ -92,6 +113,7 @@ class Hub:
         try:
             stream, opened = await self._open(call, workspace_id, resume)
             self._streams.add(stream)
+            self._behind.add(stream)
             if self._draining:
                 # `drain` was called while this one opened, and has not seen it.
                 stream.end(pb.STREAM_END_REASON_DRAINED)
@@ -102,6 +124,7 @@ class Hub:
             finally:
                 self._part(stream)
                 self._streams.discard(stream)
+                self._behind.discard(stream)
         finally:
             self._places[call.user_id] -= 1
             if not self._places[call.user_id]:
@@ -121,12 +144,13 @@ class Hub:
             asked_at=asked_at,
         )
         seen, read_at = await self._database.read(lambda tx: events.read_snapshot(tx, viewer=viewer))
-        opened = stream.open(seen, read_at=read_at, resume=resume)
+        stream.groups_wanted = {item.group_id for item in seen if item.group_id}
         if await self._guard.verify([stream]):
             raise PeerUnavailable
         if stream.ended:
             raise NotFound
-        return stream, opened
+        seen = [item for item in seen if stream.is_in_group_of(item)]
+        return stream, stream.open(seen, read_at=read_at, resume=resume)
 
     async def _frames(self, stream: Stream) -> AsyncIterator[pb.SubscribeResponse | bytes]:
         clock = time.monotonic()
@@ -255,6 +279,10 @@ class Hub:
         public = {workspace_id: frozenset(sights.public.get(workspace_id, ())) for workspace_id in workspace_ids}
         settled = {workspace_id for workspace_id, keys in public.items() if self._public.get(workspace_id) == keys}
         changes = deliveries.changes(streams, sights, settled=settled)
+        for change in changes:
+            change.stream.groups_wanted |= {
+                seen.group_id for seen in change.gained if seen.group_id and not change.stream.is_in_group_of(seen)
+            }
         held = await self._guard.verify({change.stream for change in changes}) if changes else set()
         found: set[str] = set()
         for change in changes:
@@ -272,7 +300,10 @@ class Hub:
             self._lose(stream, conversation_id)
         gained = set()
         for seen in change.gained:
-            if stream.channels is None or seen.conversation_id in stream.channels.conversation_ids:
+            if not stream.is_in_group_of(seen):
+                # They may be in the group again before what is written down has changed.
+                stream.looked_at = None
+            elif stream.channels is None or seen.conversation_id in stream.channels.conversation_ids:
                 stream.gain(seen)
                 self._watching.setdefault(seen.conversation_id, set()).add(stream)
                 gained.add(seen.conversation_id)
@@ -280,6 +311,7 @@ class Hub:
 
     def _join(self, stream: Stream) -> None:
         stream.joined, stream.looked_at = True, None
+        self._behind.discard(stream)
         for key in stream.places:
             self._watching.setdefault(key, set()).add(stream)
         # What was committed since it last read woke nobody for it.
@@ -289,6 +321,7 @@ class Hub:
     def _part(self, stream: Stream) -> None:
         """Leaves the stream to itself."""
         stream.leave()
+        self._behind.add(stream)
         for key in stream.places:
             self._forget(key, stream)
 

@@ -11,12 +11,26 @@ from services.messaging.access import Viewer
 
 LAST = (1 << 63) - 1
 
-# `is_plain` tells that there is nothing but text, which spares the rest a look at each message.
-MESSAGE = """
+KEPT = """(
+    c.retention_seconds IS NULL OR m.created_at > statement_timestamp() - make_interval(secs => c.retention_seconds)
+)"""
+"""Whether a message `m` of the conversation `c` is still to be seen: what is older is hidden before it is purged."""
+
+# A reply outlives what it answers; the id of what is hidden would tell that it is still there.
+REPLY_TO = """
+    CASE WHEN m.reply_to_id IS NULL OR c.retention_seconds IS NULL THEN m.reply_to_id ELSE (
+        SELECT answered.id FROM messages answered
+        WHERE answered.conversation_id = m.conversation_id AND answered.id = m.reply_to_id
+            AND answered.created_at > statement_timestamp() - make_interval(secs => c.retention_seconds)
+    ) END
+"""
+# Of a message `m` of the conversation `c`. `is_plain` tells that there is nothing but text, which spares the rest a
+# look at each message.
+MESSAGE = f"""
     CAST(m.id AS text) AS message_id, m.seq, m.event_seq AS message_event_seq,
     CAST(m.sender_member_id AS text) AS sender_member_id, CAST(m.sender_user_id AS text) AS sender_user_id,
     CAST(m.client_message_id AS text) AS client_message_id, m.text, m.created_at, m.ciphertext, m.scheme, m.header,
-    CAST(m.reply_to_id AS text) AS reply_to_id, CAST(m.mentioned_member_ids AS text[]) AS mentioned_member_ids,
+    CAST({REPLY_TO} AS text) AS reply_to_id, CAST(m.mentioned_member_ids AS text[]) AS mentioned_member_ids,
     CAST(m.mentioned_user_group_ids AS text[]) AS mentioned_user_group_ids, m.mentions_everyone, m.file_count,
     m.version, m.edited_at, m.deleted_at,
     CASE WHEN m.file_count > 0 THEN (
@@ -26,11 +40,6 @@ MESSAGE = """
     m.text IS NOT NULL AND m.version = 1 AND m.file_count = 0 AND NOT m.mentions_everyone
         AND num_nonnulls(m.reply_to_id, m.mentioned_member_ids, m.mentioned_user_group_ids) = 0 AS is_plain
 """
-KEPT = """(
-    c.retention_seconds IS NULL OR m.created_at > statement_timestamp() - make_interval(secs => c.retention_seconds)
-)"""
-"""Whether a message `m` of the conversation `c` is still to be seen: what is older is hidden before it is purged."""
-
 COUNTED = """
     SELECT jsonb_agg(jsonb_build_object('emoji', r.emoji, 'count', r.count, 'mine', r.mine) ORDER BY r.first_at)
     FROM (
@@ -43,15 +52,20 @@ COUNTED = """
 """The reactions of a message `m`, each emoji once, for :user_id."""
 
 
+FACTS = """
+    c.visibility,
+    ARRAY(
+        SELECT CAST(p.member_id AS text) FROM participants p
+        WHERE p.conversation_id = c.id AND p.user_id = :user_id
+    ) AS member_ids
+"""
+"""Of a conversation `c`: what tells, once it is known as whom they ask, whether :user_id sees it."""
+
+
 def _reading(condition: str) -> TextClause:
     """Messages with the facts about their conversation, of one snapshot; `c` is there if it has none."""
     return text(f"""
-        SELECT c.visibility,
-            ARRAY(
-                SELECT CAST(p.member_id AS text) FROM participants p
-                WHERE p.conversation_id = c.id AND p.user_id = :user_id
-            ) AS member_ids,
-            m.*
+        SELECT {FACTS}, m.*
         FROM conversations c
         LEFT JOIN LATERAL (
             SELECT {MESSAGE}, ({COUNTED}) AS reactions FROM messages m
@@ -67,7 +81,7 @@ GET = _reading("m.id = :message_id")
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Some messages of one conversation, newest first, and what tells who sees it."""
+    """Some rows of one conversation, and what tells who sees it."""
 
     public: bool
     member_ids: frozenset[str]
@@ -102,9 +116,12 @@ async def _read(
     parameters: dict[str, Any],
 ) -> Page | None:
     named = {"workspace_id": workspace_id, "conversation_id": conversation_id, "user_id": user_id}
-    rows = (await tx.execute(statement, {**named, **parameters})).all()
+    return page_of((await tx.execute(statement, {**named, **parameters})).all(), key="message_id")
+
+
+def page_of(rows: Sequence[Row[Any]], *, key: str) -> Page | None:
+    """What a statement with FACTS found: None if it was nothing, only facts where `key` is NULL."""
     if not rows:
         return None
-    facts = rows[0]
-    found = [row for row in rows if row.message_id is not None]
-    return Page(facts.visibility == "public", frozenset(facts.member_ids), found)
+    found = [row for row in rows if getattr(row, key) is not None]
+    return Page(rows[0].visibility == "public", frozenset(rows[0].member_ids), found)

@@ -20,6 +20,7 @@ from services.chassis.errors import DeadlineExceeded, Fault, NotFound, Overloade
 from services.messaging import sends
 from services.messaging.access import SEND, is_guest, require_unlocked
 from services.messaging.errors import ConversationArchived
+from services.messaging.group_lookups import GroupLookups
 from services.messaging.peers import Guests, Membership
 from services.messaging.rates import Places, Rates
 from services.messaging.sends import SKIPPED, Outcome, Send, Stored
@@ -60,8 +61,10 @@ class Outgoing:
         guests: Guests,
         on_stored: Callable[[Iterable[str]], None],
         rates: Rates,
+        groups: GroupLookups,
     ) -> None:
         self._database = database
+        self._groups = groups
         self._check_sessions = check_sessions
         self._membership = membership
         self._guests = guests
@@ -272,25 +275,24 @@ class Outgoing:
     async def _permit(self, batch: Sequence[Send], timeout_seconds: float) -> list[Fault | None]:
         """Fills in what membership and guest say of each sender; a fault for each item that may not be written."""
         session_ids = list({send.session_id for send in batch})
-        people = list({(send.workspace_id, send.user_id) for send in batch})
+        groups = await self._groups.find({send.conversation_id for send in batch})
+        # About the workspace once for each person, and once for each group in whose conversations they send.
+        people = list({(send.workspace_id, send.user_id, groups.get(send.conversation_id, "")) for send in batch})
         questions = [
-            access_pb.AccessQuestion(workspace_id=workspace_id, user_id=user_id, capability=SEND)
-            for workspace_id, user_id in people
+            access_pb.AccessQuestion(workspace_id=workspace_id, user_id=user_id, group_id=group_id, capability=SEND)
+            for workspace_id, user_id, group_id in people
         ]
         alive, verdicts = await asyncio.gather(
             self._check_sessions(session_ids, timeout_seconds), self._membership.decide(questions, timeout_seconds)
         )
         sessions = dict(zip(session_ids, alive, strict=True))
         access = dict(zip(people, verdicts, strict=True))
+        decided = [access[send.workspace_id, send.user_id, groups.get(send.conversation_id, "")] for send in batch]
         faults = [
-            _fault(send, alive=sessions[send.session_id], verdict=access[send.workspace_id, send.user_id])
-            for send in batch
+            _fault(send, alive=sessions[send.session_id], verdict=verdict, group_id=groups.get(send.conversation_id))
+            for send, verdict in zip(batch, decided, strict=True)
         ]
-        guests = [
-            number
-            for number, send in enumerate(batch)
-            if faults[number] is None and is_guest(access[send.workspace_id, send.user_id])
-        ]
+        guests = [number for number, fault in enumerate(faults) if fault is None and is_guest(decided[number])]
         if guests:
             asked = [batch[number] for number in guests]
             for number, fault in zip(guests, await self._permit_guests(asked, timeout_seconds), strict=True):
@@ -350,13 +352,15 @@ def _settle(future: asyncio.Future[Stored], outcome: Outcome | BaseException) ->
         future.set_exception(outcome)  # type: ignore[arg-type]  # a lane settles nothing as SKIPPED
 
 
-def _fault(send: Send, *, alive: bool, verdict: access_pb.AccessVerdict) -> Fault | None:
+def _fault(send: Send, *, alive: bool, verdict: access_pb.AccessVerdict, group_id: str | None) -> Fault | None:
+    """`group_id` is empty for a conversation of none, and None where nobody knew of the conversation."""
     if not alive:
         return SessionEnded()
     if not verdict.member_id or verdict.reason == access_pb.ACCESS_REASON_NOT_A_MEMBER:
         return NotFound()
     send.member_id, send.allowed, send.granted, send.until = verdict.member_id, verdict.allowed, False, None
-    return None
+    is_seen = group_id is not None and (not group_id or verdict.in_group)
+    return None if is_seen else NotFound()
 
 
 def _guest_fault(send: Send, verdict: guests_pb.GuestVerdict) -> Fault | None:

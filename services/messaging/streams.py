@@ -29,6 +29,8 @@ class Place:
     """The last event handed to it."""
     revision: int
     """The conversation's own revision at which it was last found to be seen."""
+    group_id: str | None = None
+    """The group whose conversation it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +58,17 @@ class Stream:
         self.access_revision = access_revision
         self.channels = channels
         """What guest said; None for a full member."""
+        self.groups: frozenset[str] = frozenset()
+        """The groups that membership, at this access revision, said they are in; what is of another is not seen."""
+        self.groups_wanted: set[str] = set()
+        """Groups to be asked about, for conversations that they would gain."""
         self.distrusted = False
         """True if guest is to be asked again whatever the revision says."""
         self.places: dict[str, Place] = {}
         self.joined = False
         """True while the hub delivers to it together with the others; False while it catches up by itself."""
+        self.moved: dict[tuple[str, str], datetime] = {}
+        """The read states it was told of, by conversation and member: as of when."""
         self.looked_at: frozenset[str] | None = None
         """The private conversations that were last found; None if nobody looked since it joined."""
         self._opened_at: datetime | None = None
@@ -80,6 +88,15 @@ class Stream:
         """True if nothing waits to be written."""
         return not self._waiting and self._end is None
 
+    @property
+    def group_ids(self) -> frozenset[str]:
+        """The groups on which anything depends that is seen, or would be."""
+        return frozenset(place.group_id for place in self.places.values() if place.group_id) | self.groups_wanted
+
+    def is_in_group_of(self, seen: Seen | Place) -> bool:
+        """Whether it is no group's, or of one that they are known to be in."""
+        return seen.group_id is None or seen.group_id in self.groups
+
     def open(self, seen: Sequence[Seen], *, read_at: datetime, resume: Mapping[str, int]) -> pb.SubscribeResponse:
         """Takes its places and returns the first frame. Follow-ups (reset, lost) wait behind it."""
         self._opened_at = read_at
@@ -89,19 +106,24 @@ class Stream:
             if position > item.head:
                 position = item.head
                 followers.append(events.reset(item.conversation_id, position))
-            self.places[item.conversation_id] = Place(position, item.revision)
+            self.places[item.conversation_id] = Place(position, item.revision, item.group_id)
         self._written = {key: place.position for key, place in self.places.items()}
         if followers:
             self.give(Frame(b"".join(followers), {}))
         return pb.SubscribeResponse(opened=pb.Opened(positions=events.positions(self._written)))
 
     def sees(self, reading: Reading) -> bool:
-        """Whether it may have what was read: by guest's word, or by participation in the reading's own snapshot."""
+        """Whether it may have what was read: by guest's word, or by participation in the reading's own snapshot.
+
+        For a group's conversation by membership's word as well.
+        """
         place = self.places.get(reading.conversation_id)
         if place is None:
             return False
         if self.channels is not None:
             return reading.conversation_id in self.channels.conversation_ids
+        if not self.is_in_group_of(place):
+            return False
         if reading.public or place.revision >= reading.revision:
             return True
         return reading.member_ids is not None and self.member_id in reading.member_ids
@@ -110,11 +132,13 @@ class Stream:
         """Takes a place in another conversation: at its start if it is younger than the stream, else at its head."""
         is_young = self._opened_at is not None and seen.created_at > self._opened_at
         position = 0 if is_young else seen.head
-        self.places[seen.conversation_id] = Place(position, seen.revision)
+        self.places[seen.conversation_id] = Place(position, seen.revision, seen.group_id)
         self.give(Frame(events.gained(seen.conversation_id, position), {seen.conversation_id: position}))
 
     def lose(self, conversation_id: str) -> None:
         """Gives up a place."""
+        # It may still be written down as theirs, and come back without any change of that.
+        self.looked_at = None
         if self.places.pop(conversation_id, None) is not None:
             self.give(Frame(events.lost(conversation_id), {conversation_id: LOST}))
 

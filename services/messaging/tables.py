@@ -60,6 +60,7 @@ conversations = Table(
     CheckConstraint("retention_seconds > 0", name="conversations_retention"),
     CheckConstraint("last_seq >= 0 AND last_event_seq >= last_seq", name="conversations_numbers"),
     Index("conversations_workspace", "workspace_id", "id"),
+    Index("conversations_retention", "id", postgresql_where=text("retention_seconds IS NOT NULL")),
     Index("conversations_of_group", "workspace_id", "group_id", postgresql_where=text("group_id IS NOT NULL")),
     # Every send updates the row: room on its page keeps that update off the indexes.
     postgresql_with={"fillfactor": 50},
@@ -208,6 +209,44 @@ read_states = Table(
     ),
     CheckConstraint("read_seq >= 0", name="read_states_number"),
     Index("read_states_member", "member_id", "updated_at"),
+    Index("read_states_user", "user_id", "conversation_id"),
+)
+
+# The groups that have conversations, and what was written down of who is in them.
+group_syncs = Table(
+    "group_syncs",
+    METADATA,
+    Column("group_id", Uuid(as_uuid=False), nullable=False),
+    Column("workspace_id", Uuid(as_uuid=False), nullable=False),
+    Column("generation", BigInteger, nullable=False, server_default=text("1")),  # raised by each change of the group
+    Column("synced", BigInteger, nullable=False, server_default=text("0")),  # the latest that is written down
+    Column("due_at", DateTime(timezone=True), nullable=False, server_default=CLOCK),  # also the end of a lease
+    PrimaryKeyConstraint("group_id", name="group_syncs_pkey"),
+    CheckConstraint("synced >= 0 AND generation >= synced", name="group_syncs_generation"),
+    Index("group_syncs_due", "due_at"),
+    Index("group_syncs_workspace", "workspace_id"),
+)
+
+workspace_limits = Table(
+    "workspace_limits",
+    METADATA,
+    Column("workspace_id", Uuid(as_uuid=False), nullable=False),
+    Column("name", Text, nullable=False),  # of limits.LIMITS
+    Column("value", Integer, nullable=False),
+    PrimaryKeyConstraint("workspace_id", "name", name="workspace_limits_pkey"),
+    CheckConstraint("value >= 0", name="workspace_limits_value"),
+)
+
+NOWHERE = text("'00000000-0000-0000-0000-000000000000'")
+
+# How far the erasure of what a deleted person wrote has come.
+erasures = Table(
+    "erasures",
+    METADATA,
+    Column("user_id", Uuid(as_uuid=False), nullable=False),
+    Column("conversation_id", Uuid(as_uuid=False), nullable=False, server_default=NOWHERE),
+    Column("client_message_id", Uuid(as_uuid=False), nullable=False, server_default=NOWHERE),  # gone through up to here
+    PrimaryKeyConstraint("user_id", name="erasures_pkey"),
 )
 
 add_file_tables(METADATA)

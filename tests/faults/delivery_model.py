@@ -16,12 +16,13 @@ from services.chassis.call import CURRENT
 from services.chassis.errors import Fault
 from services.chassis.secret import SecretKey
 from services.messaging.access import Access
+from services.messaging.group_lookups import GroupLookups
 from services.messaging.guards import Guard
 from services.messaging.hub import Hub
 from services.messaging.servicers.messages import MessageService
 from tests.faults import decided_at_send
 from tests.faults.explorer import Schedule, explore
-from tests.faults.small_world import CONVERSATION, WORKSPACE, World, WorldDatabase, WorldGuests, WorldMembership
+from tests.faults.small_world import CONVERSATION, GROUP, WORKSPACE, World, WorldDatabase, WorldGuests, WorldMembership
 
 Loss = Callable[[World], Awaitable[None]]
 Run = tuple[list[str], tuple[bool, list[str]]]
@@ -38,7 +39,9 @@ class Model:
         self.database = database
         asked: Any = membership or WorldMembership(world)
         guests: Any = WorldGuests(world)
-        self.access = Access(asked, guests)
+        groups = GroupLookups(database)
+        groups.learn(CONVERSATION, GROUP if world.of_group else "")
+        self.access = Access(asked, guests, groups)
         self.guard = Guard(check_sessions=self._all_alive, membership=asked, guests=guests)
         self.hub = hub_class(self.database, access=self.access, guard=self.guard)
 
@@ -88,6 +91,15 @@ async def taken_out(world: World) -> None:
     await world.schedule.turn("loss commits")
     world.takes_part = False
     world.conversation_revision += 1
+    await world.schedule.turn("loss is acknowledged")
+    world.loss_acknowledged = True
+
+
+async def taken_out_of_group(world: World) -> None:
+    """membership: the role in the group and the revision go in one transaction. That it is written down comes later."""
+    await world.schedule.turn("loss commits")
+    world.is_in_group = False
+    world.access_revision += 1
     await world.schedule.turn("loss is acknowledged")
     world.loss_acknowledged = True
 
@@ -210,6 +222,7 @@ LOSSES: dict[str, tuple[Loss, dict[str, bool]]] = {
     "member removed": (removed, {}),
     "channel revoked": (channel_revoked, {"reader_is_guest": True}),
     "taken out of a private conversation": (taken_out, {"public": False}),
+    "taken out of a group": (taken_out_of_group, {"public": False, "of_group": True}),
 }
 """Each loss with the world that it happens in."""
 

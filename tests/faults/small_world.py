@@ -23,6 +23,7 @@ from services.messaging.peers import GuestChannels
 from tests.faults.explorer import Schedule
 
 WORKSPACE, CONVERSATION = str(uuid.uuid4()), str(uuid.uuid4())
+GROUP = str(uuid.uuid4())
 READER, READER_MEMBER = str(uuid.uuid4()), str(uuid.uuid4())
 WRITER, WRITER_MEMBER = str(uuid.uuid4()), str(uuid.uuid4())
 _THEN = datetime(2026, 1, 1, tzinfo=UTC)
@@ -41,6 +42,9 @@ class World:
     is_member: bool = True
     is_granted: bool = True
     takes_part: bool = True
+    of_group: bool = False
+    """True for a group's conversation, whose people are written down some time after they changed."""
+    is_in_group: bool = True
     access_revision: int = 1
     conversation_revision: int = 1
     texts: list[str] = field(default_factory=list)
@@ -158,6 +162,7 @@ class WorldDatabase:
             head=len(self._world.texts),
             revision=self._world.conversation_revision,
             created_at=_THEN,
+            group_id=GROUP if self._world.of_group else None,
             **more,
         )
 
@@ -190,6 +195,14 @@ class WorldMembership:
         await self._world.asked("membership decides")
         verdict = self._verdict()
         await self._world.answered("membership decides")
+        return verdict
+
+    async def check_in_group(self, **_question: object) -> access_pb.AccessVerdict:
+        """As peers.Membership.check_in_group."""
+        await self._world.asked("membership decides in the group")
+        verdict = self._verdict()
+        verdict.in_group = self._world.is_member and self._world.is_in_group
+        await self._world.answered("membership decides in the group")
         return verdict
 
     def _verdict(self) -> access_pb.AccessVerdict:

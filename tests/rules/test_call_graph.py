@@ -35,6 +35,7 @@ PEER_RPCS = {
     "guest.GuestAccessService/BatchCheckGuests": {"membership", "messaging"},
     "guest.GuestAccessService/ListGuestChannels": {"messaging"},
     "messaging.ConversationService/BatchGetConversations": {"guest"},
+    "messaging.ConversationService/ListCoParticipants": {"guest"},
 }
 """Each PEER RPC and who may call it, but for EventSink, which everybody implements and calls."""
 
@@ -55,6 +56,8 @@ ASKED: dict[str, set[str]] = {
     "messaging": {
         "membership.AccessService/BatchCheckAccess",
         "membership.AccessService/GetAccessRevisions",
+        "membership.GroupMemberService/BatchListGroupMembers",
+        "membership.MemberService/BatchGetMembers",
         "guest.GuestAccessService/BatchCheckGuests",
         "guest.GuestAccessService/ListGuestChannels",
     },
@@ -65,10 +68,9 @@ ASKED: dict[str, set[str]] = {
 OFFERED_AHEAD = {
     "membership.MemberService/RemoveGuestMember": "guest, once its worker and its admins remove guests",
     "membership.MemberService/ChangeMemberKind": "guest, once guests are promoted",
-    "membership.MemberService/BatchGetMembers": "guest and messaging, for the names and states of who takes part",
-    "membership.GroupMemberService/BatchListGroupMembers": "messaging, once groups have conversations",
     "membership.UserGroupService/ExpandHandles": "messaging, once messages mention people",
     "membership.AccessService/BumpAccessRevision": "guest and messaging, once they take sight away by themselves",
+    "messaging.ConversationService/ListCoParticipants": "guest, once guests see other members",
 }
 """PEER RPCs that are there before their first caller, and who will ask. An entry goes when it is asked."""
 

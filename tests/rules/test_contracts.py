@@ -58,6 +58,7 @@ NAMES_OF_THINGS = {
     "CreateWorkspaceRequest",
     "Workspace",
     "CreateChannelRequest",
+    "CreateGroupConversationRequest",
     "Conversation",
     "CreateGroupRequest",
     "Group",

@@ -18,7 +18,7 @@ from tests.faults.delivery_model import (
 from tests.faults.explorer import explore
 
 MOST = 30_000
-FULL_MEMBERS = ["member removed", "taken out of a private conversation"]
+FULL_MEMBERS = ["member removed", "taken out of a private conversation", "taken out of a group"]
 
 
 @pytest.mark.parametrize("name", LOSSES)

@@ -7,6 +7,7 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
+from guildhall.events.v1 import event_sink_pb2 as events
 from guildhall.guest.v1 import guest_service_pb2 as guests
 from guildhall.identity.v1 import auth_service_pb2 as auth
 from guildhall.identity.v1 import auth_service_pb2_grpc as auth_rpc
@@ -24,6 +25,7 @@ from tests.service.test_guest_redemption import until
 from tests.service.test_messaging_conversations import Room
 from tests.service.test_messaging_streams import listening
 from tests.support.administrators import administrator, only_administrators
+from tests.support.outboxes import written
 from tests.support.suite import PASSWORD, Person, Suite, refused
 
 HOLDS_THEM = {
@@ -265,3 +267,17 @@ async def test_whom_they_had_invited_can_no_longer_come_in(suite: Suite, users: 
     await until_not(lambda: found_in(suite, "membership", ["members"], admin.user_id))
     accept = invitations.AcceptInvitationRequest(token=token)
     assert (await refused(late.call(stub.AcceptInvitation, accept))).reason == "INVITATION_INVALID"
+
+
+@pytest.mark.parametrize(("erase", "targets"), [(False, {"membership"}), (True, {"membership", "messaging"})])
+async def test_messaging_is_told_only_if_what_they_wrote_is_to_be_erased(
+    suite: Suite, users: Any, erase: bool, targets: set[str]
+) -> None:
+    person = await suite.person("Moe")
+    with written(suite, "identity") as outbox:
+        await delete(users, person, erase_messages=erase)
+        rows = outbox.database.execute(
+            "SELECT target, payload FROM outbox_written WHERE kind = 'user_deleted'"
+        ).fetchall()
+    told = {target: events.Event.FromString(payload).user_deleted for target, payload in rows}
+    assert told == dict.fromkeys(targets, events.UserDeleted(user_id=person.user_id, erase_messages=erase))

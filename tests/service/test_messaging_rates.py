@@ -14,6 +14,7 @@ from guildhall.messaging.v1 import message_service_pb2_grpc as rpc
 
 from services.chassis.errors import Overloaded, SessionEnded
 from services.messaging import outgoing
+from services.messaging.group_lookups import GroupLookups
 from services.messaging.outgoing import Outgoing
 from services.messaging.peers import Guests, Membership
 from services.messaging.rates import BURST_SECONDS, Rates
@@ -161,6 +162,7 @@ def new_queue(room: Room, *, check_sessions: Any = None) -> Outgoing:
         guests=Guests(frame.channels["guest"]),
         on_stored=lambda _ids: None,
         rates=Rates(of_sender=MANY, of_workspace=MANY),
+        groups=GroupLookups(frame.database),
     )
 
 

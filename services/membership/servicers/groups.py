@@ -8,12 +8,13 @@ from guildhall.membership.v1 import group_service_pb2_grpc as rpc
 from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from services.chassis import masks
 from services.chassis.call import current_call
 from services.chassis.database import Database
 from services.chassis.errors import InvalidRequest, PermissionDenied
 from services.chassis.idempotency import once
 from services.chassis.secret import SecretKey
-from services.membership import group_access, group_members, group_trees, groups, masks, members, refusals, wire_groups
+from services.membership import group_access, group_members, group_trees, groups, members, refusals, wire_groups
 from services.membership.capabilities import CREATE_GROUPS, DELETE_GROUP, MANAGE_GROUP, allows
 from services.membership.group_access import Group, Member, Standing
 from services.membership.peers import Identity

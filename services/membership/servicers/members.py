@@ -10,11 +10,12 @@ from guildhall.membership.v1 import member_service_pb2_grpc as rpc
 from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from services.chassis import masks
 from services.chassis.call import current_call
 from services.chassis.errors import NotFound
 from services.chassis.idempotency import Repeatable, once
 from services.chassis.pages import page_key, page_size, page_token
-from services.membership import bans, joining, masks, members, refusals, removals, suspensions, wire, workspaces
+from services.membership import bans, joining, members, refusals, removals, suspensions, wire, workspaces
 from services.membership.capabilities import BAN_MEMBERS, READ, REMOVE_MEMBERS, SUSPEND_MEMBERS, UPDATE_ROLES
 from services.membership.invitations import Presenter
 from services.membership.servicers.guest_members import GuestMemberRpcs

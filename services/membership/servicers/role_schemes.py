@@ -9,11 +9,12 @@ from guildhall.membership.v1 import role_scheme_service_pb2_grpc as rpc
 from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from services.chassis import masks
 from services.chassis.call import current_call
 from services.chassis.database import Database
 from services.chassis.idempotency import Repeatable, once
 from services.chassis.secret import SecretKey
-from services.membership import masks, members, refusals, role_schemes, wire_groups
+from services.membership import members, refusals, role_schemes, wire_groups
 from services.membership.capabilities import MANAGE_ROLE_SCHEMES
 from services.membership.peers import Identity
 from services.membership.servicers.group_calls import one_spelling, read_page

@@ -9,13 +9,14 @@ from guildhall.membership.v1 import user_group_service_pb2_grpc as rpc
 from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from services.chassis import masks
 from services.chassis.call import current_call
 from services.chassis.database import Database
 from services.chassis.errors import InvalidRequest
 from services.chassis.idempotency import Answer, once
 from services.chassis.pages import page_key, page_size, page_token
 from services.chassis.secret import SecretKey
-from services.membership import handles, masks, members, refusals, user_groups, wire_user_groups
+from services.membership import handles, members, refusals, user_groups, wire_user_groups
 from services.membership.capabilities import MANAGE_USER_GROUPS
 from services.membership.peers import Identity
 

@@ -8,13 +8,14 @@ from guildhall.membership.v1 import workspace_service_pb2_grpc as rpc
 from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from services.chassis import masks
 from services.chassis.call import current_call
 from services.chassis.database import Database
 from services.chassis.errors import InvalidRequest, NotFound, PermissionDenied
 from services.chassis.idempotency import no_access_needed, once
 from services.chassis.pages import page_key, page_size, page_token
 from services.chassis.secret import SecretKey
-from services.membership import activities, masks, members, refusals, wire, workspaces
+from services.membership import activities, members, refusals, wire, workspaces
 from services.membership.activities import Activity
 from services.membership.capabilities import DELETE_WORKSPACE, UPDATE_WORKSPACE
 from services.membership.peers import Identity

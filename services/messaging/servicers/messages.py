@@ -15,21 +15,23 @@ from services.chassis.secret import SecretKey
 from services.messaging import messages, wire
 from services.messaging.access import Access
 from services.messaging.bodies import BodyMac
+from services.messaging.changes import Changes
 from services.messaging.errors import TooManyStreams
 from services.messaging.hub import MOST_STREAMS_OF_USER
 from services.messaging.ids import uuid_of
 from services.messaging.outgoing import Outgoing
 from services.messaging.publishing import Publication, new_send
 from services.messaging.sends import Send, Stored
+from services.messaging.servicers.message_changes import MessageChangeRpcs
 
 
-class MessageService(messages_rpc.MessageServiceServicer):
+class MessageService(MessageChangeRpcs, messages_rpc.MessageServiceServicer):
     """guildhall.messaging.v1.MessageService."""
 
-    def __init__(self, database: Database, secret: SecretKey, *, access: Access, outgoing: Outgoing) -> None:
-        self._database = database
-        self._secret = secret
-        self._access = access
+    def __init__(
+        self, database: Database, secret: SecretKey, *, access: Access, changes: Changes, outgoing: Outgoing
+    ) -> None:
+        super().__init__(database, secret, access=access, changes=changes)
         self._outgoing = outgoing
         self._body_mac = BodyMac(secret)
         self._publications: set[Publication] = set()

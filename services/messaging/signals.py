@@ -1,0 +1,225 @@
+"""What streams are told without a number: how far somebody has read, and that somebody types. The latest wins.
+
+A wake-up carries ids only. Read states are read from their table, and again every two seconds, so that a lost wake-up
+costs no more than that; typing is nowhere stored, and a lost one is lost.
+"""
+
+import asyncio
+import time
+import uuid
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime
+from typing import Any
+
+import structlog
+from sqlalchemy import Row, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.chassis.database import Database
+from services.chassis.errors import NotFound, PermissionDenied
+from services.chassis.wakes import Wakes
+from services.messaging import events, read_states
+from services.messaging.access import VISIBLE, Viewer
+from services.messaging.errors import ConversationArchived
+from services.messaging.events import Reading
+from services.messaging.guards import Guard
+from services.messaging.hub import POLL_SECONDS, RETRY_SECONDS, Hub
+from services.messaging.streams import Frame, Stream
+
+log = structlog.get_logger()
+
+WOKEN_READ_STATES = "messaging.read_states"
+WOKEN_TYPING = "messaging.typing"
+"""Valkey's channels between the replicas: "conversation member", and "replica conversation member user"."""
+TYPING_SECONDS = 2.0
+
+OPEN = text(f"SELECT c.archived_at FROM conversations c WHERE c.id = :conversation_id AND {VISIBLE}")
+# Participants only where sight may have been taken away.
+SIGHTS = text("""
+    SELECT CAST(c.id AS text) AS conversation_id, c.visibility, c.revision,
+        CASE WHEN c.revision > asked.revision THEN ARRAY(
+            SELECT CAST(p.member_id AS text) FROM participants p WHERE p.conversation_id = c.id
+        ) END AS member_ids
+    FROM unnest(CAST(:ids AS uuid[]), CAST(:revisions AS bigint[])) AS asked (id, revision)
+    JOIN conversations c ON c.id = asked.id
+""")
+
+Typing = tuple[str, str, str]
+"""Conversation, member, user."""
+
+
+class Signals:
+    """Hears of them and tells the hub's streams: those who may have it by an answer that was asked for afterwards."""
+
+    def __init__(self, database: Database, *, hub: Hub, guard: Guard, wakes: Wakes) -> None:
+        self._database = database
+        self._hub = hub
+        self._guard = guard
+        self._wakes = wakes
+        self._replica = str(uuid.uuid4())
+        self._typed_at: dict[tuple[str, str], float] = {}
+        self._typing: set[Typing] = set()
+        self._moved: set[tuple[str, str]] = set()
+        self._since: datetime | None = None
+        self._poll = True
+        self._wake = asyncio.Event()
+
+    def moved(self, conversation_id: str, member_id: str) -> None:
+        """Somebody's read position may have changed."""
+        self.hear_moved(f"{conversation_id} {member_id}")
+        self._wakes.publish(WOKEN_READ_STATES, f"{conversation_id} {member_id}")
+
+    def hear_moved(self, message: str) -> None:
+        """A wake-up about it; an empty one stands for any number that were not heard."""
+        conversation_id, _, member_id = message.partition(" ")
+        if not message:
+            self._poll = True
+        elif self._hub.behind or conversation_id in self._hub.watched:
+            self._moved.add((conversation_id, member_id))
+        else:
+            return
+        self._wake.set()
+
+    def type(self, conversation_id: str, *, member_id: str, user_id: str) -> None:
+        """Passes on that somebody types, unless it was less than two seconds ago that they did."""
+        clock = time.monotonic()
+        if clock - self._typed_at.get((conversation_id, member_id), -TYPING_SECONDS) < TYPING_SECONDS:
+            return
+        self._typed_at = {key: at for key, at in self._typed_at.items() if clock - at < TYPING_SECONDS}
+        self._typed_at[conversation_id, member_id] = clock
+        self._note_typing((conversation_id, member_id, user_id))
+        self._wakes.publish(WOKEN_TYPING, f"{self._replica} {conversation_id} {member_id} {user_id}")
+
+    def hear_typing(self, message: str) -> None:
+        """Another replica's word; its own comes back, and is known already."""
+        match message.split(" "):
+            case [replica, conversation_id, member_id, user_id] if replica != self._replica:
+                self._note_typing((conversation_id, member_id, user_id))
+
+    def _note_typing(self, typing: Typing) -> None:
+        if self._hub.behind or typing[0] in self._hub.watched:
+            self._typing.add(typing)
+            self._wake.set()
+
+    async def run(self) -> None:
+        """Tells streams until cancelled."""
+        poll_at = 0.0
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, poll_at - time.monotonic())):
+                    await self._wake.wait()
+            if time.monotonic() >= poll_at:
+                poll_at, self._poll = time.monotonic() + POLL_SECONDS, True
+            self._wake.clear()
+            try:
+                await self._tell_typing()
+                await self._tell_moved()
+            except Exception as error:
+                log.warning("signals_failed", error=type(error).__name__)
+                self._poll = True
+                await asyncio.sleep(RETRY_SECONDS)
+
+    async def _tell_typing(self) -> None:
+        """Reads who sees the conversations, then asks, then tells all but the one who types."""
+        typing, self._typing = self._typing, set()
+        watching = {each[0]: self._hub.watchers(each[0]) for each in typing}
+        if not any(watching.values()):
+            return
+        readings = await self._database.read(lambda tx: _read_sights(tx, watching))
+        held = await self._guard.verify({stream for streams in watching.values() for stream in streams})
+        for each in typing:
+            conversation_id, member_id, user_id = each
+            entry = events.typing(conversation_id, member_id=member_id, user_id=user_id)
+            for stream in watching[conversation_id]:
+                if stream in held or stream.member_id == member_id or conversation_id not in readings:
+                    continue
+                if stream.sees(readings[conversation_id]):
+                    stream.give(Frame(entry, {}))
+
+    async def _tell_moved(self) -> None:
+        """Reads what moved, then asks, then tells those whom it concerns."""
+        pairs, self._moved, polls, self._poll = self._moved, set(), self._poll, False
+        if not pairs and not polls:
+            return
+        read_at, rows = await self._read_moved(pairs, polls=polls)
+        concerned = [(stream, row) for row in rows for stream in self._concerned(row)]
+        held = await self._guard.verify({stream for stream, _ in concerned}) if concerned else set()
+        entries: dict[tuple[str, str], bytes] = {}
+        for stream, row in concerned:
+            if stream in held or not _sees(stream, row):
+                continue
+            key = (row.conversation_id, row.member_id)
+            stream.moved[key] = row.updated_at
+            stream.give(Frame(entries.setdefault(key, events.moved(row)), {}))
+        if polls and not held:
+            # Otherwise somebody is still to be told of what moved since then.
+            self._since = read_at
+
+    async def _read_moved(
+        self, pairs: Collection[tuple[str, str]], *, polls: bool
+    ) -> tuple[datetime, Sequence[Row[Any]]]:
+        streams = self._hub.streams if polls else ()
+        member_ids = {stream.member_id for stream in streams}
+        conversation_ids = {key for stream in streams for key in stream.places}
+
+        async def read(tx: AsyncConnection) -> tuple[datetime, Sequence[Row[Any]]]:
+            read_at = await read_states.clock(tx)
+            if not pairs and not member_ids:
+                return read_at, []
+            rows = await read_states.read_moved(
+                tx,
+                pairs=pairs,
+                member_ids=member_ids,
+                conversation_ids=conversation_ids,
+                since=self._since or read_at,
+            )
+            return read_at, rows
+
+        return await self._database.read(read)
+
+    def _concerned(self, row: Row[Any]) -> list[Stream]:
+        """One's own streams, and in a direct conversation the others'; without those who know it already."""
+        key = (row.conversation_id, row.member_id)
+        return [
+            stream
+            for stream in self._hub.watchers(row.conversation_id)
+            if stream.member_id == row.member_id or row.kind == "direct"
+            if key not in stream.moved or stream.moved[key] < row.updated_at
+        ]
+
+
+def _sees(stream: Stream, row: Row[Any]) -> bool:
+    if row.kind == "direct":
+        return stream.sees(_reading(row, public=False))
+    in_channels = stream.channels is None or row.conversation_id in stream.channels.conversation_ids
+    return in_channels and row.conversation_id in stream.places
+
+
+def _reading(row: Row[Any], *, public: bool) -> Reading:
+    """Nothing new, but what tells who sees the conversation."""
+    member_ids = None if row.member_ids is None else frozenset(row.member_ids)
+    return Reading(row.conversation_id, public, row.revision, head=0, restored=False, member_ids=member_ids)
+
+
+async def require_open(tx: AsyncConnection, *, writer: Viewer, conversation_id: str) -> None:
+    """NOT_FOUND, PERMISSION_DENIED or CONVERSATION_ARCHIVED unless the writer could send there now."""
+    parameters = {**writer.parameters, "conversation_id": conversation_id}
+    found = (await tx.execute(OPEN, parameters)).one_or_none()
+    if found is None:
+        raise NotFound
+    if not writer.allowed:
+        raise PermissionDenied
+    if found.archived_at is not None:
+        raise ConversationArchived
+
+
+async def _read_sights(tx: AsyncConnection, watching: Mapping[str, Collection[Stream]]) -> dict[str, Reading]:
+    """What tells who sees the conversations now."""
+    asked = {
+        key: min(stream.places[key].revision for stream in streams if key in stream.places)
+        for key, streams in watching.items()
+        if any(key in stream.places for stream in streams)
+    }
+    rows = await tx.execute(SIGHTS, {"ids": list(asked), "revisions": list(asked.values())})
+    return {row.conversation_id: _reading(row, public=row.visibility == "public") for row in rows}
