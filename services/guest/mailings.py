@@ -28,7 +28,7 @@ def notice_mailer(database: Database, mailer: Mailer, *, identity: Identity, mem
                 "workspace_name": workspace.name,
                 "guest_name": guest.name if guest is not None else "",
                 "expire_at": notice.expire_at,
-                "grace_end_at": notice.grace_end_at,
+                "end_at": notice.end_at,
             }
             kind = f"guest_{notice.kind.partition('_')[0]}_{notice.recipient}"
             await mailer.send(kind, to=to.email, row_id=row_id, parameters=parameters)

@@ -78,7 +78,7 @@ QUEUE = text("""
 FIND_TO_SEND = text(f"""
     SELECT notice.kind, notice.recipient, CAST(guests.workspace_id AS text) AS workspace_id,
         CAST(guests.user_id AS text) AS user_id, CAST(guests.sponsor_member_id AS text) AS sponsor_member_id,
-        guests.expire_at, guests.grace_end_at
+        guests.expire_at, coalesce(guests.ended_at, guests.grace_end_at) AS end_at
     FROM guest_notices notice JOIN guests ON guests.member_id = notice.member_id
     WHERE notice.id = :id AND notice.sent_at IS NULL AND {FITS}
 """)

@@ -30,7 +30,7 @@ def guest(row: Row[Any]) -> guests.Guest:
         create_time=timestamp(row.created_at),
     )
     if row.ended_at is None:
-        wired.channels.extend(channels(row))
+        wired.channels.extend(grants(row))
         wired.conversation_ids.extend(map(str, row.conversation_ids))
     else:
         # An older release ended guests without saying why, and only removal could.
@@ -38,7 +38,7 @@ def guest(row: Row[Any]) -> guests.Guest:
     return wired
 
 
-def channels(row: Row[Any]) -> list[guests.GuestChannel]:
+def grants(row: Row[Any]) -> list[guests.GuestChannel]:
     """The channels granted to a guest; the row has the columns guests.GUEST."""
     return [
         guests.GuestChannel(

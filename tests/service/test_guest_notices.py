@@ -155,7 +155,7 @@ async def test_a_removal_is_told_at_once_and_what_was_planned_is_not(house: Hous
     await call(house, "RemoveGuest", member_id=guest.member_id)
     (to_guest,) = await until_told(house, person, 1)
     (to_sponsor,) = await until_told(house, house.admin, 1)
-    assert "has ended" in to_guest
+    assert "has ended at" in to_guest
     assert "Gus" in to_sponsor
     await replan(house, guest)
     assert planned(house, guest) == {}

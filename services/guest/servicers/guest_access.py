@@ -37,7 +37,7 @@ class GuestAccessService(rpc.GuestAccessServiceServicer):
             conversation_ids=map(str, row.conversation_ids),
             state=wire.state(row.state),
             holds_for=wire.duration(row.holds_for),
-            channels=wire.channels(row),
+            channels=wire.grants(row),
         )
 
     async def FilterVisibleUsers(
