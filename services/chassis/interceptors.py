@@ -120,10 +120,10 @@ class Interceptors:
         around = self._around(rpc, "bidi_stream")
         counters = Counters(rpc, "bidi_stream")
 
-        async def answer(requests: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
+        async def answer(_requests: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
             async with around(context) as call:
                 await self._let_stream(rpc, call)
-                async with aclosing(behavior(_validated(requests, counters), context)) as responses:
+                async with aclosing(behavior(_validated(context, counters), context)) as responses:
                     async for response in responses:
                         counters.sent.inc()
                         yield response
@@ -134,10 +134,10 @@ class Interceptors:
         around = self._around(rpc, "client_stream")
         counters = Counters(rpc, "client_stream")
 
-        async def answer(requests: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        async def answer(_requests: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             async with around(context) as call:
                 await self._let_stream(rpc, call)
-                response = await behavior(_validated(requests, counters), context)
+                response = await behavior(_validated(context, counters), context)
                 counters.sent.inc()
                 return response
 
@@ -294,11 +294,13 @@ def validate(request: Any) -> None:
         raise InvalidRequest(fields=faults[:MOST_FIELDS])
 
 
-async def _validated(requests: AsyncIterator[Any], counters: Counters) -> AsyncIterator[Any]:
-    async for request in requests:
+async def _validated(context: grpc.aio.ServicerContext[Any, Any], counters: Counters) -> AsyncIterator[Any]:
+    # Not through gRPC's iterator, and popped: both would keep a message until the next one is asked for, twice the
+    # memory for whoever waits with what was in it.
+    while (taken := [await context.read()])[0] is not grpc.aio.EOF:
         counters.received.inc()
-        validate(request)
-        yield request
+        validate(taken[0])
+        yield taken.pop()
 
 
 def _path(violation: Any) -> str:

@@ -208,6 +208,8 @@ workspace_limits = Table(
     Column("value", Integer, nullable=False),
     PrimaryKeyConstraint("workspace_id", "name", name="workspace_limits_pkey"),
     CheckConstraint("value >= 0", name="workspace_limits_value_check"),
+    # As many as messaging answers about in one question.
+    CheckConstraint("name <> 'guest_channels' OR value <= 200", name="workspace_limits_channels_check"),
 )
 
 add_frame_tables(METADATA)

@@ -149,14 +149,18 @@ class Attempts:
             await self._count(key, "wrong", self._tokens)
             raise
 
-    async def may_mail(self, account: str) -> bool:
+    async def may_mail(self, account: str, *, from_own_network: bool = False) -> bool:
         """Spends one of the mails that a network may have sent to an address, and may ask for, in an hour.
 
-        What all networks together may have sent to an address is far more: else one could use up another's.
+        What all networks together may have sent to an address is far more: else one could use up another's. It does
+        not bind a network from which the address's owner has signed in: else ten together could.
         """
         client_address = current_call().client_address
-        keys = [self._key("mail", account, network_of(client_address)), self._key("mail", account)]
-        most = [self._mails[0], self._mails[0] * FROM_ALL_NETWORKS]
+        keys = [self._key("mail", account, network_of(client_address))]
+        most = [self._mails[0]]
+        if not from_own_network:
+            keys.append(self._key("mail", account))
+            most.append(self._mails[0] * FROM_ALL_NETWORKS)
         if is_foreign(client_address):
             keys.append(self._key("mails", network_of(client_address)))
             most.append(self._mails[1])

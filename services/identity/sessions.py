@@ -82,6 +82,13 @@ LIST = text("""
         AND id < CAST(:before AS uuid)
     ORDER BY id DESC LIMIT :size
 """)
+IS_FROM_NETWORK = text("""
+    SELECT EXISTS (
+        SELECT FROM users JOIN sessions ON user_id = users.id
+        WHERE normalized_email = :normalized_email AND CASE WHEN pg_input_is_valid(client_address, 'inet')
+            THEN CAST(client_address AS inet) <<= CAST(:network AS inet) END
+    )
+""")
 # idle_expire_at is never past absolute_expire_at (sessions_idle_check).
 CHECK = text("""
     SELECT users.id IS NOT NULL OR EXISTS (
@@ -220,6 +227,12 @@ async def access(tx: AsyncConnection, *, user_id: str, session_id: str) -> Row[A
     if session is None:
         raise NotFound
     return session
+
+
+async def is_from_network(tx: AsyncConnection, *, normalized_email: str, network: str) -> bool:
+    """Whether a session of whoever has an address, alive or over for less than a month, was last used in a network."""
+    row = {"normalized_email": normalized_email, "network": network or None}
+    return bool(await tx.scalar(IS_FROM_NETWORK, row))
 
 
 async def list_page(tx: AsyncConnection, *, user_id: str, before: str | None, size: int) -> Sequence[Row[Any]]:

@@ -10,6 +10,7 @@ import structlog
 from sqlalchemy import Row, TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from services.chassis import emails
 from services.chassis.database import Database
 from services.chassis.mail import Mailer, made_at
 from services.chassis.secret import SecretKey
@@ -28,6 +29,8 @@ LINKS = {
 }
 """The purposes of tokens that are mailed, and the pages that their links lead to."""
 
+NAMELESS = ("verify_email", "change_email")
+
 # unknown_address has no user, and so no mail.
 FIND_TOKEN = text("""
     SELECT coalesce(pending_email, users.email) AS email, users.name, verification_tokens.created_at AS asked_at,
@@ -35,6 +38,9 @@ FIND_TOKEN = text("""
     FROM verification_tokens JOIN users ON users.id = verification_tokens.user_id
     WHERE verification_tokens.id = :id AND purpose = :purpose
         AND used_at IS NULL AND statement_timestamp() < expire_at
+""")
+FIND_HOLDER = text("""
+    SELECT email, name FROM users WHERE normalized_email = :normalized_email AND email_verified_at IS NOT NULL
 """)
 FIND_CHANGE = text("""
     SELECT previous_email AS email, users.name, used_at AS asked_at
@@ -58,6 +64,7 @@ class Mails:
         about_tokens = [*LINKS, "known_address", "unknown_address"]
         return {
             **{f"mail.{purpose}": partial(self._about_token, purpose) for purpose in about_tokens},
+            "mail.change_email": self._change_email,
             "mail.email_changed": self._email_changed,
             "mail.password_changed": self._password_changed,
         }
@@ -67,7 +74,7 @@ class Mails:
         if row is None:
             return
         parameters = {"asked_at": row.asked_at, "name": row.name}
-        if purpose in ("verify_email", "change_email"):
+        if purpose in NAMELESS:
             # Whoever signs up somebody else's address chose that name too: their words are not to reach the owner.
             del parameters["name"]
         if purpose in LINKS:
@@ -75,6 +82,17 @@ class Mails:
             link = f"{self._public_url}/{LINKS[purpose]}?{urlencode({'token': token})}"
             parameters |= {"token": token, "link": link, "expire_at": row.expire_at}
         await self._mailer.send(purpose, to=row.email, row_id=row_id, parameters=parameters)
+
+    async def _change_email(self, token_id: str, row_id: str) -> None:
+        """Mails the token to an address that somebody wants to change to; whoever has it already is told instead."""
+        asked = await self._find(FIND_TOKEN, id=token_id, purpose="change_email")
+        if asked is None:
+            return
+        holder = await self._find(FIND_HOLDER, normalized_email=emails.normalize(asked.email))
+        if holder is None:
+            await self._about_token("change_email", token_id, row_id)
+        else:
+            await self._tell("known_address", holder, row_id, asked.asked_at)
 
     async def _email_changed(self, token_id: str, row_id: str) -> None:
         """Tells the old address."""

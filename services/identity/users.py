@@ -59,6 +59,12 @@ FORGET_CLAIMS = text("""
         LIMIT 1000 FOR UPDATE SKIP LOCKED
     )
 """)
+FIND_CHANGE = text("""
+    SELECT normalized_email, pending_email FROM users
+    LEFT JOIN verification_tokens ON user_id = users.id AND purpose = 'change_email' AND used_at IS NULL
+        AND statement_timestamp() < verification_tokens.created_at + interval '15 minutes'
+    WHERE users.id = :user_id
+""")
 TAKE_ADDRESS = text(f"""
     UPDATE users
     SET email = :email, normalized_email = :normalized_email, email_verified_at = statement_timestamp(),
@@ -103,6 +109,27 @@ async def start_email_sign_in(
     else:
         user = await _find(tx, normalized_email=normalized_email)
     await _issue_to(tx, secret, "email_sign_in", user)
+
+
+async def is_change_due(tx: AsyncConnection, *, user_id: str, normalized_email: str) -> bool:
+    """Whether a mail about a change to an address is due: not to their own, nor again soon after the last one.
+
+    After a quarter of an hour another one is: the first may be lost.
+    """
+    asked = (await tx.execute(FIND_CHANGE, {"user_id": user_id})).one_or_none()
+    if asked is None or asked.normalized_email == normalized_email:
+        return False
+    return asked.pending_email is None or emails.normalize(asked.pending_email) != normalized_email
+
+
+async def start_email_change(tx: AsyncConnection, secret: SecretKey, *, user_id: str, email: str) -> None:
+    """Has a mail written to a new address of a locked user's; the one before counts no more.
+
+    Who has the address is not asked here but by the worker, so that the time tells nothing about it.
+    """
+    await verification.drop(tx, user_id=user_id, purposes=CHANGE_EMAIL)
+    await verification.issue(tx, secret, "change_email", user_id=user_id, email=email)
+    await security.record(tx, "email_change_requested", user_id=user_id)
 
 
 async def request_password_reset(tx: AsyncConnection, secret: SecretKey, *, normalized_email: str) -> None:

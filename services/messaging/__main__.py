@@ -32,6 +32,7 @@ from services.messaging.participants import remove_member
 from services.messaging.peers import Guests, Membership
 from services.messaging.promotions import guest_promoted
 from services.messaging.rates import Rates
+from services.messaging.search_entries import SearchEntries
 from services.messaging.servicers.conversations import ConversationService
 from services.messaging.servicers.events import EventService
 from services.messaging.servicers.files import FileService
@@ -56,8 +57,14 @@ def build(settings: MessagingSettings) -> Frame:
     guard = Guard(check_sessions=frame.sessions.check, membership=membership, guests=guests)
     hub = Hub(database, access=access, guard=guard)
 
-    def on_changed(conversation_id: str) -> None:
+    search_entries = SearchEntries(database)
+
+    def heard(conversation_id: str) -> None:
         hub.wake(conversation_id)
+        search_entries.wake(conversation_id)
+
+    def on_changed(conversation_id: str) -> None:
+        heard(conversation_id)
         wakes.publish(WOKEN_CONVERSATIONS, conversation_id)
 
     def on_sights(workspace_id: str) -> None:
@@ -92,14 +99,17 @@ def build(settings: MessagingSettings) -> Frame:
         ),
         groups=groups,
     )
-    changes = Changes(database, secret, on_changed=lambda conversation_id: on_stored([conversation_id]))
-    message_service = MessageService(database, secret, access=access, changes=changes, outgoing=outgoing)
+    message_service = MessageService(
+        database, secret, access=access, membership=membership, changes=changes, outgoing=outgoing
+    )
     frame.add(message_service_pb2_grpc.add_MessageServiceServicer_to_server, message_service)
     reaction_service = ReactionService(database, secret, access=access, changes=changes)
     frame.add(reaction_service_pb2_grpc.add_ReactionServiceServicer_to_server, reaction_service)
     _add_files(frame, settings, access=access, changes=changes)
     _add_live(frame, access=access, guard=guard, hub=hub)
     frame.background(syncs.run())
+    frame.background(search_entries.run())
+    frame.hear(WOKEN_CONVERSATIONS, heard)
     frame.on_drain(message_service.drain)
     return frame
 
@@ -128,7 +138,6 @@ def _add_live(frame: Frame, *, access: Access, guard: Guard, hub: Hub) -> None:
     frame.add(event_service_pb2_grpc.add_EventServiceServicer_to_server, event_service)
     read_state_service = ReadStateService(frame.database, frame.secret, access=access, signals=signals)
     frame.add(read_state_service_pb2_grpc.add_ReadStateServiceServicer_to_server, read_state_service)
-    frame.hear(WOKEN_CONVERSATIONS, hub.wake)
     frame.hear(WOKEN_SIGHTS, hub.wake_sights)
     frame.hear(WOKEN_READ_STATES, signals.hear_moved)
     frame.hear(WOKEN_TYPING, signals.hear_typing)

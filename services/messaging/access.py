@@ -74,6 +74,18 @@ class Viewer:
             "groups": list(self.groups),
         }
 
+    def still_sees(self, conversation_id: str, group_id: str | None, before: "Viewer") -> bool:
+        """Whether what they saw when they were asked about `before`, and was read after that, is still theirs to see.
+
+        A full member's sight was read together with the content, but for whether they are in the conversation's group;
+        a guest's grant must be there still.
+        """
+        if self.member_id != before.member_id or (self.granted is None) != (before.granted is None):
+            return False
+        if self.granted is not None:
+            return conversation_id in self.granted
+        return group_id is None or group_id in self.groups
+
 
 class Access:
     """The questions behind every RPC of messaging, asked afresh each time. No answer is a refusal."""
@@ -129,6 +141,12 @@ class Access:
         if has_ended(guest) or not guest.granted:
             raise NotFound
         return Viewer(workspace_id, call.user_id, verdict.member_id, frozenset({conversation_id}))
+
+    async def require_again(self, call: Call, before: Viewer, *, conversation_id: str) -> None:
+        """NOT_FOUND unless what was read for `before` is theirs to see still; to be asked after the reading."""
+        again = await self.require_reader(call, workspace_id=before.workspace_id, conversation_id=conversation_id)
+        if again.member_id != before.member_id or (again.granted is None) != (before.granted is None):
+            raise NotFound
 
     async def require_writer(
         self, call: Call, *, workspace_id: str, conversation_id: str, capability: str = SEND

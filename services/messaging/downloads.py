@@ -20,11 +20,6 @@ STRETCH_BYTES = 1 << 20
 """What is read at once, and all that a download holds in memory."""
 
 
-def still_sees(again: Viewer, viewer: Viewer, *, conversation_id: str) -> bool:
-    """Whether somebody, asked about again after a conversation was read for them, may have what was read."""
-    return again.member_id == viewer.member_id and (again.granted is None or conversation_id in again.granted)
-
-
 class Downloads:
     """Reads files for those who see them."""
 
@@ -37,9 +32,7 @@ class Downloads:
     async def get(self, call: Call, *, workspace_id: str, file_id: str) -> Row[Any]:
         """A file, to somebody who still saw it after it was read. NOT_FOUND."""
         viewer, row = await self._find(call, workspace_id, file_id)
-        again = await self._access.require_viewer(call, workspace_id=workspace_id)
-        if not still_sees(again, viewer, conversation_id=row.conversation_id):
-            raise NotFound
+        await self._access.require_again(call, viewer, conversation_id=row.conversation_id)
         return row
 
     async def frames(

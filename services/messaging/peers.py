@@ -14,6 +14,8 @@ from guildhall.membership.v1 import group_member_service_pb2 as group_members
 from guildhall.membership.v1 import group_member_service_pb2_grpc as group_members_rpc
 from guildhall.membership.v1 import member_service_pb2 as members
 from guildhall.membership.v1 import member_service_pb2_grpc as members_rpc
+from guildhall.membership.v1 import user_group_service_pb2 as user_groups
+from guildhall.membership.v1 import user_group_service_pb2_grpc as user_groups_rpc
 
 from services.chassis.channel import ask
 from services.chassis.coalesce import Coalescer
@@ -29,9 +31,11 @@ class Membership:
         self._stub: access_rpc.AccessServiceAsyncStub
         self._members: members_rpc.MemberServiceAsyncStub
         self._group_members: group_members_rpc.GroupMemberServiceAsyncStub
+        self._user_groups: user_groups_rpc.UserGroupServiceAsyncStub
         self._stub = access_rpc.AccessServiceStub(channel)
         self._members = members_rpc.MemberServiceStub(channel)
         self._group_members = group_members_rpc.GroupMemberServiceStub(channel)
+        self._user_groups = user_groups_rpc.UserGroupServiceStub(channel)
         self._questions: Coalescer[access.AccessQuestion, access.AccessVerdict] = Coalescer(self.decide)
         # Apart: a batch that holds a question about a group costs half as much again for each of the others.
         self._group_questions: Coalescer[access.AccessQuestion, access.AccessVerdict] = Coalescer(
@@ -75,6 +79,13 @@ class Membership:
             if not group.has_more:
                 return found
             after = group.group_members[-1].member_id
+
+    async def expand_handles(
+        self, handles: Collection[str], *, workspace_id: str
+    ) -> Sequence[user_groups.ExpandedHandle]:
+        """Whom handles stand for, in their order; nobody for those that nobody has."""
+        request = user_groups.ExpandHandlesRequest(workspace_id=workspace_id, handles=handles)
+        return (await ask(self._user_groups.ExpandHandles, request)).expanded
 
     async def access_revision(self, workspace_id: str, *, deadline: float) -> int:
         """The workspace's access revision at this instant; 0 if there is no such workspace."""

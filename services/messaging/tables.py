@@ -23,6 +23,7 @@ from sqlalchemy import (
 
 from services.chassis.tables import CLOCK, add_frame_tables
 from services.messaging.file_tables import add_file_tables
+from services.messaging.search_tables import add_search_tables
 
 METADATA = MetaData()
 
@@ -61,6 +62,7 @@ conversations = Table(
     CheckConstraint("last_seq >= 0 AND last_event_seq >= last_seq", name="conversations_numbers"),
     Index("conversations_workspace", "workspace_id", "id"),
     Index("conversations_retention", "id", postgresql_where=text("retention_seconds IS NOT NULL")),
+    Index("conversations_public", "workspace_id", postgresql_where=text("visibility = 'public'")),
     Index("conversations_of_group", "workspace_id", "group_id", postgresql_where=text("group_id IS NOT NULL")),
     # Every send updates the row: room on its page keeps that update off the indexes.
     postgresql_with={"fillfactor": 50},
@@ -250,4 +252,5 @@ erasures = Table(
 )
 
 add_file_tables(METADATA)
+add_search_tables(METADATA)
 add_frame_tables(METADATA)

@@ -29,6 +29,9 @@ PERMISSION_BYTES = 4 << 20
 PERMISSION_SECONDS = 1.0
 """After so much, or so long, a stream that goes on asks for permission again."""
 IDLE_SECONDS = 30.0
+MOST_TURNS = 24
+TURN_SECONDS = 0.2
+"""So many streams at once are read from, and hold what they read; one with a slow sender only for so long."""
 MOST_WRITING = 8
 MOST_COMPARING = 2
 
@@ -79,7 +82,8 @@ class Uploads:
         self._blobs = blobs
         self._access = access
         self._sessions = sessions
-        # Whoever waits here reads nothing more from its connection, so what is in memory is bounded too.
+        # Whoever waits for a turn reads nothing from its connection, so that little of it is in memory.
+        self.turns = asyncio.Semaphore(MOST_TURNS)
         self._writing = asyncio.Semaphore(MOST_WRITING)
         self._comparing = asyncio.Semaphore(MOST_COMPARING)
         self._finishing: dict[str, asyncio.Future[Row[Any]]] = {}
@@ -236,16 +240,37 @@ class Upload:
 
     async def receive(self, chunks: AsyncIterator[bytes]) -> Row[Any] | None:
         """Takes all that comes; the file, if it is complete then. What does not fill a part is dropped in the end."""
-        while True:
+        while await self._take_next(chunks):
+            pass
+        return await self.finish()
+
+    async def _take_next(self, chunks: AsyncIterator[bytes]) -> bool:
+        """Takes the next bytes, in turn; False at the end. Who lets others wait for a moment waits beside them."""
+        turns = self._uploads.turns
+        async with turns:
+            coming = asyncio.ensure_future(_next(chunks))
             try:
-                async with asyncio.timeout(IDLE_SECONDS):
-                    chunk = await anext(chunks)
-            except StopAsyncIteration:
-                return await self.finish()
-            except TimeoutError:
-                text = f"Nothing came for {IDLE_SECONDS:.0f} s; go on from received_bytes."
-                raise DeadlineExceeded(text) from None
+                await asyncio.wait({coming}, timeout=TURN_SECONDS)
+                if coming.done():
+                    return await self._take_done(coming)
+            except BaseException:
+                await _stop(coming)
+                raise
+        try:
+            async with asyncio.timeout(IDLE_SECONDS):
+                await asyncio.wait({coming})
+        except TimeoutError:
+            raise DeadlineExceeded(f"Nothing came for {IDLE_SECONDS:.0f} s; go on from received_bytes.") from None
+        finally:
+            await _stop(coming)
+        async with turns:
+            return await self._take_done(coming)
+
+    async def _take_done(self, come: asyncio.Future[bytes]) -> bool:
+        chunk = come.result()
+        if chunk:
             await self.take(chunk)
+        return bool(chunk)
 
     async def take(self, chunk: bytes) -> None:
         """Takes the next bytes, skipping those that are stored. UPLOAD_TOO_LONG."""
@@ -261,7 +286,11 @@ class Upload:
         self._waiting += chunk
         self._skip()
         while self._waiting and self._is_part(len(self._waiting)):
-            await self._store(bytes(self._waiting[:PART_BYTES]))
+            with memoryview(self._waiting) as waiting:
+                data = bytes(waiting[:PART_BYTES])
+            # Before it is stored: it would be in memory twice as long as that takes.
+            del self._waiting[:PART_BYTES]
+            await self._store(data)
             self._skip()
 
     async def finish(self) -> Row[Any] | None:
@@ -301,3 +330,15 @@ class Upload:
         if writer.member_id != self._writer.member_id:
             raise NotFound
         self._writer, self._permitted_at, self._unpermitted_bytes = writer, asked_at, 0
+
+
+async def _next(chunks: AsyncIterator[bytes]) -> bytes:
+    """Empty at the end: no frame is."""
+    return await anext(chunks, b"")
+
+
+async def _stop(coming: asyncio.Future[bytes]) -> None:
+    """Ends what still waits for a frame, so that its iterator can be closed."""
+    if not coming.done():
+        coming.cancel()
+        await asyncio.wait({coming})

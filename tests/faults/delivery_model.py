@@ -60,7 +60,14 @@ class Model:
     async def list_messages(self) -> None:
         """The reader's unary read."""
         anything: Any = None
-        service = MessageService(self.database, SecretKey(b"0" * 32), access=self.access, outgoing=anything)
+        service = MessageService(
+            self.database,
+            SecretKey(b"0" * 32),
+            access=self.access,
+            membership=anything,
+            changes=anything,
+            outgoing=anything,
+        )
         CURRENT.set(self.world.call())
         request = pb.ListMessagesRequest(workspace_id=WORKSPACE, conversation_id=CONVERSATION)
         with contextlib.suppress(Fault):

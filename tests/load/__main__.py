@@ -22,7 +22,20 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from deploy.stack.supervisor import Interrupted
-from tests.load import delivery, enumeration, footprint, overload, picture, reading, report, signing_in, throughput
+from tests.load import (
+    delivery,
+    enumeration,
+    footprint,
+    overload,
+    picture,
+    reading,
+    report,
+    searching,
+    session_ends,
+    signing_in,
+    throughput,
+)
+from tests.load import uploads as uploading
 from tests.load.callers import TakingTurns, Turn
 from tests.load.generator import Generator, JobFailedError
 from tests.load.lab import Figure, Lab, Watch
@@ -59,8 +72,11 @@ SCENARIOS = {
     "S2": Scenario("PublishMessages, 8 streams ÷ echo", throughput.s2, from_outside=True, needs_echo=True),
     "S4": Scenario("500 subscribers, 50/s: p99", delivery.s4, from_outside=True, people=delivery.PEOPLE),
     "sign-ins": Scenario("p99 beside 50 sign-ins at once ÷ at rest", signing_in.sign_ins, from_outside=True),
+    "sessions": Scenario("session ended: its streams end, s", session_ends.sessions_end),
+    "uploads": Scenario("memory of 100 uploads of 20 MiB at once", uploading.uploads),
     "S8": Scenario("goodput at 5 × the knee", overload.s8, from_outside=True),
     "S5": Scenario("ListMessages, 2 000 000 ÷ 10 000 stored", reading.s5),
+    "search": Scenario("SearchMessages in 2 000 000: the worst p95", searching.search),
 }
 
 

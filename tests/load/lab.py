@@ -38,6 +38,8 @@ class Lab:
     show: Callable[[str], None]
     callers: Generator
     listeners: Generator
+    archive: Any = None
+    """Two million messages, once a scenario has needed them (archive.py)."""
 
     @property
     def inside(self) -> Booted:

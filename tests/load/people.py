@@ -144,10 +144,18 @@ async def _sign_up(channel: grpc.aio.Channel, mailbox: Mailbox, address: str) ->
     await stub.SignUp(auth.SignUpRequest(email=address, password=PASSWORD, name="Load"), timeout=_CALL_SECONDS)
     token = await mailbox.token(address, 1)
     await stub.VerifyEmail(auth.VerifyEmailRequest(token=token), timeout=_CALL_SECONDS)
-    answer = await stub.SignIn(auth.SignInRequest(email=address, password=PASSWORD), timeout=_CALL_SECONDS)
+    answer = await sign_in(channel, address)
     person = Person(address, answer.user.user_id)
     person.take(answer.tokens)
     return person
+
+
+async def sign_in(channel: grpc.aio.Channel, address: str) -> auth.SignInResponse:
+    """Another session of somebody who has signed up here."""
+    stub: Any = auth_rpc.AuthServiceStub(channel)
+    request = auth.SignInRequest(email=address, password=PASSWORD)
+    answer: auth.SignInResponse = await stub.SignIn(request, timeout=_CALL_SECONDS)
+    return answer
 
 
 async def _join(channel: grpc.aio.Channel, mailbox: Mailbox, crowd: Crowd, person: Person) -> str:

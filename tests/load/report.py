@@ -57,14 +57,25 @@ def remark(name: str, figure: Figure) -> str:
         )
     if name == "S5":
         return f"{detail['ratios']}, echo ×{detail['echo_ratio']}"
+    if name == "search":
+        worst = sorted(detail["p95_milliseconds"].items(), key=lambda item: -item[1])[:3]
+        return "ms; " + ", ".join(f"{kind}: {delay} ms" for kind, delay in worst)
     if name == "S6":
         batches = {key: found for key, found in detail.items() if key.startswith("of_")}
         parts = [f"{key.replace('_', ' ')}: {delays['p50']} ms" for key, delays in batches.items()]
         few, many = detail["growth"]["rows"]
         ratios = ", ".join(f"{name} ×{ratio}" for name, ratio in detail["growth"]["ratios"].items())
         return f"{', '.join(parts)}; {many:,} rows ÷ {few:,}: {ratios}"
+    if name == "uploads":
+        return f"MiB; {detail['mib_per_second']} MiB/s; {detail['codes']}"
     if name == "S7":
         return f"KiB; up {detail['up_seconds']} s (≤ {detail['up_goal_seconds']} s)"
+    if name == "sessions":
+        delays = detail["milliseconds"]
+        return (
+            f"s; {detail['streams']} streams: p50 {delays['p50']} ms; {detail['calls_refused']} calls refused at once; "
+            f"faults {detail['faults']}"
+        )
     if name != "S8":
         return str(detail["ratios"])
     knee = detail["knee"]["per_second"]

@@ -14,10 +14,9 @@ from tests.load.generator import Control
 from tests.load.histogram import Histogram
 from tests.load.lab import Figure, Lab
 from tests.load.people import PASSWORD
-from tests.load.wire import SEND, close_channels, now, open_channels
+from tests.load.wire import GET_USER, SEND, close_channels, now, open_channels
 
 AT_ONCE = 50
-GET_USER = "/guildhall.identity.v1.UserService/GetUser"
 SIGN_IN = "/guildhall.identity.v1.AuthService/SignIn"
 _SECOND = 1_000_000_000
 

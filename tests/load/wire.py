@@ -15,10 +15,12 @@ from guildhall.messaging.v1 import message_service_pb2 as messages
 SEND = "/guildhall.messaging.v1.MessageService/SendMessage"
 PUBLISH = "/guildhall.messaging.v1.MessageService/PublishMessages"
 LIST = "/guildhall.messaging.v1.MessageService/ListMessages"
+SEARCH = "/guildhall.messaging.v1.MessageService/SearchMessages"
 SUBSCRIBE = "/guildhall.messaging.v1.EventService/Subscribe"
 CHECK_ACCESS = "/guildhall.membership.v1.AccessService/BatchCheckAccess"
 ECHO = "/guildhall.load.v1.EchoService/Echo"
 ECHO_STREAM = "/guildhall.load.v1.EchoService/EchoStream"
+GET_USER = "/guildhall.identity.v1.UserService/GetUser"
 REFRESH = "/guildhall.identity.v1.AuthService/RefreshSession"
 
 TEXT_CHARACTERS = 100

@@ -68,6 +68,7 @@ ASKED: dict[str, set[str]] = {
         "membership.AccessService/GetAccessRevisions",
         "membership.GroupMemberService/BatchListGroupMembers",
         "membership.MemberService/BatchGetMembers",
+        "membership.UserGroupService/ExpandHandles",
         "guest.GuestAccessService/BatchCheckGuests",
         "guest.GuestAccessService/ListGuestChannels",
     },
@@ -76,7 +77,6 @@ ASKED: dict[str, set[str]] = {
 """What the code of each really calls; the frame asks for every service."""
 
 OFFERED_AHEAD = {
-    "membership.UserGroupService/ExpandHandles": "messaging, once messages mention people",
     "guest.GuestAccessService/FilterVisibleUsers": "membership and messaging, once they hide people from guests",
     "guest.GuestAccessService/ListVisibleUsers": "membership and messaging, once they list people to guests",
 }

@@ -34,6 +34,7 @@ WITHOUT_REQUEST_ID = {
     "ChangeMemberKind": "making a full member a full member is the same",
     "BumpAccessRevision": "event_id is its key",
     "VerifyActivityChain": "it only reads",
+    "ResolveMentions": "it only reads",
     "ExchangeServiceKey": "changes nothing but the time of last use; each answer is another token",
     "CreateAccessToken": "stores nothing; each answer is another token",
 }

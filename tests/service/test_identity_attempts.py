@@ -4,6 +4,7 @@ import asyncio
 import signal
 import subprocess
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,13 @@ from redis import Redis
 
 from deploy.stack.valkey import Valkey
 from services.chassis.call import CURRENT, Call
-from services.chassis.secret import SecretKey
+from services.chassis.secret import SecretKey, token_hash
+from services.identity import verification
 from services.identity.attempts import TOKENS, Allowance, Attempts
 from services.identity.guesses import MOST_OF_A_NETWORK
 from tests.support.backends import Processes
 from tests.support.identities import execute, from_address, identity, kinds_of, new_address
-from tests.support.suite import PASSWORD, Refusal, Suite, refused
+from tests.support.suite import PASSWORD, Person, Refusal, Suite, refusal_of, refused
 
 HERE, THERE = from_address("203.0.113.7"), from_address("198.51.100.7")
 WRONG = "not the password"
@@ -107,6 +109,52 @@ async def test_a_flood_from_one_network_is_overloaded_there_and_keeps_nobody_els
     await asyncio.wait(flood, return_when=asyncio.FIRST_COMPLETED)
     assert (await sign_in(auth, person.email, metadata=THERE)).user.user_id == person.user_id
     assert {refusal.reason for refusal in await asyncio.gather(*flood)} == {"INVALID_CREDENTIALS", "OVERLOADED"}
+
+
+async def test_a_flood_of_sign_ups_from_one_network_is_overloaded_there_and_keeps_nobody_else_out(suite: Suite) -> None:
+    crowd = from_address("192.0.2.92")
+    async with identity(suite, mails_per_network=1000) as (_, auth):
+        flood = [asyncio.ensure_future(outcome(ask_mail(auth, "SignUp", new_address(), crowd))) for _ in range(30)]
+        await asyncio.wait(flood, return_when=asyncio.FIRST_COMPLETED)
+        assert await outcome(ask_mail(auth, "SignUp", new_address(), THERE)) == "OK"
+        reasons = Counter(await asyncio.gather(*flood))
+    assert set(reasons) == {"OK", "OVERLOADED"}
+    assert reasons["OK"] >= MOST_OF_A_NETWORK
+
+
+async def test_a_flood_of_resets_from_one_network_is_overloaded_there_and_keeps_nobody_else_out(
+    suite: Suite, auth: Any
+) -> None:
+    frame = suite.frames["identity"]
+
+    async def reset(person: Person, metadata: Any) -> str:
+        token_id = str(uuid.uuid4())
+        token = verification.token_of(frame.secret, token_id)
+        statement = """
+            INSERT INTO verification_tokens (id, user_id, purpose, token_hash, expire_at)
+            VALUES (%s, %s, 'reset_password', %s, statement_timestamp() + interval '1 hour')
+        """
+        execute(suite, statement, token_id, person.user_id, token_hash(token))
+        request = pb.ResetPasswordRequest(token=token, new_password=f"{PASSWORD} {token_id}")
+        return await outcome(auth.ResetPassword(request, timeout=10, metadata=metadata))
+
+    people = [await suite.person() for _ in range(6)]
+    crowd = from_address("192.0.2.93")
+    flood = [asyncio.ensure_future(reset(person, crowd)) for person in people[1:] for _ in range(6)]
+    await asyncio.wait(flood, return_when=asyncio.FIRST_COMPLETED)
+    assert await reset(people[0], THERE) == "OK"
+    reasons = Counter(await asyncio.gather(*flood))
+    assert set(reasons) <= {"OK", "TOKEN_INVALID", "OVERLOADED"}
+    assert reasons["OVERLOADED"] > 0
+
+
+async def outcome(call: Any) -> str:
+    """OK, or the reason of the refusal."""
+    try:
+        await call
+    except grpc.aio.AioRpcError as error:
+        return refusal_of(error).reason
+    return "OK"
 
 
 async def test_wrong_present_passwords_count_as_well(suite: Suite, auth: Any) -> None:
@@ -287,6 +335,29 @@ async def test_all_networks_together_send_an_address_ten_times_what_one_may(suit
         assert count_tokens(suite) - before == 10
         await ask_mail(auth, "StartEmailSignIn", new_address(), from_address("198.18.12.1"))
         assert count_tokens(suite) - before == 11
+
+
+async def test_the_networks_of_strangers_cannot_use_up_the_mails_of_one_that_the_owner_has_signed_in_from(
+    suite: Suite,
+) -> None:
+    person, home, cafe = await suite.person(), from_address("198.19.0.7"), from_address("198.19.1.7")
+    async with identity(suite, mails_per_address=1) as (_, auth):
+        await sign_in(auth, person.email, metadata=home)
+        for number in range(10):
+            await ask_mail(auth, "RequestPasswordReset", person.email, from_address(f"198.18.{number}.1"))
+        before = count_tokens(suite)
+        await ask_mail(auth, "RequestPasswordReset", person.email, cafe)
+        assert count_tokens(suite) - before == 0
+        for neighbour in ("198.19.0.7", "198.19.0.99"):
+            await ask_mail(auth, "StartEmailSignIn", person.email, from_address(neighbour))
+        assert count_tokens(suite) - before == 1
+        # Nobody else's address has a way round from there.
+        other = (await suite.person()).email
+        for number in range(10):
+            await ask_mail(auth, "RequestPasswordReset", other, from_address(f"198.18.{100 + number}.1"))
+        before = count_tokens(suite)
+        await ask_mail(auth, "RequestPasswordReset", other, home)
+        assert count_tokens(suite) - before == 0
 
 
 async def test_a_network_asks_for_so_many_mails_an_hour_and_this_machine_for_any(suite: Suite) -> None:

@@ -115,6 +115,23 @@ async def test_a_known_address_hears_of_it_without_a_token(desk: Desk) -> None:
     assert "oken" not in text
 
 
+@pytest.mark.parametrize("is_proven", [True, False])
+async def test_whoever_has_an_address_is_told_that_somebody_wants_it_and_gets_no_token(
+    desk: Desk, is_proven: bool
+) -> None:
+    holder_id, address = str(uuid.uuid4()), f"holder-{uuid.uuid4().hex}@example.com"
+    desk.execute(ADD_USER, user_id=holder_id, email=address, name="Bob")
+    if is_proven:
+        desk.execute("UPDATE users SET email_verified_at = now() WHERE id = %(user_id)s", user_id=holder_id)
+    token_id = desk.token("change_email", pending_email=address.upper())
+
+    text = await desk.mail("change_email", token_id, to=address if is_proven else address.upper())
+
+    assert text is not None
+    assert "2026-11-21 03:30 UTC" in text
+    assert ("oken" not in text) == is_proven
+
+
 async def test_an_unknown_address_gets_nothing(desk: Desk) -> None:
     assert await desk.mail("unknown_address", desk.token("unknown_address")) is None
     assert not desk.folder.exists()

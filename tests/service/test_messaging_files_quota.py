@@ -3,12 +3,14 @@
 import asyncio
 import hashlib
 import os
+from collections.abc import AsyncIterator
 
 import grpc
 import pytest
 from guildhall.messaging.v1 import file_service_pb2 as pb
 
 from services.messaging import files, transfers
+from services.messaging import uploads as uploading
 from services.messaging.access import Viewer
 from services.messaging.blobs import open_blobs
 from services.messaging.uploads import Uploads
@@ -152,7 +154,7 @@ async def test_a_person_has_at_most_so_many_transfers_at_once(room: FileRoom, mo
     file_id = await room.created(room.admin, content)
     shared = await room.attached(room.admin)
 
-    async def chunks() -> object:
+    async def chunks() -> AsyncIterator[bytes]:
         yield content[:PART]
         await held.wait()
         yield content[PART:]
@@ -194,3 +196,57 @@ async def _store_last(room: FileRoom, file_id: str, content: bytes) -> None:
     """Has all of a file stored, and nobody look at it yet."""
     writer = Viewer(room.workspace_id, room.admin.user_id, room.admin_member_id, None)
     assert await uploads_of(room).store(writer, file_id, offset=2 * PART, data=content[2 * PART :])
+
+
+async def test_many_files_uploaded_at_once_all_come_through_as_they_were(room: FileRoom) -> None:
+    people = [room.admin, *[(await room.member())[0] for _ in range(2)]]
+    contents = [os.urandom(4 * PART + number) for number in range(30)]
+    senders = [people[number % 3] for number in range(30)]
+    ids = [await room.created(*each) for each in zip(senders, contents, strict=True)]
+    sizes = (PART, 65_536, 100_001)
+    calls = [room.upload(senders[n], ids[n], contents[n], frame=sizes[n % 3]) for n in range(30)]
+    answers = await asyncio.gather(*calls)
+    assert {answer.file.state for answer in answers} == {pb.FILE_STATE_READY}
+    assert room.stored_bytes() == sum(map(len, contents))
+    for sender, file_id, content in zip(senders, ids, contents, strict=True):
+        assert await room.download(sender, file_id) == content
+
+
+async def test_a_sender_who_falls_silent_is_told_so_and_keeps_what_is_recorded(
+    room: FileRoom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uploading, "IDLE_SECONDS", 0.5)
+    content, never = os.urandom(2 * PART), asyncio.Event()
+    file_id = await room.created(room.admin, content)
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield content[:PART]
+        yield content[PART : PART + 1]
+        await never.wait()
+
+    refusal = await refused(room.stream(room.admin, file_id, chunks()))
+    assert (refusal.code, refusal.reason) == (grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED")
+    assert (await room.progress(room.admin, file_id)).received_bytes == PART
+    assert (await room.upload(room.admin, file_id, content[PART:], offset=PART)).file.state == pb.FILE_STATE_READY
+
+
+async def test_slow_senders_keep_no_turn_from_the_others(room: FileRoom, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uploading, "MOST_TURNS", 1)
+    await room.restarted()
+    content, held = os.urandom(2 * PART), asyncio.Event()
+    slow_ids = [await room.created(room.admin, content) for _ in range(3)]
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield content[:PART]
+        await held.wait()
+        yield content[PART:]
+
+    slow = [asyncio.ensure_future(_answer(room.stream(room.admin, file_id, chunks()))) for file_id in slow_ids]
+    for file_id in slow_ids:
+        await room.received(room.admin, file_id, PART)
+    assert await room.download(room.admin, await room.uploaded(room.admin, content)) == content
+    assert not any(each.done() for each in slow)
+    held.set()
+    assert {answer.file.state for answer in await asyncio.gather(*slow)} == {pb.FILE_STATE_READY}
+    monkeypatch.undo()
+    await room.restarted()

@@ -20,6 +20,7 @@ from services.identity.attempts import Attempts
 from services.identity.errors import InvalidCredentials, SignUpClosed
 from services.identity.guesses import Guesses
 from services.identity.keys import SigningKeys
+from services.identity.networks import network_of
 from services.identity.passwords import Passwords, require_uncommon
 from services.identity.settings import SignUpMode
 
@@ -55,9 +56,11 @@ class AuthService(auth_service_pb2_grpc.AuthServiceServicer):
         address = emails.normalize(request.email)
         require_uncommon(request.password)
         await self._require_sign_up(request.invite_token)
-        if not await self._attempts.may_mail(address):
-            return pb.SignUpResponse()
-        password_hash = await self._passwords.hash(request.password)
+        # The turn first: whoever is told to come back later has spent no mail.
+        async with self._guesses.turn():
+            if not await self._may_mail(address):
+                return pb.SignUpResponse()
+            password_hash = await self._passwords.hash(request.password)
 
         async def write(tx: AsyncConnection) -> None:
             await users.sign_up(
@@ -87,7 +90,7 @@ class AuthService(auth_service_pb2_grpc.AuthServiceServicer):
     async def StartEmailSignIn(self, request: pb.StartEmailSignInRequest, context: Any) -> pb.StartEmailSignInResponse:
         """Where sign-up is open, an address that nobody has gets a link like any other."""
         address = emails.normalize(request.email)
-        if not await self._attempts.may_mail(address):
+        if not await self._may_mail(address):
             return pb.StartEmailSignInResponse()
 
         async def write(tx: AsyncConnection) -> None:
@@ -171,7 +174,7 @@ class AuthService(auth_service_pb2_grpc.AuthServiceServicer):
     ) -> pb.ResendVerificationResponse:
         """Does the same work, and answers the same, whether or not there is something to verify."""
         address = emails.normalize(request.email)
-        if not await self._attempts.may_mail(address):
+        if not await self._may_mail(address):
             return pb.ResendVerificationResponse()
 
         async def write(tx: AsyncConnection) -> None:
@@ -184,7 +187,7 @@ class AuthService(auth_service_pb2_grpc.AuthServiceServicer):
     ) -> pb.RequestPasswordResetResponse:
         """Does the same work, and answers the same, whether or not the address is known."""
         address = emails.normalize(request.email)
-        if not await self._attempts.may_mail(address):
+        if not await self._may_mail(address):
             return pb.RequestPasswordResetResponse()
 
         async def write(tx: AsyncConnection) -> None:
@@ -204,7 +207,7 @@ class AuthService(auth_service_pb2_grpc.AuthServiceServicer):
         async with self._attempts.of_token():
             # A token that is good for nothing is not worth a hash; its use fails, or the stored answer is found.
             is_good = await self._database.read(lambda tx: verification.is_good(tx, token=token, purposes=purposes))
-            password_hash = await self._passwords.hash(request.new_password) if is_good else ""
+            password_hash = await self._hash_in_turn(request.new_password) if is_good else ""
             return await once(
                 self._database,
                 self._secret,
@@ -257,6 +260,18 @@ class AuthService(auth_service_pb2_grpc.AuthServiceServicer):
         return await once(
             self._database, self._secret, request, type(answer), access=no_access_needed, work=work, caller=address
         )
+
+    async def _hash_in_turn(self, password: str) -> str:
+        async with self._guesses.turn():
+            return await self._passwords.hash(password)
+
+    async def _may_mail(self, address: str) -> bool:
+        """Spends a mail. The same statement for addresses that somebody has and for others."""
+        network = network_of(current_call().client_address)
+        is_own = await self._database.read(
+            lambda tx: sessions.is_from_network(tx, normalized_email=address, network=network)
+        )
+        return await self._attempts.may_mail(address, from_own_network=is_own)
 
     async def _require_sign_up(self, invite_token: str) -> None:
         """SIGN_UP_CLOSED. Nothing about the address is asked."""

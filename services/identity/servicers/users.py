@@ -14,7 +14,7 @@ from services.chassis.database import Database
 from services.chassis.idempotency import no_access_needed, once
 from services.chassis.pages import page_key, page_size, page_token
 from services.chassis.secret import SecretKey
-from services.identity import departures, hashes, imports, profiles, security, verification, wire
+from services.identity import departures, hashes, imports, profiles, users, verification, wire
 from services.identity.administrators import require_administrator
 from services.identity.attempts import Attempts
 
@@ -44,7 +44,12 @@ class UserService(user_service_pb2_grpc.UserServiceServicer):
         paths = set(request.update_mask.paths)
         email = request.email.strip() if "email" in paths else ""
         address = emails.normalize(email) if email else ""
-        may_mail = bool(address) and await self._attempts.may_mail(address)
+
+        async def is_due(tx: AsyncConnection) -> bool:
+            return await users.is_change_due(tx, user_id=user_id, normalized_email=address)
+
+        # Asked before a mail is spent: whoever saves the same form again has not asked for another.
+        may_mail = bool(address) and await self._database.read(is_due) and await self._attempts.may_mail(address)
 
         async def work(tx: AsyncConnection, user: Row[Any]) -> pb.UpdateUserResponse:
             profiles.require_etag(user, request.etag)
@@ -56,8 +61,9 @@ class UserService(user_service_pb2_grpc.UserServiceServicer):
                 image_url=request.image_url if "image_url" in paths else None,
                 email=email if address and not is_new else None,
             )
-            if is_new and may_mail:
-                await self._request_email_change(tx, user_id=user_id, email=email, address=address)
+            # Asked again, now that the user is locked: two calls at once are one request.
+            if may_mail and await is_due(tx):
+                await users.start_email_change(tx, self._secret, user_id=user_id, email=email)
             return pb.UpdateUserResponse(user=wire.user(changed), pending_email_change=is_new)
 
         return await once(
@@ -68,16 +74,6 @@ class UserService(user_service_pb2_grpc.UserServiceServicer):
             access=lambda tx: profiles.lock(tx, user_id=user_id),
             work=work,
         )
-
-    async def _request_email_change(self, tx: AsyncConnection, *, user_id: str, email: str, address: str) -> None:
-        """Has a mail written to the new address; the one before, to another, counts no more."""
-        await verification.drop(tx, user_id=user_id, purposes=["change_email"])
-        holder = await profiles.find(tx, normalized_email=address)
-        if holder is not None and holder.email_verified_at is not None:
-            await verification.issue(tx, self._secret, "known_address", user_id=str(holder.id))
-        else:
-            await verification.issue(tx, self._secret, "change_email", user_id=user_id, email=email)
-        await security.record(tx, "email_change_requested", user_id=user_id)
 
     async def DeleteUser(self, request: pb.DeleteUserRequest, context: Any) -> pb.DeleteUserResponse:
         """Oneself, soon after signing in; or anybody, for a system administrator."""

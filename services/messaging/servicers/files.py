@@ -1,5 +1,6 @@
 """guildhall.messaging.v1.FileService."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
@@ -11,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.chassis.call import current_call
 from services.chassis.database import Database
-from services.chassis.errors import InvalidRequest, NotFound, PermissionDenied
+from services.chassis.errors import Fault, InvalidRequest, NotFound, PermissionDenied
 from services.chassis.idempotency import no_access_needed, once
 from services.chassis.pages import page_key, page_size, page_token
 from services.chassis.secret import SecretKey
@@ -19,11 +20,14 @@ from services.messaging import files, wire_files
 from services.messaging.access import Access, Viewer
 from services.messaging.blobs import PART_BYTES
 from services.messaging.changes import Changes, require_visible
-from services.messaging.downloads import Downloads, still_sees
+from services.messaging.downloads import Downloads
 from services.messaging.ids import uuid_of
 from services.messaging.settings import MessagingSettings
 from services.messaging.transfers import Transfers
 from services.messaging.uploads import Uploads
+
+LAST_FRAMES_SECONDS = 1.0
+"""How long a refused upload may go on, so that its sender learns why."""
 
 
 class FileService(rpc.FileServiceServicer):
@@ -88,16 +92,25 @@ class FileService(rpc.FileServiceServicer):
         self, request_iterator: AsyncIterator[pb.UploadFileRequest], context: Any
     ) -> pb.UploadFileResponse:
         """The first frame says what the others are."""
-        call = current_call()
-        with self._transfers.place(call.user_id):
-            frames = aiter(request_iterator)
-            start = await _start_of(frames)
-            upload = await self._uploads.begin(
-                call, workspace_id=uuid_of(start.workspace_id), file_id=uuid_of(start.file_id), offset=start.offset
-            )
-            async with contextlib.aclosing(_data_of(frames)) as chunks:
-                done = await upload.receive(chunks)
-            return pb.UploadFileResponse(received_bytes=upload.received_bytes, file=_file(done))
+        frames = aiter(request_iterator)
+        try:
+            with self._transfers.place(current_call().user_id):
+                return await self._upload(frames)
+        except Fault:
+            await _let_finish(frames)
+            raise
+
+    async def _upload(self, frames: AsyncIterator[pb.UploadFileRequest]) -> pb.UploadFileResponse:
+        start = await _start_of(frames)
+        upload = await self._uploads.begin(
+            current_call(),
+            workspace_id=uuid_of(start.workspace_id),
+            file_id=uuid_of(start.file_id),
+            offset=start.offset,
+        )
+        async with contextlib.aclosing(_data_of(frames)) as chunks:
+            done = await upload.receive(chunks)
+        return pb.UploadFileResponse(received_bytes=upload.received_bytes, file=_file(done))
 
     async def UploadChunk(self, request: pb.UploadChunkRequest, context: Any) -> pb.UploadChunkResponse:
         """A stream of one frame, but for data that would be dropped at its end."""
@@ -205,9 +218,7 @@ class FileService(rpc.FileServiceServicer):
             return list(rows)
 
         rows = await self._database.read(read)
-        again = await self._access.require_viewer(call, workspace_id=workspace_id)
-        if not still_sees(again, viewer, conversation_id=conversation_id):
-            raise NotFound
+        await self._access.require_again(call, viewer, conversation_id=conversation_id)
         more = len(rows) > size
         return pb.ListFilesResponse(
             files=[wire_files.file(row) for row in rows[:size]],
@@ -231,7 +242,18 @@ async def _data_of(frames: AsyncIterator[pb.UploadFileRequest]) -> AsyncGenerato
     async for frame in frames:
         if frame.HasField("start"):
             raise InvalidRequest(fields=[("start", "is for the first frame only; open another stream")])
-        yield frame.data
+        data = [frame.data]
+        # Popped, and the frame let go: else each stream would hold what it waits with twice.
+        del frame
+        yield data.pop()
+
+
+async def _let_finish(frames: AsyncIterator[pb.UploadFileRequest]) -> None:
+    """Reads on for a moment, for nothing: grpc.aio loses a refusal that comes while its client writes (grpc#36066)."""
+    with contextlib.suppress(TimeoutError, Fault):
+        async with asyncio.timeout(LAST_FRAMES_SECONDS):
+            async for _ in frames:
+                pass
 
 
 def _file(row: Row[Any] | None) -> pb.File | None:

@@ -20,18 +20,28 @@ from services.messaging.errors import TooManyStreams
 from services.messaging.hub import MOST_STREAMS_OF_USER
 from services.messaging.ids import uuid_of
 from services.messaging.outgoing import Outgoing
+from services.messaging.peers import Membership
 from services.messaging.publishing import Publication, new_send
 from services.messaging.sends import Send, Stored
 from services.messaging.servicers.message_changes import MessageChangeRpcs
+from services.messaging.servicers.message_searches import MessageSearchRpcs
 
 
-class MessageService(MessageChangeRpcs, messages_rpc.MessageServiceServicer):
+class MessageService(MessageChangeRpcs, MessageSearchRpcs, messages_rpc.MessageServiceServicer):
     """guildhall.messaging.v1.MessageService."""
 
     def __init__(
-        self, database: Database, secret: SecretKey, *, access: Access, changes: Changes, outgoing: Outgoing
+        self,
+        database: Database,
+        secret: SecretKey,
+        *,
+        access: Access,
+        membership: Membership,
+        changes: Changes,
+        outgoing: Outgoing,
     ) -> None:
-        super().__init__(database, secret, access=access, changes=changes)
+        MessageChangeRpcs.__init__(self, database, secret, access=access, changes=changes)
+        MessageSearchRpcs.__init__(self, database, secret, access=access, membership=membership)
         self._outgoing = outgoing
         self._body_mac = BodyMac(secret)
         self._publications: set[Publication] = set()

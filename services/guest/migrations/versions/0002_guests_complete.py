@@ -156,4 +156,5 @@ def _create_limits() -> None:
         sa.Column("value", sa.Integer(), nullable=False),
         sa.PrimaryKeyConstraint("workspace_id", "name", name="workspace_limits_pkey"),
         sa.CheckConstraint("value >= 0", name="workspace_limits_value_check"),
+        sa.CheckConstraint("name <> 'guest_channels' OR value <= 200", name="workspace_limits_channels_check"),
     )
