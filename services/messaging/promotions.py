@@ -30,6 +30,4 @@ async def guest_promoted(tx: AsyncConnection, promoted: events.GuestPromoted) ->
     for conversation_id in (await tx.execute(LOCK, named)).scalars().all():
         if (await tx.execute(JOIN, {**member, "conversation_id": conversation_id})).rowcount:
             joined = Happened("participant_joined", member_id=promoted.member_id, user_id=promoted.user_id)
-            await number(
-                tx, workspace_id=promoted.workspace_id, conversation_id=conversation_id, happened=[joined]
-            )
+            await number(tx, workspace_id=promoted.workspace_id, conversation_id=conversation_id, happened=[joined])
