@@ -14,7 +14,7 @@ class GuestInviteInvalid(Fault):
 
 class GuestEnded(Fault):
     code, reason = grpc.StatusCode.FAILED_PRECONDITION, "GUEST_ENDED"
-    text = "The guest's grace is over; invite them again."
+    text = "They are no guest any more: the grace is over, or they were removed or promoted."
 
 
 class ExpiryNotLater(Fault):
@@ -25,3 +25,13 @@ class ExpiryNotLater(Fault):
 class AlreadyMember(Fault):
     code, reason = grpc.StatusCode.FAILED_PRECONDITION, "ALREADY_MEMBER"
     text = "You are a member of this workspace already and need no guest access."
+
+
+class GuestInviteForAnother(Fault):
+    code, reason = grpc.StatusCode.PERMISSION_DENIED, "GUEST_INVITE_FOR_ANOTHER"
+    text = "This link is for somebody else's address; sign in with that one, verified, or ask for a link of your own."
+
+
+class SponsorUnfit(Fault):
+    code, reason = grpc.StatusCode.FAILED_PRECONDITION, "SPONSOR_UNFIT"
+    text = "A sponsor must be an active full member who may invite guests."

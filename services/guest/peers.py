@@ -1,6 +1,8 @@
 """What guest asks of identity, membership and messaging, in its own words."""
 
-from collections.abc import Collection, Sequence
+import asyncio
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 import grpc
 from guildhall.identity.v1 import user_service_pb2 as users
@@ -17,6 +19,35 @@ from services.chassis.coalesce import Coalescer
 from services.chassis.errors import LimitReached, NotFound, Unauthenticated, info_of
 
 
+@dataclass(frozen=True, slots=True)
+class Rights:
+    """What somebody in a workspace may do, as far as guests go."""
+
+    member_id: str
+    is_guest: bool
+    manages: bool
+    invites: bool
+    creates: bool
+    """Conversations: what the policy may let them invite by."""
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """A workspace's name, and some of its active members: user ids by member id."""
+
+    name: str
+    user_ids: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Addressee:
+    """Somebody to be written to."""
+
+    name: str
+    email: str
+    """As they wrote it; empty if it is not verified."""
+
+
 class Identity:
     """identity: who people are."""
 
@@ -29,6 +60,25 @@ class Identity:
         answer = await ask(self._users.BatchGetUsers, users.BatchGetUsersRequest(user_ids=[user_id]))
         return next((user.normalized_email for user in answer.users if user.HasField("email_verify_time")), "")
 
+    async def addressees(self, user_ids: Collection[str]) -> Mapping[str, Addressee]:
+        """Up to 1 000 people by user id; who no longer exists, or was disabled, is left out."""
+        users_ = await self._ask(user_ids)
+        return {
+            user.user_id: Addressee(user.name, user.email if user.HasField("email_verify_time") else "")
+            for user in users_
+            if not user.HasField("disable_time")
+        }
+
+    async def names(self, user_ids: Collection[str]) -> Mapping[str, str]:
+        """The names of up to 1 000 people by user id; who no longer exists is left out."""
+        return {user.user_id: user.name for user in await self._ask(user_ids)}
+
+    async def _ask(self, user_ids: Collection[str]) -> Sequence[users.User]:
+        if not user_ids:
+            return []
+        request = users.BatchGetUsersRequest(user_ids=list(dict.fromkeys(user_ids)))
+        return (await ask(self._users.BatchGetUsers, request)).users
+
 
 class Membership:
     """membership: may X do Y, and the member behind a guest."""
@@ -40,14 +90,70 @@ class Membership:
         self._members = member_service_pb2_grpc.MemberServiceStub(channel)
         self._queue: Coalescer[access.AccessQuestion, access.AccessVerdict] = Coalescer(self._check)
 
-    async def may_user(self, capability: str, *, workspace_id: str, user_id: str) -> access.AccessVerdict:
-        """Whether a person may do something."""
-        return await self._ask(access.AccessQuestion(workspace_id=workspace_id, user_id=user_id, capability=capability))
+    async def rights(self, workspace_id: str, *, user_id: str = "", member_id: str = "") -> Rights | None:
+        """What a person, or somebody in one stay of theirs, may do; None for who is no active member."""
+        subject = {"member_id": member_id} if member_id else {"user_id": user_id}
+        manages, invites, creates = await asyncio.gather(
+            *(
+                self._ask(access.AccessQuestion(workspace_id=workspace_id, capability=capability, **subject))
+                for capability in ("guests.manage", "guests.invite", "conversations.create")
+            )
+        )
+        verdicts = (manages, invites, creates)
+        if any(each.reason == access.ACCESS_REASON_NOT_A_MEMBER or not each.member_id for each in verdicts):
+            return None
+        # Whoever is not known to be a full member has the rights of a guest.
+        is_guest = any(each.kind != members.MEMBER_KIND_FULL for each in verdicts)
+        return Rights(
+            member_id=manages.member_id,
+            is_guest=is_guest,
+            manages=manages.allowed and not is_guest,
+            invites=invites.allowed and not is_guest,
+            creates=creates.allowed and not is_guest,
+        )
 
-    async def may_member(self, capability: str, *, workspace_id: str, member_id: str) -> bool:
-        """Whether somebody may do something in one stay of theirs."""
-        question = access.AccessQuestion(workspace_id=workspace_id, member_id=member_id, capability=capability)
+    async def is_active(self, *, workspace_id: str, member_id: str) -> bool:
+        """Whether somebody is a member now, and not suspended."""
+        question = access.AccessQuestion(workspace_id=workspace_id, member_id=member_id, capability="workspace.read")
         return (await self._ask(question)).allowed
+
+    async def workspace(self, workspace_id: str, *, member_ids: Collection[str]) -> Workspace:
+        """The name, and those of the members who are there and not suspended."""
+        request = members.BatchGetMembersRequest(workspace_id=workspace_id, member_ids=member_ids)
+        answer = await ask(self._members.BatchGetMembers, request)
+        active = (member for member in answer.members if member.state == members.MEMBER_STATE_ACTIVE)
+        return Workspace(answer.workspace_name, {member.member_id: member.user_id for member in active})
+
+    async def bump_access_revision(self, workspace_id: str, *, event_id: str) -> None:
+        """Has every verdict about the workspace asked anew; once for each event. A deleted workspace needs none."""
+        request = access.BumpAccessRevisionRequest(workspace_id=workspace_id, event_id=event_id)
+        try:
+            await ask(self._access.BumpAccessRevision, request)
+        except grpc.aio.AioRpcError as error:
+            if error.code() != grpc.StatusCode.NOT_FOUND:
+                raise
+
+    async def remove_guest_member(self, *, workspace_id: str, member_id: str, actor_user_id: str) -> None:
+        """Ends a guest's membership; who is gone, or a full member, is left alone."""
+        request = members.RemoveGuestMemberRequest(
+            workspace_id=workspace_id, member_id=member_id, actor_user_id=actor_user_id
+        )
+        await ask(self._members.RemoveGuestMember, request)
+
+    async def make_full_member(self, *, workspace_id: str, member_id: str, role: str, actor_user_id: str) -> None:
+        """Makes a guest a full member; who is one already is left alone, and so is who is gone."""
+        request = members.ChangeMemberKindRequest(
+            workspace_id=workspace_id,
+            member_id=member_id,
+            kind=members.MEMBER_KIND_FULL,
+            role=members.Role.Value(f"ROLE_{role.upper()}"),
+            actor_user_id=actor_user_id,
+        )
+        try:
+            await ask(self._members.ChangeMemberKind, request)
+        except grpc.aio.AioRpcError as error:
+            if error.code() != grpc.StatusCode.NOT_FOUND:
+                raise
 
     async def add_guest_member(
         self, *, workspace_id: str, user_id: str, redemption_id: str, normalized_email: str
@@ -102,6 +208,29 @@ class Messaging:
         )
         answer = await ask(self._conversations.BatchGetConversations, request)
         return {found.conversation_id for found in answer.conversations} >= set(conversation_ids)
+
+    async def co_participants(
+        self,
+        workspace_id: str,
+        *,
+        conversation_ids: Collection[str],
+        among: Collection[str],
+        after_member_id: str,
+        size: int,
+    ) -> Sequence[tuple[str, str]]:
+        """Member and user ids of up to 1 000 who take part in one of up to 200 conversations, by member id.
+
+        Only those among some members, if any are named.
+        """
+        request = conversations.ListCoParticipantsRequest(
+            workspace_id=workspace_id,
+            conversation_ids=conversation_ids,
+            member_ids=among,
+            after_member_id=after_member_id,
+            page_size=size,
+        )
+        answer = await ask(self._conversations.ListCoParticipants, request)
+        return [(found.member_id, found.user_id) for found in answer.participants]
 
 
 def _refusal_to_add(error: grpc.aio.AioRpcError) -> Exception:

@@ -33,6 +33,11 @@ DELETES = tuple(
             "SELECT member_id, conversation_id FROM guest_grants"
             f" WHERE workspace_id = :workspace_id AND member_id IN ({GUESTS})",
         ),
+        (
+            "guest_notices",
+            "id",
+            f"SELECT id FROM guest_notices WHERE workspace_id = :workspace_id AND member_id IN ({GUESTS})",
+        ),
         ("guests", "workspace_id = :workspace_id AND member_id", GUESTS),
         (
             "redemptions",
@@ -44,7 +49,27 @@ DELETES = tuple(
             "(invite_id, conversation_id)",
             f"SELECT invite_id, conversation_id FROM guest_invite_channels WHERE invite_id IN ({LINKS})",
         ),
+        (
+            "guest_invite_attempts",
+            "(invite_id, user_id)",
+            f"SELECT invite_id, user_id FROM guest_invite_attempts WHERE invite_id IN ({LINKS})",
+        ),
         ("guest_invites", "workspace_id = :workspace_id AND id", f"SELECT id FROM ({LINKS}) links"),
+        (
+            "sight_losses",
+            "workspace_id = :workspace_id AND id",
+            "SELECT id FROM sight_losses WHERE workspace_id = :workspace_id",
+        ),
+        (
+            "workspace_limits",
+            "workspace_id = :workspace_id AND name",
+            "SELECT name FROM workspace_limits WHERE workspace_id = :workspace_id",
+        ),
+        (
+            "guest_policies",
+            "workspace_id",
+            "SELECT workspace_id FROM guest_policies WHERE workspace_id = :workspace_id",
+        ),
     )
 )
 

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.chassis.idempotency import Repeatable, forget
 from services.chassis.outbox import emit
-from services.guest import guests, invites
+from services.guest import guests, invites, notices, policies, sight
 from services.guest.errors import GuestInviteInvalid
 
 LIVE = text(f"""
@@ -33,6 +33,10 @@ COMMIT = text("UPDATE redemptions SET state = 'COMMITTED' WHERE id = :id AND sta
 ABANDON = text("""
     UPDATE redemptions SET state = 'ABANDONED' WHERE id = :id AND state = 'STARTED' RETURNING id, workspace_id
 """)
+ABANDON_OF_PERSON = text("""
+    UPDATE redemptions SET state = 'ABANDONED'
+    WHERE workspace_id = :workspace_id AND user_id = :user_id AND state = 'STARTED' RETURNING id, workspace_id
+""")
 ABANDON_STALE = text("""
     UPDATE redemptions SET state = 'ABANDONED'
     WHERE id IN (
@@ -44,23 +48,27 @@ ABANDON_STALE = text("""
 """)
 END_OTHERS = text("""
     UPDATE guests
-    SET ended_at = statement_timestamp(), state = 'ENDED', generation = generation + 1,
+    SET ended_at = statement_timestamp(), end_reason = 'removed', state = 'ENDED', generation = generation + 1,
         updated_at = statement_timestamp()
     WHERE workspace_id = :workspace_id AND user_id = :user_id AND member_id <> :member_id AND ended_at IS NULL
 """)
-ADMIT = text(f"""
+# The time in the link was within the maximum stay when it was made; the policy may be stricter by now. Who begins anew
+# has a whole stay before them.
+ADMIT = text("""
     INSERT INTO guests
         (member_id, workspace_id, user_id, invite_id, sponsor_member_id, expire_at, grace_end_at, expiry_job_id)
-    SELECT CAST(:member_id AS uuid), workspace_id, CAST(:user_id AS uuid), id, created_by_member_id,
-        statement_timestamp() + guest_ttl, statement_timestamp() + guest_ttl + {guests.GRACE}, CAST(:job_id AS uuid)
-    FROM guest_invites WHERE id = :invite_id
+    SELECT CAST(:member_id AS uuid), invite.workspace_id, CAST(:user_id AS uuid), invite.id,
+        invite.created_by_member_id, statement_timestamp() + least(invite.guest_ttl, policy.maximum_stay),
+        statement_timestamp() + least(invite.guest_ttl, policy.maximum_stay) + policy.grace, CAST(:job_id AS uuid)
+    FROM guest_invites invite JOIN guest_policies policy ON policy.workspace_id = invite.workspace_id
+    WHERE invite.id = :invite_id
     ON CONFLICT (member_id) DO UPDATE
-    SET invite_id = excluded.invite_id, sponsor_member_id = excluded.sponsor_member_id,
+    SET invite_id = excluded.invite_id, sponsor_member_id = excluded.sponsor_member_id, sponsor_gone_at = NULL,
         expire_at = excluded.expire_at, grace_end_at = excluded.grace_end_at, state = 'ACTIVE',
         expiry_job_id = excluded.expiry_job_id, generation = guests.generation + 1,
-        updated_at = statement_timestamp()
+        created_at = statement_timestamp(), updated_at = statement_timestamp()
     WHERE guests.ended_at IS NULL
-    RETURNING member_id
+    RETURNING generation > 1 AS is_anew
 """)
 GRANT = text("""
     INSERT INTO guest_grants (member_id, conversation_id, workspace_id)
@@ -107,6 +115,7 @@ async def decide(
     """
     person = {"workspace_id": workspace_id, "user_id": user_id}
     guest = {"workspace_id": workspace_id, "member_id": member_id}
+    await policies.hold(tx, workspace_id)
     if (await tx.execute(COMMIT, {"id": redemption_id})).rowcount == 0:
         raise Superseded
     found = await find_live(tx, **person)
@@ -117,10 +126,14 @@ async def decide(
     # membership names the person's present stay; what is left of an earlier one waits for its event.
     await tx.execute(END_OTHERS, {**person, "member_id": member_id})
     row = {"member_id": member_id, "user_id": user_id, "invite_id": invite_id, "job_id": str(uuid_utils.uuid7())}
-    if (await tx.execute(ADMIT, row)).one_or_none() is None:
+    admitted = (await tx.execute(ADMIT, row)).one_or_none()
+    if admitted is None:
         raise Superseded
+    if admitted.is_anew:
+        await sight.take(tx, workspace_id, "guest_replaced")
     await tx.execute(guests.REVOKE_ALL, guest)
     await tx.execute(GRANT, {**guest, "invite_id": invite_id})
+    await notices.plan(tx, [member_id])
     await emit(tx, ["membership"], events.Event(guest_redeemed=events.GuestRedeemed(**guest)))
     return (await tx.execute(guests.FIND, guest)).one()
 
@@ -128,6 +141,12 @@ async def decide(
 async def abandon(tx: AsyncConnection, *, redemption_id: str) -> None:
     """Gives a redemption up, unless it was decided; its pending member is taken away."""
     for row in (await tx.execute(ABANDON, {"id": redemption_id})).all():
+        await _tell_abandoned(tx, row)
+
+
+async def abandon_of_person(tx: AsyncConnection, *, workspace_id: str, user_id: str) -> None:
+    """Gives up what an earlier call of somebody's, turned away half-way, left behind; one under way begins anew."""
+    for row in (await tx.execute(ABANDON_OF_PERSON, {"workspace_id": workspace_id, "user_id": user_id})).all():
         await _tell_abandoned(tx, row)
 
 
@@ -146,7 +165,7 @@ async def undo(tx: AsyncConnection, *, workspace_id: str, member_id: str, reques
     """
     guest = {"workspace_id": workspace_id, "member_id": member_id}
     # Who was purged with the workspace is no longer there to have ended.
-    if not await guests.end(tx, **guest) and await guests.find(tx, **guest) is not None:
+    if not await guests.end(tx, **guest, reason="removed") and await guests.find(tx, **guest) is not None:
         return False
     await forget(tx, request)
     return True

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.chassis.database import Database
 from services.chassis.outbox import enqueue
 from services.chassis.worker import Work
-from services.guest import purges, redemptions
+from services.guest import invites, notices, purges, redemptions
 
 EXPIRE = "guest.expire"
 
@@ -41,7 +41,7 @@ END = text(f"""
 
 
 def works(database: Database) -> Mapping[str, Work]:
-    """What the worker does about an outbox row, by its kind."""
+    """What the worker does about an outbox row, by its kind; the mails apart."""
 
     async def expire(job_id: str, _row_id: str) -> None:
         found = await database.read(lambda tx: find_job(tx, job_id=job_id))
@@ -62,7 +62,14 @@ def sweeps(database: Database) -> list[Callable[[], Awaitable[None]]]:
         while await database.transaction(enqueue_due):
             pass
 
-    return [sweep_redemptions, sweep_guests]
+    async def sweep_notices() -> None:
+        while await database.transaction(notices.queue_due):
+            pass
+
+    async def forget() -> None:
+        await database.transaction(invites.forget)
+
+    return [sweep_redemptions, sweep_guests, sweep_notices, forget]
 
 
 async def enqueue_due(tx: AsyncConnection) -> int:

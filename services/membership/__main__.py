@@ -54,6 +54,8 @@ def build(settings: MembershipSettings) -> Frame:
         consumes={
             "guest_redeemed": Consumer({"guest"}, guest_members.apply_redeemed),
             "guest_redemption_abandoned": Consumer({"guest"}, guest_members.apply_abandoned),
+            "guest_removed": Consumer({"guest"}, guest_members.apply_removed),
+            "guest_promoted": Consumer({"guest"}, guest_members.apply_promoted),
             "user_deleted": Consumer({"identity"}, erasures.apply_deleted),
             "user_disabled": Consumer({"identity"}, erasures.apply_disabled),
             "activity_recorded": Consumer({"identity", "guest", "messaging"}, activity_intake.apply_recorded),

@@ -36,6 +36,10 @@ ABANDON = text("""
     DELETE FROM members
     WHERE workspace_id = :workspace_id AND redemption_id = :redemption_id AND state = 'pending'
 """)
+REMOVE_PENDING = text("""
+    DELETE FROM members
+    WHERE workspace_id = :workspace_id AND id = :member_id AND kind = 'guest' AND state = 'pending'
+""")
 PROMOTE = text(f"""
     UPDATE members m SET kind = 'full', role = :role, redemption_id = NULL, version = m.version + 1,
         updated_at = statement_timestamp()
@@ -85,11 +89,15 @@ async def confirm(tx: AsyncConnection, *, workspace_id: str, member_id: str) -> 
 
 
 async def remove(tx: AsyncConnection, *, workspace_id: str, member_id: str, origin: Origin) -> int:
-    """Ends a guest's membership; who is gone, pending or a full member is left alone. Returns the access revision."""
+    """Ends a guest's membership; who is gone or a full member is left alone. Returns the access revision.
+
+    A pending one goes as well, silently: guest had made them a guest, and has removed them before they were confirmed.
+    """
     try:
         await workspaces.lock(tx, workspace_id)
     except NotFound:
         return await _revision(tx, workspace_id)
+    await tx.execute(REMOVE_PENDING, {"workspace_id": workspace_id, "member_id": member_id})
     guest = (await tx.execute(members.BY_ID, {"workspace_id": workspace_id, "member_id": member_id})).one_or_none()
     if guest is None or guest.kind != "guest":
         return await _revision(tx, workspace_id)
@@ -142,3 +150,20 @@ async def apply_abandoned(tx: AsyncConnection, payload: events.GuestRedemptionAb
         return
     named = {"workspace_id": payload.workspace_id, "redemption_id": payload.redemption_id}
     await tx.execute(ABANDON, named)
+
+
+async def apply_removed(tx: AsyncConnection, payload: events.GuestRemoved) -> None:
+    """The net below RemoveGuestMember."""
+    origin = Origin(payload.actor_user_id)
+    await remove(tx, workspace_id=payload.workspace_id, member_id=payload.member_id, origin=origin)
+
+
+async def apply_promoted(tx: AsyncConnection, payload: events.GuestPromoted) -> None:
+    """The net below ChangeMemberKind. Who is gone by now was removed after the promotion."""
+    origin = Origin(payload.actor_user_id)
+    try:
+        await promote(
+            tx, workspace_id=payload.workspace_id, member_id=payload.member_id, role=payload.role, origin=origin
+        )
+    except NotFound:
+        return

@@ -9,11 +9,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.membership import members
 from services.membership.group_access import HOLDS
 
+# From the workspace outwards: its name is there also if none of the members is.
 GET_MEMBERS = text(f"""
-    SELECT {members.COLUMNS} FROM members m
-    JOIN workspaces home ON home.id = m.workspace_id AND home.deleted_at IS NULL
-    WHERE m.workspace_id = :workspace_id AND m.id = ANY(CAST(:member_ids AS uuid[]))
+    SELECT home.name AS workspace_name, {members.COLUMNS} FROM workspaces home
+    LEFT JOIN members m ON m.workspace_id = home.id AND m.id = ANY(CAST(:member_ids AS uuid[]))
         AND m.state IN ('active', 'suspended')
+    WHERE home.id = :workspace_id AND home.deleted_at IS NULL
 """)
 # A row without a member for a group that nobody is in; without a group id of its own for one that does not exist.
 LIST_GROUP_MEMBERS = text(f"""
@@ -40,9 +41,12 @@ MOST = 5_000
 """Members in one answer: those of one group, or fewer of each of several."""
 
 
-async def get_members(tx: AsyncConnection, workspace_id: str, member_ids: Sequence[str]) -> Sequence[Row[Any]]:
-    """The members who exist, suspended ones too, in no particular order."""
-    return (await tx.execute(GET_MEMBERS, {"workspace_id": workspace_id, "member_ids": list(member_ids)})).all()
+async def get_members(
+    tx: AsyncConnection, workspace_id: str, member_ids: Sequence[str]
+) -> tuple[str, Sequence[Row[Any]]]:
+    """The workspace's name, "" for none, and the members who exist, suspended ones too, in no particular order."""
+    rows = (await tx.execute(GET_MEMBERS, {"workspace_id": workspace_id, "member_ids": list(member_ids)})).all()
+    return rows[0].workspace_name if rows else "", [row for row in rows if row.id is not None]
 
 
 async def list_group_members(

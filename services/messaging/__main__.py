@@ -30,6 +30,7 @@ from services.messaging.hub import WOKEN_CONVERSATIONS, WOKEN_SIGHTS, Hub
 from services.messaging.outgoing import Outgoing
 from services.messaging.participants import remove_member
 from services.messaging.peers import Guests, Membership
+from services.messaging.promotions import guest_promoted
 from services.messaging.rates import Rates
 from services.messaging.search_entries import SearchEntries
 from services.messaging.servicers.conversations import ConversationService
@@ -164,6 +165,7 @@ def _consumers(on_group: Callable[[], None]) -> Mapping[str, Consumer]:
         "workspace_deleted": Consumer({"membership"}, purges.workspace_deleted),
         "group_membership_changed": Consumer({"membership"}, group_conversations.membership_changed, on_group),
         "group_deleted": Consumer({"membership"}, group_conversations.group_deleted),
+        "guest_promoted": Consumer({"guest"}, guest_promoted),
     }
 
 

@@ -34,13 +34,18 @@ PEER_RPCS = {
     "membership.AccessService/BumpAccessRevision": {"guest", "messaging"},
     "guest.GuestAccessService/BatchCheckGuests": {"membership", "messaging"},
     "guest.GuestAccessService/ListGuestChannels": {"messaging"},
+    "guest.GuestAccessService/FilterVisibleUsers": {"membership", "messaging"},
+    "guest.GuestAccessService/ListVisibleUsers": {"membership", "messaging"},
     "messaging.ConversationService/BatchGetConversations": {"guest"},
     "messaging.ConversationService/ListCoParticipants": {"guest"},
 }
 """Each PEER RPC and who may call it, but for EventSink, which everybody implements and calls."""
 
-ASKING_LEAVES: dict[str, set[str]] = {}
-"""PEER RPCs that ask one leaf: of guest.FilterVisibleUsers and ListVisibleUsers, those that exist."""
+ASKING_LEAVES: dict[str, set[str]] = {
+    "guest.GuestAccessService/FilterVisibleUsers": {"messaging.ConversationService/ListCoParticipants"},
+    "guest.GuestAccessService/ListVisibleUsers": {"messaging.ConversationService/ListCoParticipants"},
+}
+"""PEER RPCs that ask one leaf."""
 
 
 ASKED: dict[str, set[str]] = {
@@ -51,7 +56,12 @@ ASKED: dict[str, set[str]] = {
         "membership.AccessService/BatchCheckAccess",
         "membership.MemberService/AddGuestMember",
         "membership.MemberService/ConfirmGuestMember",
+        "membership.MemberService/RemoveGuestMember",
+        "membership.MemberService/ChangeMemberKind",
+        "membership.MemberService/BatchGetMembers",
+        "membership.AccessService/BumpAccessRevision",
         "messaging.ConversationService/BatchGetConversations",
+        "messaging.ConversationService/ListCoParticipants",
     },
     "messaging": {
         "membership.AccessService/BatchCheckAccess",
@@ -67,10 +77,8 @@ ASKED: dict[str, set[str]] = {
 """What the code of each really calls; the frame asks for every service."""
 
 OFFERED_AHEAD = {
-    "membership.MemberService/RemoveGuestMember": "guest, once its worker and its admins remove guests",
-    "membership.MemberService/ChangeMemberKind": "guest, once guests are promoted",
-    "membership.AccessService/BumpAccessRevision": "guest and messaging, once they take sight away by themselves",
-    "messaging.ConversationService/ListCoParticipants": "guest, once guests see other members",
+    "guest.GuestAccessService/FilterVisibleUsers": "membership and messaging, once they hide people from guests",
+    "guest.GuestAccessService/ListVisibleUsers": "membership and messaging, once they list people to guests",
 }
 """PEER RPCs that are there before their first caller, and who will ask. An entry goes when it is asked."""
 

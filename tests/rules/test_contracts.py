@@ -16,7 +16,7 @@ from tests.rules.sources import ROOT, report
 
 READS = (
     *("Get", "List", "BatchGet", "BatchCheck", "BatchList", "Check", "Subscribe", "Preview", "Explain", "Search"),
-    *("Expand", "Export", "Watch", "Download"),
+    *("Expand", "Export", "Watch", "Download", "Filter"),
 )
 """How the names of RPCs that change nothing begin."""
 
@@ -52,6 +52,7 @@ NAMES_OF_PEOPLE = {
     "AdapterServiceCreateUserRequest",
     "AdapterServiceUpdateUserRequest",
     "Member",
+    "VisibleMember",
 }
 NAMES_OF_THINGS = {
     "CreateServiceAccountRequest",

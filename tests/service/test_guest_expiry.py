@@ -219,9 +219,14 @@ async def test_a_time_out_of_range_is_a_bad_field(house: House, expire_at: datet
     assert list(refusal.fields) == ["expire_time"]
 
 
-async def test_366_days_ahead_are_allowed(house: House) -> None:
+async def test_a_stay_of_366_days_is_allowed_and_not_a_microsecond_more(house: House) -> None:
+    stub = house.suite.stub(rpc.GuestServiceStub)
     _, guest = await house.guest()
-    assert (await extend(house, guest, clock(house) + timedelta(days=366))).state == ACTIVE
+    longest = guest.create_time.ToDatetime(tzinfo=UTC) + timedelta(days=366)
+    longer = extension(house, guest, longest + timedelta(microseconds=1))
+    refusal = await refused(house.admin.call(stub.ExtendGuest, longer))
+    assert (refusal.reason, list(refusal.fields)) == ("INVALID_REQUEST", ["expire_time"])
+    assert (await extend(house, guest, longest)).state == ACTIVE
 
 
 async def test_an_extension_without_a_time_is_a_bad_field(house: House) -> None:

@@ -175,8 +175,12 @@ async def test_who_has_a_role_in_too_many_groups_gets_no_other_by_any_way(suite:
     await world.call("GroupInviteService/RedeemGroupInvite", by=world.bob, code=invite.code)
 
 
-def test_the_table_in_the_documents_is_the_code() -> None:
+def documented(service: str) -> dict[str, tuple[int, str]]:
+    """A service's table in the document: how many, of what, by the limit's name."""
+    (section,) = re.findall(rf"^## {service}$(.*?)(?=^## |\Z)", DOCUMENT.read_text(), re.MULTILINE | re.DOTALL)
     row = re.compile(r"^\| `(\w+)` \| ([\d  ]+) \| (.+) \|$", re.MULTILINE)
-    own = DOCUMENT.read_text().partition("## messaging")[0]
-    written = {name: (int(re.sub(r"\s", "", most)), what) for name, most, what in row.findall(own)}
-    assert written == {name: (limit.most, limit.what) for name, limit in LIMITS.items()}
+    return {name: (int(re.sub(r"\s", "", most)), what) for name, most, what in row.findall(section)}
+
+
+def test_the_table_in_the_documents_is_the_code() -> None:
+    assert documented("membership") == {name: (limit.most, limit.what) for name, limit in LIMITS.items()}

@@ -86,17 +86,28 @@ async def test_whose_time_ran_out_is_removed_by_nobody(suite: Suite) -> None:
     assert newest(workspace) == ("member.removed", None, gil.user_id, {})
 
 
-async def test_full_members_pending_and_unknown_ones_are_not_removed_as_guests(suite: Suite) -> None:
+async def test_full_members_and_unknown_ones_are_not_removed_as_guests(suite: Suite) -> None:
     workspace = await new_workspace(suite)
-    bob, gil = await somebody(suite, "Bob"), await somebody(suite, "Gil")
-    bob_id, pending = await workspace.join(bob), await workspace.add_guest(gil)
+    bob = await somebody(suite, "Bob")
+    bob_id = await workspace.join(bob)
 
-    for member_id in (bob_id, pending.member_id, str(uuid.uuid4())):
+    for member_id in (bob_id, str(uuid.uuid4())):
         assert (await ask(workspace, "RemoveGuestMember", member_id=member_id)).access_revision == 1
     unknown = await ask(workspace, "RemoveGuestMember", workspace_id=str(uuid.uuid4()), member_id=bob_id)
 
     assert unknown.access_revision == 0
-    assert {bob.user_id, gil.user_id} < set(roles(workspace))
+    assert bob.user_id in roles(workspace)
+
+
+async def test_a_pending_guest_who_is_removed_is_never_confirmed(suite: Suite) -> None:
+    workspace = await new_workspace(suite)
+    gil = await somebody(suite, "Gil")
+    pending = await workspace.add_guest(gil)
+
+    await ask(workspace, "RemoveGuestMember", member_id=pending.member_id)
+
+    assert gil.user_id not in roles(workspace)
+    assert (await refused(workspace.confirm_guest(pending.member_id))).reason == "NOT_FOUND"
 
 
 async def test_a_promoted_guest_keeps_the_member_id_and_gets_the_rights_of_the_role(suite: Suite) -> None:

@@ -197,7 +197,7 @@ async def test_a_transaction_of_a_purge_removes_no_more_than_its_batch(
         assert 0 <= left - now <= batch
         left, rounds = now, rounds + 1
     assert (left, home.held(service)) == (0, {})
-    assert rounds <= 6 or batch < 500
+    assert rounds <= 12 or batch < 500
     assert not await database.transaction(lambda tx: purges.purge(tx, home.room.workspace_id, batch=batch))
 
 

@@ -18,8 +18,10 @@ ASKED_AT = datetime(2026, 11, 21, 5, 30, tzinfo=timezone(timedelta(hours=2)))
 GIVEN = {
     "asked_at": ASKED_AT,
     "expire_at": ASKED_AT,
+    "end_at": ASKED_AT,
     "name": "Ada",
     "workspace_name": "Engines",
+    "guest_name": "Gus",
     "token": "ghv_the-token",
     "link": "https://example.com/verify-email?a=1&token=ghv_the-token",
 }
@@ -51,7 +53,7 @@ def body(message: EmailMessage, kind: str) -> str:
 
 
 def test_every_service_that_writes_mails_has_its_templates() -> None:
-    assert {service for service, _ in KINDS} == {"identity", "membership"}
+    assert {service for service, _ in KINDS} == {"identity", "membership", "guest"}
     assert {kind for _, kind in KINDS} >= WITH_TOKEN | {"known_address", "email_changed", "password_changed"}
 
 

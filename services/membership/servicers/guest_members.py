@@ -76,7 +76,7 @@ class GuestMemberRpcs(rpc.MemberServiceServicer):
 
     async def BatchGetMembers(self, request: pb.BatchGetMembersRequest, context: Any) -> pb.BatchGetMembersResponse:
         """Those that exist, by id."""
-        rows = await self._database.read(
+        workspace_name, rows = await self._database.read(
             lambda tx: peer_reads.get_members(tx, request.workspace_id, request.member_ids)
         )
-        return pb.BatchGetMembersResponse(members=[wire.member(row) for row in rows])
+        return pb.BatchGetMembersResponse(members=[wire.member(row) for row in rows], workspace_name=workspace_name)

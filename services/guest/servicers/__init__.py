@@ -1,0 +1,1 @@
+"""guest's RPCs: one class for each service of the protos."""
