@@ -28,8 +28,8 @@ MOST_CONVERSATIONS = 50
 LOOK_SECONDS = 60.0
 """How often all conversations are looked at: what nobody was woken for, because a process ended."""
 PAUSE_SECONDS = 0.25
-PAUSE_FACTOR = 9.0
-"""It rests nine times as long as it works: a tenth of one processor, whatever is sent."""
+PAUSE_FACTOR = 19.0
+"""It rests nineteen times as long as it works: a twentieth of one processor, whatever is sent."""
 FIRST = "00000000-0000-0000-0000-000000000000"
 PAGE = 1000
 

@@ -173,7 +173,8 @@ async def find(tx: AsyncConnection, *, viewer: Viewer, criteria: Criteria, befor
         asked = {"stretches": window.keys(viewer.workspace_id), "limit": limit + 1 - len(hits)}
         hits += (await tx.execute(statement, {**parameters, **asked})).all()
         end = window.begin
-        factor = WINDOW_SECONDS / max(time.monotonic() - begun, 1e-4)
+        ended = time.monotonic()
+        factor = max(0.0, min(WINDOW_SECONDS, over - ended)) / max(ended - begun, 1e-4)
         span = max(1, int(span * min(factor, MOST_LONGER)))
     if len(hits) > limit:
         hits = hits[:limit]

@@ -27,7 +27,7 @@ _CONVERSATIONS = """
         'channel', 'stored ' || n, CASE WHEN n %% 2 = 0 THEN 'private' ELSE 'public' END, (%(member_ids)s::uuid[])[1]
     FROM unnest(%(ids)s::uuid[]) WITH ORDINALITY AS c (id, n)
 """
-# The first person takes part in all that is private, the second in a twentieth.
+# The first person takes part in all that is private, the second in a twentieth, the others in nothing of it.
 _PARTICIPANTS = """
     INSERT INTO participants (conversation_id, member_id, user_id, workspace_id)
     SELECT c.id, p.member_id, p.user_id, c.workspace_id
