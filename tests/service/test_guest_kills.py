@@ -207,7 +207,8 @@ async def _has_departed(house: House, method: str, guest: pb.Guest, private: str
 
 async def _is_settled(house: House) -> bool:
     house.sql(
-        "UPDATE sight_losses SET created_at = created_at - interval '5 seconds' WHERE workspace_id = %(id)s",
+        "UPDATE sight_losses SET created_at = created_at - interval '1 minute' "
+        "WHERE workspace_id = %(id)s AND created_at > statement_timestamp() - interval '30 seconds'",
         id=house.workspace_id,
     )
     return house.sql("SELECT 1 FROM sight_losses WHERE workspace_id = %(id)s", id=house.workspace_id) == []

@@ -183,7 +183,7 @@ async def test_proving_the_address_is_in_the_security_log_once(suite: Suite, app
         ({}, "update_mask"),
         ({"update_mask": FieldMask()}, "update_mask"),
         ({"update_mask": FieldMask(paths=["id"])}, "update_mask"),
-        ({"update_mask": FieldMask(paths=["email"])}, ""),
+        ({"update_mask": FieldMask(paths=["email"])}, "update_mask.email"),
     ],
 )
 async def test_an_update_names_what_may_be_set(app: App, fields: Any, wrong: str) -> None:
