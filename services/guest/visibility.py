@@ -7,12 +7,17 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import structlog
+from guildhall.guest.v1 import guest_service_pb2 as pb
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.chassis.database import Database
+from services.chassis.errors import PeerUnavailable
 from services.guest import guests
 from services.guest.peers import Messaging
+
+log = structlog.get_logger()
 
 MOST = 1_000
 """In one page."""
@@ -65,6 +70,19 @@ class Visibility:
     async def after(self, guest: Row[Any], after_member_id: str, *, size: int) -> list[Seen]:
         """The next `size` of all whom the guest sees, by member id; fewer only at the end."""
         return await self._page(guest, among=(), after=after_member_id or guests.FIRST, size=size)
+
+    async def reduce(self, guest: pb.Guest) -> None:
+        """Takes from what a guest is told of themselves the sponsor whom they do not see.
+
+        Without messaging's answer as well: what is told with it, a redemption, has happened and must not be refused.
+        """
+        sight = await self.find_sight(workspace_id=guest.workspace_id, member_id=guest.member_id)
+        try:
+            if sight is not None and await self.among(sight, [guest.sponsor_member_id]):
+                return
+        except PeerUnavailable:
+            log.warning("sponsor_not_shown")
+        guest.ClearField("sponsor_member_id")
 
     async def shared_channels(self, guest: Row[Any], subject_member_id: str) -> tuple[Sequence[str], bool]:
         """The guest's channels that are granted to somebody else as well, and whether they take part in one of them."""
