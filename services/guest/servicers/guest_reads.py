@@ -24,7 +24,10 @@ class GuestReadRpcs(rpc.GuestServiceServicer):
         self._visibility = visibility
 
     async def GetGuest(self, request: pb.GetGuestRequest, context: Any) -> pb.GetGuestResponse:
-        """A guest who has ended too. Asked after the row was read: nothing newer than the permission is shown."""
+        """A guest who has ended too, but not to themselves.
+
+        Asked after the row was read: nothing newer than the permission is shown.
+        """
         row = await self._database.read(
             lambda tx: guests.find(tx, workspace_id=request.workspace_id, member_id=request.member_id)
         )
@@ -35,6 +38,8 @@ class GuestReadRpcs(rpc.GuestServiceServicer):
             raise NotFound
         guest = wire.guest(row)
         if standing.is_guest:
+            if row.state == "ENDED":
+                raise NotFound
             await self._visibility.reduce(guest)
         return pb.GetGuestResponse(guest=guest)
 
