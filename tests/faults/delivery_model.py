@@ -18,6 +18,7 @@ from services.chassis.secret import SecretKey
 from services.messaging.access import Access
 from services.messaging.group_lookups import GroupLookups
 from services.messaging.guards import Guard
+from services.messaging.guest_sight import Sights
 from services.messaging.hub import Hub
 from services.messaging.servicers.messages import MessageService
 from tests.faults import decided_at_send
@@ -41,9 +42,10 @@ class Model:
         guests: Any = WorldGuests(world)
         groups = GroupLookups(database)
         groups.learn(CONVERSATION, GROUP if world.of_group else "")
-        self.access = Access(asked, guests, groups)
+        self.access = Access(database, asked, guests, groups)
+        self.sights = Sights(database, access=self.access, guests=guests)
         self.guard = Guard(check_sessions=self._all_alive, membership=asked, guests=guests)
-        self.hub = hub_class(self.database, access=self.access, guard=self.guard)
+        self.hub = hub_class(self.database, access=self.access, guard=self.guard, sights=self.sights)
 
     async def _all_alive(self, session_ids: Sequence[str], _timeout_seconds: float) -> Sequence[bool]:
         return [True] * len(session_ids)
@@ -65,6 +67,7 @@ class Model:
             SecretKey(b"0" * 32),
             access=self.access,
             membership=anything,
+            sights=self.sights,
             changes=anything,
             outgoing=anything,
         )

@@ -76,6 +76,8 @@ ASKED: dict[str, set[str]] = {
         "membership.UserGroupService/ExpandHandles",
         "guest.GuestAccessService/BatchCheckGuests",
         "guest.GuestAccessService/ListGuestChannels",
+        "guest.GuestAccessService/FilterVisibleUsers",
+        "guest.GuestAccessService/ListVisibleUsers",
     },
     "chassis": {"identity.SessionService/CheckSessions", "identity.AuthService/GetJwks"},
 }
