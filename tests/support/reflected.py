@@ -94,7 +94,7 @@ class Requests:
 
     def _set_part(self, message: Message, field: FieldDescriptor, given: Mapping[str, str], depth: int) -> None:
         required = field.GetOptions().Extensions[validate_pb2.field].required
-        if depth >= DEEPEST or (not required and self._chance.random() < 0.3):
+        if depth >= DEEPEST or (not required and self._chance.random() < 0.6):
             return
         part = getattr(message, field.name).add() if field.is_repeated else getattr(message, field.name)
         kind = field.message_type.full_name
@@ -113,6 +113,9 @@ class Requests:
                 return given[key]
             if field.name in ("request_id", "client_message_id"):
                 return str(uuid.uuid4())
+            # What may be left out narrows an answer down, or changes it, when it is there.
+            if _fits(type(message), field.name, "") and self._chance.random() < 0.5:
+                return ""
             values = [value for value in self.values(field.name) if _fits(type(message), field.name, value)]
             return self._chance.choice(values) if values else _text(type(message), field.name, self._chance)
         if field.type == FieldDescriptor.TYPE_BYTES:
