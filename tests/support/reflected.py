@@ -48,10 +48,13 @@ class Requests:
     def __init__(self, pool: Pool, chance: random.Random) -> None:
         self._pool = pool
         self._chance = chance
+        self._spare = 0.5
 
     def one(self, rpc: contracts.Rpc, given: Mapping[str, str]) -> Message | None:
         """A valid request that has the given values in the fields of those names; None if none was found."""
         for _ in range(TRIES):
+            # Half of the requests have little in them: each filter more leaves less to be shown.
+            self._spare = self._chance.choice((0.5, 0.95))
             request: Message = contracts.request_class(rpc)()
             self._fill(request, given, 0)
             try:
@@ -76,7 +79,7 @@ class Requests:
     def _fill(self, message: Message, given: Mapping[str, str], depth: int) -> None:
         for field in message.DESCRIPTOR.fields:
             oneof = field.containing_oneof
-            skipped = oneof is not None and (self._chance.random() < 0.5 or message.WhichOneof(oneof.name))
+            skipped = oneof is not None and (self._leaves_out() or message.WhichOneof(oneof.name))
             if skipped and field.name not in given:
                 continue
             self._set(message, field, given, depth)
@@ -87,14 +90,14 @@ class Requests:
         elif field.is_repeated:
             rules = field.GetOptions().Extensions[validate_pb2.field].repeated
             least = max(rules.min_items, 1 if field.name in given or given.get(field.name.removesuffix("s")) else 0)
-            value = [self._value(message, field, given) for _ in range(least or self._chance.randint(0, 1))]
+            value = [self._value(message, field, given) for _ in range(least or int(not self._leaves_out()))]
             getattr(message, field.name).extend(dict.fromkeys(value))
         else:
             setattr(message, field.name, self._value(message, field, given))
 
     def _set_part(self, message: Message, field: FieldDescriptor, given: Mapping[str, str], depth: int) -> None:
         required = field.GetOptions().Extensions[validate_pb2.field].required
-        if depth >= DEEPEST or (not required and self._chance.random() < 0.6):
+        if depth >= DEEPEST or (not required and self._leaves_out()):
             return
         part = getattr(message, field.name).add() if field.is_repeated else getattr(message, field.name)
         kind = field.message_type.full_name
@@ -114,7 +117,7 @@ class Requests:
             if field.name in ("request_id", "client_message_id"):
                 return str(uuid.uuid4())
             # What may be left out narrows an answer down, or changes it, when it is there.
-            if _fits(type(message), field.name, "") and self._chance.random() < 0.5:
+            if _fits(type(message), field.name, "") and self._leaves_out():
                 return ""
             values = [value for value in self.values(field.name) if _fits(type(message), field.name, value)]
             return self._chance.choice(values) if values else _text(type(message), field.name, self._chance)
@@ -123,8 +126,13 @@ class Requests:
         if field.type == FieldDescriptor.TYPE_ENUM:
             return _first(type(message), field.name, [v.number for v in field.enum_type.values], self._chance)
         if field.type == FieldDescriptor.TYPE_BOOL:
-            return self._chance.random() < 0.3
+            return not self._leaves_out()
+        if self._leaves_out() and _fits(type(message), field.name, 0):
+            return 0
         return _first(type(message), field.name, NUMBERS, self._chance)
+
+    def _leaves_out(self) -> bool:
+        return self._chance.random() < self._spare
 
 
 def _keys(field_name: str) -> Iterator[str]:
