@@ -99,17 +99,13 @@ def build(settings: MessagingSettings) -> Frame:
         rates=_rates(settings),
         groups=groups,
     )
-    message_service = MessageService(
-        database, secret, access=access, membership=membership, sights=sights, changes=changes, outgoing=outgoing
-    )
-    frame.add(message_service_pb2_grpc.add_MessageServiceServicer_to_server, message_service)
+    _add_messages(frame, access=access, membership=membership, sights=sights, changes=changes, outgoing=outgoing)
     _add_reactions(frame, access=access, changes=changes, sights=sights)
     _add_files(frame, settings, access=access, changes=changes)
     _add_live(frame, access=access, guard=guard, hub=hub, sights=sights)
     frame.background(syncs.run())
     frame.background(search_entries.run())
     frame.hear(WOKEN_CONVERSATIONS, heard)
-    frame.on_drain(message_service.drain)
     return frame
 
 
@@ -117,6 +113,22 @@ def _rates(settings: MessagingSettings) -> Rates:
     return Rates(
         of_sender=settings.messages_per_second_of_sender, of_workspace=settings.messages_per_second_of_workspace
     )
+
+
+def _add_messages(
+    frame: Frame, *, access: Access, membership: Membership, sights: Sights, changes: Changes, outgoing: Outgoing
+) -> None:
+    message_service = MessageService(
+        frame.database,
+        frame.secret,
+        access=access,
+        membership=membership,
+        sights=sights,
+        changes=changes,
+        outgoing=outgoing,
+    )
+    frame.add(message_service_pb2_grpc.add_MessageServiceServicer_to_server, message_service)
+    frame.on_drain(message_service.drain)
 
 
 def _add_reactions(frame: Frame, *, access: Access, changes: Changes, sights: Sights) -> None:

@@ -46,7 +46,10 @@ class Sights:
 
     async def visible(self, *, workspace_id: str, member_id: str, member_ids: Iterable[str]) -> frozenset[str]:
         """Those of some members whom a guest sees now; to be asked after what names them was read."""
-        return await self._guests.visible(member_ids, workspace_id=workspace_id, member_id=member_id)
+        asked = set(member_ids)
+        if not asked:
+            return frozenset()
+        return await self._guests.visible(asked, workspace_id=workspace_id, member_id=member_id)
 
     async def _seen_by(self, reader: Viewer, member_ids: Iterable[str]) -> frozenset[str]:
         named = {"workspace_id": reader.workspace_id, "member_id": reader.member_id}

@@ -375,7 +375,7 @@ def _fault(send: Send, *, alive: bool, verdict: access_pb.AccessVerdict, group_i
     if not verdict.member_id or verdict.reason == access_pb.ACCESS_REASON_NOT_A_MEMBER:
         return NotFound()
     send.member_id, send.allowed = verdict.member_id, verdict.allowed
-    send.granted = send.until = send.since = None
+    send.granted = send.until = send.since = send.locked = None
     is_seen = group_id is not None and (not group_id or verdict.in_group)
     return None if is_seen else NotFound()
 
@@ -391,6 +391,8 @@ def _guest_fault(send: Send, verdict: guests_pb.GuestVerdict, channels: GuestCha
         send.granted, until = tuple(channels.grants), min(until, channels.until or until)
     else:
         return NotFound()
-    send.until = until.isoformat()
-    # Stored nowhere that they do not see: it is refused, as NOT_FOUND there and as GUEST_LOCKED here.
-    return lock_of(verdict) if verdict.granted else None
+    send.until, send.locked = until.isoformat(), lock_of(verdict)
+    if send.locked is not None:
+        # Refused by the statement, after it is known whether they see the conversation.
+        send.allowed, send.until = False, None
+    return None

@@ -1,7 +1,7 @@
 """What messaging asks of membership and guest. Questions that wait at the same moment travel together."""
 
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -155,9 +155,9 @@ class Guests:
             until=min(ends, default=None),
         )
 
-    async def visible(self, member_ids: Iterable[str], *, workspace_id: str, member_id: str) -> frozenset[str]:
+    async def visible(self, member_ids: Collection[str], *, workspace_id: str, member_id: str) -> frozenset[str]:
         """Those of some members whom a guest sees at this instant, themselves too; nobody once they have ended."""
-        asked = sorted(set(member_ids))
+        asked = sorted(member_ids)
         found: set[str] = set()
         for start in range(0, len(asked), MOST_CANDIDATES):
             request = guests.FilterVisibleUsersRequest(

@@ -44,6 +44,8 @@ class Send:
     member_id: str = ""
     granted: tuple[str, ...] | None = None
     """What is granted to a guest: the channel, or all channels for what is not one of them; None for a full member."""
+    locked: Fault | None = None
+    """What a locked guest is refused with where they see the conversation."""
     since: datetime | None = None
     """From when on a guest sees the channel's messages, to which alone they may reply."""
     allowed: bool = False
@@ -344,7 +346,7 @@ def _outcome(send: Send, message_id: str, row: Row[Any]) -> Outcome:
         return SKIPPED
     if not row.seen:
         return NotFound()
-    return ConversationArchived() if send.allowed and row.archived else PermissionDenied()
+    return ConversationArchived() if send.allowed and row.archived else send.locked or PermissionDenied()
 
 
 def _outcome_once(send: Send, message_id: str, row: Row[Any]) -> Outcome:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+from google.protobuf.field_mask_pb2 import FieldMask
 from guildhall.guest.v1 import guest_invite_service_pb2 as invites
 from guildhall.guest.v1 import guest_invite_service_pb2_grpc as invites_rpc
 from guildhall.identity.v1 import auth_service_pb2 as auth
@@ -194,3 +195,30 @@ async def join_by_link(joining: Person, token: str) -> str:
     redeem = invites.RedeemGuestInviteRequest(token=token, request_id=str(uuid.uuid4()))
     redeemed = await joining.call(invites_rpc.GuestInviteServiceStub, "RedeemGuestInvite", redeem)
     return str(redeemed.guest.member_id)
+
+
+async def take_part(joining: Person, workspace_id: str, conversation_id: str) -> None:
+    """Has a member join a channel."""
+    place = {"workspace_id": workspace_id, "conversation_id": conversation_id}
+    join = conversations.JoinConversationRequest(**place, request_id=str(uuid.uuid4()))
+    await joining.call(conversations_rpc.ConversationServiceStub, "JoinConversation", join)
+
+
+async def make_private(owner: Person, workspace_id: str, conversation_id: str) -> None:
+    """Makes a channel private."""
+    wanted = conversations.Conversation(
+        workspace_id=workspace_id, conversation_id=conversation_id, visibility=conversations.VISIBILITY_PRIVATE
+    )
+    request = conversations.UpdateConversationRequest(
+        conversation=wanted, update_mask=FieldMask(paths=["visibility"]), request_id=str(uuid.uuid4())
+    )
+    await owner.call(conversations_rpc.ConversationServiceStub, "UpdateConversation", request)
+
+
+async def open_direct(owner: Person, workspace_id: str, *member_ids: str) -> str:
+    """A direct conversation; its id."""
+    request = conversations.OpenDirectConversationRequest(
+        workspace_id=workspace_id, member_ids=member_ids, request_id=str(uuid.uuid4())
+    )
+    answer = await owner.call(conversations_rpc.ConversationServiceStub, "OpenDirectConversation", request)
+    return str(answer.conversation.conversation_id)

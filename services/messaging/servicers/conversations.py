@@ -220,8 +220,10 @@ class ConversationService(ParticipantRpcs, rpc.ConversationServiceServicer):
                 return list(rows), ()
             if again.granted == viewer.granted:
                 kinds = {row.conversation["id"]: row.conversation["kind"] for row in rows}
-                directs = [key for key, kind in kinds.items() if kind == "direct"]
-                return list(rows), kinds.keys() - set(directs) | set(await self._access.seen_among(again, directs))
+                direct_ids = [key for key, kind in kinds.items() if kind == "direct"]
+                return list(rows), kinds.keys() - set(direct_ids) | set(
+                    await self._access.seen_among(again, direct_ids)
+                )
             viewer = again
 
     async def UpdateConversation(

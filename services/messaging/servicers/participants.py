@@ -67,7 +67,9 @@ class ParticipantRpcs(rpc.ConversationServiceServicer):
         workspace_id, conversation_id = uuid_of(request.workspace_id), uuid_of(request.conversation_id)
 
         async def work(tx: AsyncConnection, viewer: Viewer, row: Row[Any]) -> pb.LeaveConversationResponse:
-            _require_full(viewer)
+            if viewer.granted is not None:
+                # What is granted is guest's to take back, and theirs to give up with their membership.
+                raise PermissionDenied
             require_channel(row)
             await participants.remove(tx, row, member_id=viewer.member_id)
             return pb.LeaveConversationResponse()
@@ -212,6 +214,7 @@ class ParticipantRpcs(rpc.ConversationServiceServicer):
 
 
 def _require_full(viewer: Viewer) -> None:
+    """PermissionDenied for guests, GuestLocked for locked ones."""
     if viewer.granted is not None:
         raise viewer.locked or PermissionDenied
 
