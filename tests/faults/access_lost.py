@@ -48,7 +48,7 @@ _POSTERS = 3
 _CHANGED = 0.3
 """Of the posts: those that are edited and reacted to."""
 _MOST_INTERLEAVINGS = 100_000
-_MODEL_SECONDS = 150
+_MODEL_SECONDS = 100
 """For the model of one run, whatever the number of rounds: cases that are not finished by then are reported as cut."""
 CONTROLS = {
     "fresh_access": ("permission is asked afresh", (False, True)),

@@ -31,6 +31,8 @@ from tests.faults.cluster import Cluster
 PASSWORD = "a long enough password"
 CALL_SECONDS = 10
 _FRESH_SECONDS = 100
+_TRIES = 20
+_PAUSE_SECONDS = 0.5
 _TOKEN = re.compile(r"Token: (\S+)")
 
 
@@ -126,12 +128,24 @@ class People:
     async def _sign_up(self) -> Person:
         address, channel = f"p-{uuid.uuid4().hex}@example.com", self.open_channel()
         stub = auth_rpc.AuthServiceStub(channel)
-        await stub.SignUp(auth.SignUpRequest(email=address, password=PASSWORD, name="P"), timeout=CALL_SECONDS)
+        await _patiently(stub.SignUp, auth.SignUpRequest(email=address, password=PASSWORD, name="P"))
         token = await self.mailbox.token(address)
-        await stub.VerifyEmail(auth.VerifyEmailRequest(token=token), timeout=CALL_SECONDS)
-        answer = await stub.SignIn(auth.SignInRequest(email=address, password=PASSWORD), timeout=CALL_SECONDS)
+        await _patiently(stub.VerifyEmail, auth.VerifyEmailRequest(token=token))
+        answer = await _patiently(stub.SignIn, auth.SignInRequest(email=address, password=PASSWORD))
         tokens = answer.tokens
         return Person(answer.user.user_id, address, channel, tokens.session_token, tokens.access_token)
+
+
+async def _patiently(rpc: Any, request: Any) -> Any:
+    """A call that is made again while the gateway says that there is too much to do: on a busy machine it may be."""
+    for tries_left in range(_TRIES, -1, -1):
+        try:
+            return await rpc(request, timeout=CALL_SECONDS)
+        except grpc.aio.AioRpcError as error:
+            if error.code() not in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE) or not tries_left:
+                raise
+        await asyncio.sleep(_PAUSE_SECONDS)
+    raise AssertionError("the last try returns or raises")
 
 
 def open_channel(address: str) -> grpc.aio.Channel:
