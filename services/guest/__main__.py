@@ -42,7 +42,13 @@ def build(settings: ServeSettings) -> Frame:
     frame.add(
         guest_invite_service_pb2_grpc.add_GuestInviteServiceServicer_to_server,
         GuestInviteService(
-            frame, identity=identity, membership=membership, messaging=messaging, access=access, losses=losses
+            frame,
+            identity=identity,
+            membership=membership,
+            messaging=messaging,
+            access=access,
+            losses=losses,
+            visibility=visibility,
         ),
     )
     frame.add(

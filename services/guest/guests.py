@@ -90,14 +90,15 @@ ORPHAN = text("""
         AND sponsor_gone_at IS NULL
 """)
 CHECK = text(f"""
-    SELECT verdict.*, CASE WHEN granted THEN verdict.granted_from END AS history_start_at
+    SELECT verdict.*, CASE WHEN granted THEN verdict.granted_from END AS history_start_at,
+        CASE WHEN granted THEN verdict.granted_until END AS grant_expire_at
     FROM (
         SELECT question.number, {STATE} AS state, guests.expire_at, guests.grace_end_at,
             CASE WHEN {STATE} <> 'ENDED'
                 THEN least({HOLDS_FOR}, CASE WHEN {GRANTED} THEN guest_grants.expire_at - statement_timestamp() END)
             END AS holds_for,
             guest_grants.member_id IS NOT NULL AND {GRANTED} AND {STATE} <> 'ENDED' AS granted,
-            guest_grants.history_start_at AS granted_from
+            guest_grants.history_start_at AS granted_from, guest_grants.expire_at AS granted_until
         FROM unnest(
             CAST(:workspace_ids AS uuid[]), CAST(:member_ids AS uuid[]), CAST(:conversation_ids AS uuid[])
         ) WITH ORDINALITY AS question (workspace_id, member_id, conversation_id, number)

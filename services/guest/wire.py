@@ -92,6 +92,7 @@ def verdict(row: Row[Any]) -> access.GuestVerdict:
         grace_end_time=optional_timestamp(row.grace_end_at),
         holds_for=duration(row.holds_for) if row.holds_for is not None else None,
         history_start_time=optional_timestamp(row.history_start_at),
+        grant_expire_time=optional_timestamp(row.grant_expire_at),
     )
 
 

@@ -29,7 +29,8 @@ from services.membership import (
     tasks,
     workspaces,
 )
-from services.membership.peers import Identity
+from services.membership.guest_sight import Sight
+from services.membership.peers import Guests, Identity
 from services.membership.servicers.access import AccessService
 from services.membership.servicers.activities import ActivityService
 from services.membership.servicers.group_bans import GroupBanService
@@ -62,9 +63,9 @@ def build(settings: MembershipSettings) -> Frame:
         },
     )
     identity = Identity(frame.channels["identity"])
+    sight = Sight(Guests(frame.channels["guest"]))
     database, secret = frame.database, frame.secret
     served = (
-        (member_service_pb2_grpc.add_MemberServiceServicer_to_server, MemberService),
         (invitation_service_pb2_grpc.add_InvitationServiceServicer_to_server, InvitationService),
         (group_service_pb2_grpc.add_GroupServiceServicer_to_server, GroupService),
         (group_member_service_pb2_grpc.add_GroupMemberServiceServicer_to_server, GroupMemberService),
@@ -77,15 +78,16 @@ def build(settings: MembershipSettings) -> Frame:
     for add_to_server, servicer in served:
         frame.add(add_to_server, servicer(database, secret, identity))
     frame.add(
+        member_service_pb2_grpc.add_MemberServiceServicer_to_server, MemberService(database, secret, identity, sight)
+    )
+    frame.add(
         workspace_service_pb2_grpc.add_WorkspaceServiceServicer_to_server,
-        WorkspaceService(database, secret, identity, settings.workspace_creation),
+        WorkspaceService(database, secret, identity, sight=sight, creation=settings.workspace_creation),
     )
     watches = Watches(database)
     frame.background(watches.run())
     frame.on_drain(watches.drain)
-    frame.add(
-        access_service_pb2_grpc.add_AccessServiceServicer_to_server, AccessService(database, secret, identity, watches)
-    )
+    frame.add(access_service_pb2_grpc.add_AccessServiceServicer_to_server, AccessService(database, watches, sight))
     return frame
 
 

@@ -109,3 +109,10 @@ class NameTaken(Fault):
 class InvitationEnded(Fault):
     code, reason = grpc.StatusCode.FAILED_PRECONDITION, "INVITATION_ENDED"
     text = "The invitation was accepted, declined or revoked; make a new one."
+
+
+class GuestLocked(Fault):
+    """metadata: lock_time and grace_end_time, RFC 3339."""
+
+    code, reason = grpc.StatusCode.PERMISSION_DENIED, "GUEST_LOCKED"
+    text = "Your time as a guest is over; you can read until the grace ends. Ask your sponsor to extend it."

@@ -1,6 +1,7 @@
 """Members: who belongs to a workspace, how a stay begins, and what changes during it."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -32,6 +33,7 @@ COLUMNS = """
 """Of `members m`: what wire.member shows."""
 CALLER = "members caller JOIN workspaces home ON home.id = caller.workspace_id AND home.deleted_at IS NULL"
 """What a list or a read starts from: no row at all means that the caller is no member."""
+ASKING = "caller.id AS caller_id, caller.role AS caller_role, caller.kind AS caller_kind"
 
 ACTIVE_BY_USER = text(f"""
     SELECT {COLUMNS} FROM members m JOIN workspaces home ON home.id = m.workspace_id AND home.deleted_at IS NULL
@@ -64,25 +66,30 @@ JOIN = text(f"""
     RETURNING {COLUMNS}
 """)
 # From the caller outwards: no row at all means that the caller is no member, one row without an id that the page is
-# empty. A guest's list is only themselves until guest is asked whom they may see.
+# empty. A guest's is: whom they may see is guest's to say.
 LIST = text(f"""
-    SELECT caller.role AS caller_role, caller.kind AS caller_kind, listed.*
+    SELECT {ASKING}, listed.*
     FROM {CALLER}
     LEFT JOIN LATERAL (
         SELECT {COLUMNS} FROM members m
         WHERE m.workspace_id = caller.workspace_id AND m.state = :state
-            AND m.id > CAST(:after AS uuid) AND (caller.kind = 'full' OR m.id = caller.id)
+            AND m.id > CAST(:after AS uuid) AND caller.kind = 'full'
         ORDER BY m.id LIMIT :size
     ) listed ON true
     WHERE caller.workspace_id = :workspace_id AND caller.user_id = :user_id AND caller.state = 'active'
     ORDER BY listed.id
 """)
 GET = text(f"""
-    SELECT caller.role AS caller_role, caller.kind AS caller_kind, {COLUMNS}
+    SELECT {ASKING}, {COLUMNS}
     FROM {CALLER}
     JOIN members m ON m.workspace_id = caller.workspace_id AND m.id = :member_id
-        AND m.state IN ('active', 'suspended') AND (caller.kind = 'full' OR m.id = caller.id)
+        AND m.state IN ('active', 'suspended')
     WHERE caller.workspace_id = :workspace_id AND caller.user_id = :user_id AND caller.state = 'active'
+""")
+LIST_NAMED = text(f"""
+    SELECT {COLUMNS} FROM members m
+    WHERE m.workspace_id = :workspace_id AND m.id = ANY(CAST(:member_ids AS uuid[])) AND m.state = 'active'
+    ORDER BY m.id
 """)
 UPDATE = text(f"""
     UPDATE members m SET title = :title, version = m.version + 1, updated_at = statement_timestamp()
@@ -95,6 +102,15 @@ UPDATE_ROLE = text(f"""
     RETURNING {COLUMNS}
 """)
 FIRST = "00000000-0000-0000-0000-000000000000"
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """Who asks, in one of their stays."""
+
+    id: str
+    workspace_id: str
+    kind: str
 
 
 async def find_active(tx: AsyncConnection, *, workspace_id: str, user_id: str) -> Row[Any] | None:
@@ -171,8 +187,8 @@ async def join(
 
 async def list_page(
     tx: AsyncConnection, *, workspace_id: str, user_id: str, state: str, after: str | None, size: int
-) -> Sequence[Row[Any]]:
-    """Those of the members who joined after a member id that the caller may see.
+) -> tuple[Asking, Sequence[Row[Any]]]:
+    """Who asks, and those of the members who joined after a member id; for a guest nobody: list_named is theirs.
 
     Errors: NotFound; PermissionDenied for suspended ones, without the capability.
     """
@@ -188,11 +204,24 @@ async def list_page(
         raise NotFound
     if state == "suspended" and not _sees_suspended(rows[0]):
         raise PermissionDenied
-    return [row for row in rows if row.id is not None]
+    return asking(rows[0], workspace_id), [row for row in rows if row.id is not None]
+
+
+async def list_named(tx: AsyncConnection, *, workspace_id: str, member_ids: Sequence[str]) -> Sequence[Row[Any]]:
+    """The active ones of some members, by member id."""
+    return (await tx.execute(LIST_NAMED, {"workspace_id": workspace_id, "member_ids": list(member_ids)})).all()
+
+
+def asking(row: Row[Any], workspace_id: str) -> Asking:
+    """Who asked for a row that has the columns ASKING."""
+    return Asking(str(row.caller_id), workspace_id, row.caller_kind)
 
 
 async def get(tx: AsyncConnection, *, workspace_id: str, user_id: str, member_id: str) -> Row[Any]:
-    """A member whom the caller may see: a suspended one by those who suspend. Errors: NotFound."""
+    """A member of the caller's workspace: a suspended one by those who suspend. Errors: NotFound.
+
+    Whether a guest sees them has still to be asked.
+    """
     named = {"workspace_id": workspace_id, "user_id": user_id, "member_id": member_id}
     found = (await tx.execute(GET, named)).one_or_none()
     if found is None or (found.state == "suspended" and not _sees_suspended(found)):

@@ -1,8 +1,10 @@
-"""What membership asks of identity: who people are. It asks nobody whether something is allowed."""
+"""What membership asks: of identity who people are, of guest whom its guests see and where they stand."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import grpc
+from guildhall.guest.v1 import guest_access_service_pb2 as guests
+from guildhall.guest.v1 import guest_access_service_pb2_grpc as guests_rpc
 from guildhall.identity.v1 import user_service_pb2, user_service_pb2_grpc
 
 from services.chassis.channel import ask
@@ -44,3 +46,32 @@ class Identity:
             return []
         request = user_service_pb2.BatchGetUsersRequest(user_ids=distinct)
         return list((await ask(self._users.BatchGetUsers, request)).users)
+
+
+class Guests:
+    """guest, as membership sees it. It is asked about callers whose member kind is guest, and about nobody else."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._stub: guests_rpc.GuestAccessServiceAsyncStub = guests_rpc.GuestAccessServiceStub(channel)
+
+    async def check(self, stays: Sequence[tuple[str, str]]) -> Sequence[guests.GuestVerdict]:
+        """Where up to 1 000 guests stand, each (workspace, member), in their order. Errors: PeerUnavailable."""
+        if not stays:
+            return []
+        questions = [guests.GuestQuestion(workspace_id=workspace, member_id=member) for workspace, member in stays]
+        request = guests.BatchCheckGuestsRequest(questions=questions)
+        return (await ask(self._stub.BatchCheckGuests, request)).verdicts
+
+    async def visible(self, workspace_id: str, member_id: str, *, among: Collection[str]) -> frozenset[str]:
+        """Those of up to 1 000 member ids that a guest sees; none for one who has ended. Errors: PeerUnavailable."""
+        request = guests.FilterVisibleUsersRequest(
+            workspace_id=workspace_id, member_id=member_id, candidate_member_ids=sorted(among)
+        )
+        return frozenset(user.member_id for user in (await ask(self._stub.FilterVisibleUsers, request)).users)
+
+    async def visible_page(self, workspace_id: str, member_id: str, *, after: str, size: int) -> list[str]:
+        """The next `size` member ids that a guest sees, fewer only at the end. Errors: PeerUnavailable."""
+        request = guests.ListVisibleUsersRequest(
+            workspace_id=workspace_id, member_id=member_id, after_member_id=after, page_size=size
+        )
+        return [user.member_id for user in (await ask(self._stub.ListVisibleUsers, request)).users]

@@ -27,7 +27,8 @@ INSERT = text(f"""
 """)
 GET = text(f"SELECT {COLUMNS} FROM workspaces w WHERE w.id = :id AND w.deleted_at IS NULL")
 LIST = text(f"""
-    SELECT {COLUMNS} FROM members m JOIN workspaces w ON w.id = m.workspace_id AND w.deleted_at IS NULL
+    SELECT {COLUMNS}, m.id AS member_id, m.kind
+    FROM members m JOIN workspaces w ON w.id = m.workspace_id AND w.deleted_at IS NULL
     WHERE m.user_id = :user_id AND m.state = 'active' AND m.workspace_id > CAST(:after AS uuid)
     ORDER BY m.workspace_id LIMIT :size
 """)
@@ -80,7 +81,7 @@ async def get(tx: AsyncConnection, workspace_id: str) -> Row[Any]:
 
 
 async def list_page(tx: AsyncConnection, *, user_id: str, after: str | None, size: int) -> Sequence[Row[Any]]:
-    """The workspaces that somebody is a member of, after a workspace id."""
+    """The workspaces that somebody is a member of, after a workspace id, and as whom."""
     page = {"user_id": user_id, "after": after or FIRST, "size": size}
     return (await tx.execute(LIST, page)).all()
 

@@ -26,6 +26,7 @@ from services.messaging.file_sweeps import Sweeps, blob_remover
 from services.messaging.group_lookups import GroupLookups
 from services.messaging.group_syncs import GroupSyncs
 from services.messaging.guards import Guard
+from services.messaging.guest_sight import Sights
 from services.messaging.hub import WOKEN_CONVERSATIONS, WOKEN_SIGHTS, Hub
 from services.messaging.outgoing import Outgoing
 from services.messaging.participants import remove_member
@@ -53,9 +54,10 @@ def build(settings: MessagingSettings) -> Frame:
     database, secret, wakes = frame.database, frame.secret, frame.wakes
     membership, guests = Membership(frame.channels["membership"]), Guests(frame.channels["guest"])
     groups = GroupLookups(database)
-    access = Access(membership, guests, groups)
+    access = Access(database, membership, guests, groups)
+    sights = Sights(database, access=access, guests=guests)
     guard = Guard(check_sessions=frame.sessions.check, membership=membership, guests=guests)
-    hub = Hub(database, access=access, guard=guard)
+    hub = Hub(database, access=access, guard=guard, sights=sights)
     search_entries = SearchEntries(database)
 
     def heard(conversation_id: str) -> None:
@@ -81,6 +83,8 @@ def build(settings: MessagingSettings) -> Frame:
         secret,
         access=access,
         membership=membership,
+        guests=guests,
+        sights=sights,
         changes=changes,
         on_sights=on_sights,
         on_group=syncs.wake,
@@ -95,17 +99,13 @@ def build(settings: MessagingSettings) -> Frame:
         rates=_rates(settings),
         groups=groups,
     )
-    message_service = MessageService(
-        database, secret, access=access, membership=membership, changes=changes, outgoing=outgoing
-    )
-    frame.add(message_service_pb2_grpc.add_MessageServiceServicer_to_server, message_service)
-    _add_reactions(frame, access=access, changes=changes)
+    _add_messages(frame, access=access, membership=membership, sights=sights, changes=changes, outgoing=outgoing)
+    _add_reactions(frame, access=access, changes=changes, sights=sights)
     _add_files(frame, settings, access=access, changes=changes)
-    _add_live(frame, access=access, guard=guard, hub=hub)
+    _add_live(frame, access=access, guard=guard, hub=hub, sights=sights)
     frame.background(syncs.run())
     frame.background(search_entries.run())
     frame.hear(WOKEN_CONVERSATIONS, heard)
-    frame.on_drain(message_service.drain)
     return frame
 
 
@@ -115,8 +115,24 @@ def _rates(settings: MessagingSettings) -> Rates:
     )
 
 
-def _add_reactions(frame: Frame, *, access: Access, changes: Changes) -> None:
-    reaction_service = ReactionService(frame.database, frame.secret, access=access, changes=changes)
+def _add_messages(
+    frame: Frame, *, access: Access, membership: Membership, sights: Sights, changes: Changes, outgoing: Outgoing
+) -> None:
+    message_service = MessageService(
+        frame.database,
+        frame.secret,
+        access=access,
+        membership=membership,
+        sights=sights,
+        changes=changes,
+        outgoing=outgoing,
+    )
+    frame.add(message_service_pb2_grpc.add_MessageServiceServicer_to_server, message_service)
+    frame.on_drain(message_service.drain)
+
+
+def _add_reactions(frame: Frame, *, access: Access, changes: Changes, sights: Sights) -> None:
+    reaction_service = ReactionService(frame.database, frame.secret, access=access, changes=changes, sights=sights)
     frame.add(reaction_service_pb2_grpc.add_ReactionServiceServicer_to_server, reaction_service)
 
 
@@ -137,12 +153,12 @@ def _add_files(frame: Frame, settings: MessagingSettings, *, access: Access, cha
     frame.add(file_service_pb2_grpc.add_FileServiceServicer_to_server, servicer)
 
 
-def _add_live(frame: Frame, *, access: Access, guard: Guard, hub: Hub) -> None:
+def _add_live(frame: Frame, *, access: Access, guard: Guard, hub: Hub, sights: Sights) -> None:
     """Streams, and what is told on them without being stored as an event."""
-    signals = Signals(frame.database, hub=hub, guard=guard, wakes=frame.wakes)
+    signals = Signals(frame.database, hub=hub, guard=guard, wakes=frame.wakes, sights=sights)
     event_service = EventService(frame.database, access=access, hub=hub, signals=signals)
     frame.add(event_service_pb2_grpc.add_EventServiceServicer_to_server, event_service)
-    read_state_service = ReadStateService(frame.database, frame.secret, access=access, signals=signals)
+    read_state_service = ReadStateService(frame.database, frame.secret, access=access, signals=signals, sights=sights)
     frame.add(read_state_service_pb2_grpc.add_ReadStateServiceServicer_to_server, read_state_service)
     frame.hear(WOKEN_SIGHTS, hub.wake_sights)
     frame.hear(WOKEN_READ_STATES, signals.hear_moved)

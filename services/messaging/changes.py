@@ -42,6 +42,7 @@ LOCK_OR_WAIT = text(LOCK)
 EXISTS = text("SELECT FROM conversations WHERE id = :conversation_id AND workspace_id = :workspace_id")
 # In a statement after the lock: what was granted or taken away while it was waited for counts.
 IS_VISIBLE = text(f"SELECT FROM conversations c WHERE c.id = :conversation_id AND {VISIBLE}")
+IN_TIME = text("SELECT statement_timestamp() < CAST(:until AS timestamptz)")
 NUMBER = text("""
     WITH input AS (
         SELECT * FROM unnest(
@@ -114,6 +115,9 @@ class Changes:
                     if time.monotonic() - asked_at > ANSWER_SECONDS:
                         raise Busy
                     await require_visible(tx, viewer=viewer, conversation_id=conversation_id)
+                    if viewer.until is not None and not await tx.scalar(IN_TIME, {"until": viewer.until}):
+                        # A guest's time has passed since: what they are refused with is guest's to say.
+                        raise Busy
                     if not viewer.allowed:
                         raise PermissionDenied
                     return locked

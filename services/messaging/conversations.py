@@ -8,7 +8,7 @@ from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.messaging import activities, limits
-from services.messaging.access import VISIBLE, Viewer
+from services.messaging.access import IN_HISTORY, VISIBLE, Viewer
 from services.messaging.messages import KEPT, MESSAGE
 
 CONVERSATION = """
@@ -45,8 +45,15 @@ def unread(read_seq: str, since: str = "true") -> str:
     )"""
 
 
-# By person, not by member: it is read before membership is asked, and the caller sorts out former stays.
-STAYS = f"""
+def own(history: str = "true") -> str:
+    """SQL: how :user_id stands in `c`, and its last message; `history` is about a message `m`.
+
+    By person, not by member: it is read before membership is asked, and the caller sorts out former stays.
+    """
+    unread_count = unread(
+        "coalesce(r.read_seq, 0)", f"(r.read_seq IS NOT NULL OR m.created_at >= p.joined_at) AND {history}"
+    )
+    return f"""
     LEFT JOIN LATERAL (
         SELECT jsonb_object_agg(
             stay.member_id, jsonb_build_object('joined', stay.joined, 'read_seq', stay.read_seq, 'unread', stay.unread)
@@ -54,7 +61,7 @@ STAYS = f"""
         FROM (
             SELECT CAST(coalesce(p.member_id, r.member_id) AS text) AS member_id, p.member_id IS NOT NULL AS joined,
                 coalesce(r.read_seq, 0) AS read_seq,
-                {unread("coalesce(r.read_seq, 0)", "(r.read_seq IS NOT NULL OR m.created_at >= p.joined_at)")} AS unread
+                {unread_count} AS unread
             FROM (
                 SELECT member_id, joined_at FROM participants WHERE conversation_id = c.id AND user_id = :user_id
             ) p
@@ -63,12 +70,13 @@ STAYS = f"""
             ) r ON r.member_id = p.member_id
         ) stay
     ) own ON true
-"""
-LAST = f"""
     LEFT JOIN LATERAL (
-        SELECT {MESSAGE} FROM messages m WHERE m.conversation_id = c.id AND m.seq = c.last_seq AND {KEPT}
+        SELECT {MESSAGE} FROM messages m
+        WHERE m.conversation_id = c.id AND m.seq = c.last_seq AND {KEPT} AND {history}
     ) last ON true
 """
+
+
 COLUMNS = "to_jsonb(c) AS conversation, own.stays, last.*"
 FILTER = """
     c.workspace_id = :workspace_id AND c.id > :after AND (CAST(:kind AS text) IS NULL OR c.kind = :kind)
@@ -82,20 +90,24 @@ LIST_AS_MEMBER = text(f"""
             SELECT FROM participants p WHERE p.conversation_id = c.id AND p.user_id = :user_id
         ))
         ORDER BY c.id LIMIT :limit
-    ) c {STAYS} {LAST}
+    ) c {own()}
     ORDER BY c.id
 """)
 # Who is granted a conversation never joined it: without a read position all of it is unread.
-EVERYTHING = f"CASE WHEN own.stays IS NULL THEN {unread('0')} ELSE 0 END AS everything"
+EVERYTHING = f"CASE WHEN own.stays IS NULL THEN {unread('0', IN_HISTORY)} ELSE 0 END AS everything"
 LIST_AS_GUEST = text(f"""
     SELECT {COLUMNS}, {EVERYTHING}, 0 AS participant_count
-    FROM (SELECT c.* FROM conversations c WHERE {FILTER} AND {VISIBLE} ORDER BY c.id LIMIT :limit) c {STAYS} {LAST}
+    FROM (SELECT c.* FROM conversations c WHERE {FILTER} AND {VISIBLE} ORDER BY c.id LIMIT :limit) c {own(IN_HISTORY)}
     ORDER BY c.id
 """)
+READ_AS_GUEST = text(f"""
+    SELECT {COLUMNS}, {EVERYTHING}, 0 AS participant_count
+    FROM conversations c {own(IN_HISTORY)} WHERE c.id = :conversation_id AND {VISIBLE}
+""")
 READ_ONE = text(f"""
-    SELECT {COLUMNS}, {EVERYTHING},
+    SELECT {COLUMNS}, 0 AS everything,
         (SELECT count(*) FROM participants p WHERE p.conversation_id = c.id) AS participant_count
-    FROM conversations c {STAYS} {LAST}
+    FROM conversations c {own()}
     WHERE c.id = :conversation_id AND c.workspace_id = :workspace_id
 """)
 # A guest is let into channels only: VISIBLE without any group confirmed leaves out those of groups, kind the direct.
@@ -139,7 +151,7 @@ async def list_as_member(tx: AsyncConnection, *, user_id: str, **page: Any) -> S
 
 
 async def list_as_guest(tx: AsyncConnection, *, viewer: Viewer, **page: Any) -> Sequence[Row[Any]]:
-    """The channels granted to a guest."""
+    """What a guest sees: the channels granted, and direct conversations."""
     return (await tx.execute(LIST_AS_GUEST, {**page, **viewer.parameters, "user_id": viewer.user_id})).all()
 
 
@@ -149,11 +161,15 @@ async def read_one(tx: AsyncConnection, *, workspace_id: str, conversation_id: s
     return (await tx.execute(READ_ONE, named)).one_or_none()
 
 
+async def read_as_guest(tx: AsyncConnection, *, viewer: Viewer, conversation_id: str) -> Row[Any] | None:
+    """One conversation as a guest stands in it; None if they do not see it."""
+    named = {**viewer.parameters, "conversation_id": conversation_id, "user_id": viewer.user_id}
+    return (await tx.execute(READ_AS_GUEST, named)).one_or_none()
+
+
 def is_seen(row: Row[Any], viewer: Viewer) -> bool:
-    """VISIBLE, of a row that was read before the viewer was known."""
+    """VISIBLE for a full member, of a row that was read before the viewer was known."""
     conversation = row.conversation
-    if viewer.granted is not None:
-        return conversation["kind"] == "channel" and conversation["id"] in viewer.granted
     if conversation["group_id"] is not None and conversation["group_id"] not in viewer.groups:
         return False
     return conversation["visibility"] == "public" or bool((row.stays or {}).get(viewer.member_id, {}).get("joined"))
@@ -163,5 +179,5 @@ async def get_channels(
     tx: AsyncConnection, *, workspace_id: str, member_id: str, ids: Sequence[str]
 ) -> Sequence[Row[Any]]:
     """Those of the conversations that are channels and that a full member sees."""
-    parameters = {"workspace_id": workspace_id, "member_id": member_id, "granted": None, "groups": [], "ids": list(ids)}
-    return (await tx.execute(GET_CHANNELS, parameters)).all()
+    member = Viewer(workspace_id, "", member_id, None)
+    return (await tx.execute(GET_CHANNELS, {**member.parameters, "ids": list(ids)})).all()

@@ -18,9 +18,9 @@ class Portion:
     reset_to: int | None
 
     @property
-    def key(self) -> tuple[str, int, int | None]:
+    def key(self) -> tuple[int, int, int | None]:
         """Equal for streams that get the same."""
-        return self.reading.conversation_id, self.start, self.reset_to
+        return id(self.reading), self.start, self.reset_to
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +47,22 @@ def asked(watching: Mapping[str, Collection[Stream]]) -> list[Asked]:
     ]
 
 
+def granted(streams: Iterable[Stream]) -> set[str]:
+    """All channels that are granted to guests among them."""
+    return {key for stream in streams if stream.channels for key in stream.channels.grants}
+
+
 def hand_over(
-    readings: Iterable[Reading], watching: Mapping[str, Collection[Stream]], *, held: Collection[Stream]
+    readings: Iterable[Reading],
+    watching: Mapping[str, Collection[Stream]],
+    *,
+    held: Collection[Stream],
+    redacted: Mapping[tuple[Stream, str], Reading],
 ) -> list[tuple[Stream, str]]:
-    """Gives each stream what it does not have yet; returns who turned out not to see which conversation any more."""
+    """Gives each stream what it does not have yet; returns who turned out not to see which conversation any more.
+
+    `redacted` is what guests' streams get of the readings.
+    """
     portions: dict[Stream, list[Portion]] = {}
     lost = []
     for reading in readings:
@@ -62,11 +74,11 @@ def hand_over(
                 lost.append((stream, reading.conversation_id))
                 continue
             place.revision = max(place.revision, reading.revision)
-            portion = _portion(reading, place.position)
+            portion = _portion(redacted.get((stream, reading.conversation_id), reading), place.position)
             if portion is not None:
                 place.position = reading.events[-1].event_seq if reading.events else reading.head
                 portions.setdefault(stream, []).append(portion)
-    made: dict[tuple[tuple[str, int, int | None], ...], list[Frame]] = {}
+    made: dict[tuple[tuple[int, int, int | None], ...], list[Frame]] = {}
     for stream, own in portions.items():
         key = tuple(portion.key for portion in own)
         if key not in made:
@@ -82,9 +94,9 @@ def changes(streams: Iterable[Stream], sights: Sights, *, settled: Collection[st
     for stream in streams:
         private_ids: frozenset[str] | None = None
         if stream.channels is not None:
-            ids: Collection[str] = stream.channels.conversation_ids
-            seen = sights.granted.get(stream.workspace_id, {})
-            gained = [seen[key] for key in ids if key in seen and key not in stream.places]
+            seen = sights.granted.get(stream.workspace_id, {}) | sights.private.get(stream.member_id, {})
+            ids: Collection[str] = {key for key, item in seen.items() if stream.is_shown(item)}
+            gained = [seen[key] for key in ids if key not in stream.places]
         else:
             private = sights.private.get(stream.member_id, {})
             private_ids = frozenset(private)

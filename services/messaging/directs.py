@@ -24,6 +24,11 @@ CREATE = text("""
 FIND = text(f"""
     SELECT {CONVERSATION} FROM conversations c WHERE c.workspace_id = :workspace_id AND c.direct_key = :direct_key
 """)
+SHARING = text("""
+    SELECT count(DISTINCT p.member_id) FROM participants p
+    WHERE p.workspace_id = :workspace_id AND p.member_id = ANY(CAST(:member_ids AS uuid[]))
+        AND p.conversation_id = ANY(CAST(:granted AS uuid[]))
+""")
 TAKE_PART = text("""
     INSERT INTO participants (conversation_id, member_id, user_id, workspace_id)
     SELECT :id, people.member_id, people.user_id, :workspace_id
@@ -36,22 +41,33 @@ def direct_key(member_ids: Collection[str]) -> bytes:
     return hashlib.sha256(b"".join(sorted(uuid.UUID(each).bytes for each in set(member_ids)))).digest()
 
 
-def require_reachable(found: Sequence[members.Member], member_ids: Collection[str]) -> None:
-    """NotFound unless every one is an active member, and none of them a guest."""
+def require_reachable(found: Sequence[members.Member], member_ids: Collection[str]) -> str:
+    """NotFound unless every one is an active member, and at most one of them a guest, whose member id is returned."""
     active = {member.member_id for member in found if member.state == members.MEMBER_STATE_ACTIVE}
-    if not active >= set(member_ids):
+    guest_ids = [member.member_id for member in found if member.kind != members.MEMBER_KIND_FULL]
+    # Two guests never have one: they share channels, not conversations.
+    if not active >= set(member_ids) or len(guest_ids) > 1:
         raise NotFound
-    require_no_guest(found)
+    return guest_ids[0] if guest_ids else ""
 
 
-def require_no_guest(found: Sequence[members.Member]) -> None:
-    """NotFound if somebody is a guest: whom guests share a channel with, and may be written to by, is not asked yet."""
-    if any(member.kind != members.MEMBER_KIND_FULL for member in found):
+async def require_shared(
+    tx: AsyncConnection,
+    opener: Viewer,
+    *,
+    others: Sequence[members.Member],
+    guest_id: str,
+    granted: Collection[str],
+) -> None:
+    """NotFound unless everybody takes part in a channel of the guest's: the guest would not see it otherwise."""
+    full = {member.member_id for member in others} - {guest_id} | {opener.member_id}
+    named = {"workspace_id": opener.workspace_id, "member_ids": list(full), "granted": list(granted)}
+    if await tx.scalar(SHARING, named) != len(full):
         raise NotFound
 
 
 async def open_one(tx: AsyncConnection, opener: Viewer, *, others: Sequence[members.Member]) -> Row[Any]:
-    """The conversation of the opener with the others, who are full members; made if there is none."""
+    """The conversation of the opener with the others, of whom one may be a guest; made if there is none."""
     people = {member.member_id: member.user_id for member in others} | {opener.member_id: opener.user_id}
     named = {"workspace_id": opener.workspace_id, "direct_key": direct_key(people)}
     made = await tx.execute(CREATE, {**named, "id": str(uuid_utils.uuid7()), "member_id": opener.member_id})

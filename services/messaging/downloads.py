@@ -32,7 +32,9 @@ class Downloads:
     async def get(self, call: Call, *, workspace_id: str, file_id: str) -> Row[Any]:
         """A file, to somebody who still saw it after it was read. NOT_FOUND."""
         viewer, row = await self._find(call, workspace_id, file_id)
-        await self._access.require_again(call, viewer, conversation_id=row.conversation_id)
+        again = await self._access.require_again(call, viewer, conversation_id=row.conversation_id)
+        if row.attached_at is not None and not again.is_in_history(row.conversation_id, row.attached_at):
+            raise NotFound
         return row
 
     async def frames(

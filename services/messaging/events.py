@@ -11,7 +11,7 @@ from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.messaging import wire
-from services.messaging.access import TAKING_PART, Viewer
+from services.messaging.access import TAKING_PART, TOGETHER, Together, Viewer
 from services.messaging.messages import KEPT, MESSAGE
 
 MOST_EVENTS = 500
@@ -47,7 +47,7 @@ READ = text(f"""
             CASE WHEN c.revision > asked.revision THEN ARRAY(
                 SELECT CAST(p.member_id AS text) FROM participants p
                 WHERE p.conversation_id = c.id
-            ) END AS member_ids,
+            ) END AS member_ids, {TOGETHER} AS together,
             e.*, asked.number,
             CASE WHEN e.event_kind = 'conversation_updated' THEN to_jsonb(c) END AS updated,
             sum({BYTES}) OVER (ORDER BY asked.number, e.event_seq) AS bytes, {BYTES} AS own_bytes
@@ -73,14 +73,15 @@ SNAPSHOT = text(f"""
 """)
 # TAKING_PART for many viewers at once: public channels once for each workspace, the rest for each member and grant.
 SIGHTS = text(f"""
-    SELECT {SEEN}, CAST(NULL AS text) AS member_id, false AS granted FROM conversations c
+    SELECT {SEEN}, CAST(NULL AS text) AS member_id, false AS granted, CAST(NULL AS jsonb) AS together
+    FROM conversations c
     WHERE c.workspace_id = ANY(CAST(:workspace_ids AS uuid[])) AND c.visibility = 'public'
     UNION ALL
-    SELECT {SEEN}, CAST(p.member_id AS text), false FROM participants p
+    SELECT {SEEN}, CAST(p.member_id AS text), false, {TOGETHER} FROM participants p
     JOIN conversations c ON c.id = p.conversation_id
     WHERE p.member_id = ANY(CAST(:member_ids AS uuid[])) AND c.visibility = 'private'
     UNION ALL
-    SELECT {SEEN}, NULL, true FROM conversations c WHERE c.id = ANY(CAST(:granted AS uuid[]))
+    SELECT {SEEN}, NULL, true, NULL FROM conversations c WHERE c.id = ANY(CAST(:granted AS uuid[]))
 """)
 
 
@@ -101,6 +102,17 @@ class Written:
 
     event_seq: int
     entry: bytes
+    event: pb.Event
+    """What is serialised: guests get it as far as they may be told."""
+    at: datetime | None = None
+    """When the message was sent that it is about."""
+    reply_to_at: datetime | None = None
+    """When the message was sent that this one answers."""
+
+    @classmethod
+    def of(cls, event: pb.Event, *, at: datetime | None = None, reply_to_at: datetime | None = None) -> "Written":
+        """The event, serialised."""
+        return cls(event.event_seq, _entry(event), event, at, reply_to_at)
 
 
 @dataclass(slots=True)
@@ -115,6 +127,8 @@ class Reading:
     """True if somebody had seen more than there is: the database was restored to an older state."""
     member_ids: frozenset[str] | None
     """Those who take part; None where the revision is the one that was known."""
+    together: Together | None = None
+    """Of a direct conversation: in which of the guests' channels each of its people takes part."""
     events: list[Written] = field(default_factory=list)
 
 
@@ -127,6 +141,8 @@ class Seen:
     revision: int
     created_at: datetime
     group_id: str | None = None
+    together: Together | None = None
+    """As in a Reading."""
 
 
 @dataclass(slots=True)
@@ -136,20 +152,23 @@ class Sights:
     public: dict[str, dict[str, Seen]] = field(default_factory=dict)
     """By workspace."""
     private: dict[str, dict[str, Seen]] = field(default_factory=dict)
-    """By member."""
+    """By member; for guests their direct conversations, seen or not."""
     granted: dict[str, dict[str, Seen]] = field(default_factory=dict)
     """By workspace."""
 
 
-async def read(tx: AsyncConnection, *, asked: Sequence[Asked]) -> tuple[list[Reading], bool]:
+async def read(
+    tx: AsyncConnection, *, asked: Sequence[Asked], granted: Iterable[str] = ()
+) -> tuple[list[Reading], bool]:
     """What is new, at most MOST_EVENTS and about MOST_BYTES, and whether there may be more.
 
-    Conversations without news are left out.
+    Conversations without news are left out. `granted` are the channels of the guests among those who get it.
     """
     parameters = {
         "ids": [item.conversation_id for item in asked],
         "positions": [item.position for item in asked],
         "revisions": [item.revision for item in asked],
+        "granted": list(granted),
         "most": MOST_EVENTS,
         "most_bytes": MOST_BYTES,
     }
@@ -161,7 +180,7 @@ async def read(tx: AsyncConnection, *, asked: Sequence[Asked]) -> tuple[list[Rea
         if reading is None:
             reading = readings[row.conversation_id] = _reading(row, highest[row.conversation_id])
         if row.event_seq is not None:
-            reading.events.append(Written(row.event_seq, _entry(_event(row))))
+            reading.events.append(Written.of(_event(row), at=row.created_at, reply_to_at=row.reply_to_at))
     more = bool(rows) and (len(rows) == MOST_EVENTS or rows[-1].bytes >= MOST_BYTES)
     return list(readings.values()), more
 
@@ -240,6 +259,7 @@ def _reading(row: Row[Any], highest: int) -> Reading:
         head=row.head,
         restored=row.head < highest,
         member_ids=None if row.member_ids is None else frozenset(row.member_ids),
+        together=row.together,
     )
 
 
@@ -300,4 +320,5 @@ def _entry(event: pb.Event) -> bytes:
 
 
 def _seen(row: Row[Any]) -> Seen:
-    return Seen(row.conversation_id, row.head, row.revision, row.created_at, row.group_id)
+    together = getattr(row, "together", None)
+    return Seen(row.conversation_id, row.head, row.revision, row.created_at, row.group_id, together)

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.chassis.errors import LimitReached, NotFound, PermissionDenied
 from services.chassis.outbox import enqueue
-from services.messaging.access import VISIBLE, Viewer
+from services.messaging.access import VISIBLE, Viewer, in_history
 from services.messaging.changes import IS_VISIBLE, Happened, number
 from services.messaging.errors import ConversationArchived
 
@@ -31,8 +31,10 @@ FILE = """
 SEEN = f"""(
     f.workspace_id = :workspace_id AND c.id = f.conversation_id AND {VISIBLE}
     AND CASE WHEN f.message_id IS NULL THEN f.uploader_member_id = :member_id
-        ELSE c.retention_seconds IS NULL
-            OR f.attached_at > statement_timestamp() - make_interval(secs => c.retention_seconds) END
+        ELSE {in_history("f.attached_at")} AND (
+            c.retention_seconds IS NULL
+            OR f.attached_at > statement_timestamp() - make_interval(secs => c.retention_seconds)
+        ) END
 )"""
 """Whether a viewer sees the file `f` of the conversation `c`: one's own, or a message's that is still to be seen.
 

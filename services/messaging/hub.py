@@ -21,6 +21,8 @@ from services.messaging import deliveries, events
 from services.messaging.access import Access
 from services.messaging.errors import TooManyStreams
 from services.messaging.guards import Guard
+from services.messaging.guest_deliveries import for_guests
+from services.messaging.guest_sight import Sights
 from services.messaging.streams import Stream
 
 log = structlog.get_logger()
@@ -44,10 +46,11 @@ WOKEN_SIGHTS = "messaging.sights"
 class Hub:
     """All streams of one process."""
 
-    def __init__(self, database: Database, *, access: Access, guard: Guard) -> None:
+    def __init__(self, database: Database, *, access: Access, guard: Guard, sights: Sights) -> None:
         self._database = database
         self._access = access
         self._guard = guard
+        self._sights = sights
         self._streams: set[Stream] = set()
         self._behind: set[Stream] = set()
         self._places: Counter[str] = Counter()
@@ -258,10 +261,13 @@ class Hub:
         if not watching:
             return False, set()
         asked = deliveries.asked(watching)
-        readings, more = await self._database.read(lambda tx: events.read(tx, asked=asked))
+        granted = deliveries.granted({stream for streams in watching.values() for stream in streams})
+        readings, more = await self._database.read(lambda tx: events.read(tx, asked=asked, granted=granted))
         concerned = {stream for reading in readings for stream in watching[reading.conversation_id]}
         held = await self._guard.verify(concerned) if concerned else set()
-        for stream, conversation_id in deliveries.hand_over(readings, watching, held=held):
+        redacted, unanswered = await for_guests(self._sights, readings, watching, held=held)
+        held |= unanswered
+        for stream, conversation_id in deliveries.hand_over(readings, watching, held=held, redacted=redacted):
             self._lose(stream, conversation_id)
         return more, held
 
@@ -271,8 +277,9 @@ class Hub:
         if not streams:
             return set()
         workspace_ids = {stream.workspace_id for stream in streams}
-        member_ids = {stream.member_id for stream in streams if stream.channels is None}
-        granted = {key for stream in streams if stream.channels for key in stream.channels.conversation_ids}
+        # Of guests as well: who takes part in a direct conversation may see it.
+        member_ids = {stream.member_id for stream in streams}
+        granted = deliveries.granted(streams)
         sights = await self._database.read(
             lambda tx: events.read_sights(tx, workspace_ids=workspace_ids, member_ids=member_ids, granted=granted)
         )
@@ -303,7 +310,7 @@ class Hub:
             if not stream.is_in_group_of(seen):
                 # They may be in the group again before what is written down has changed.
                 stream.looked_at = None
-            elif stream.channels is None or seen.conversation_id in stream.channels.conversation_ids:
+            elif stream.channels is None or stream.is_shown(seen):
                 stream.gain(seen)
                 self._watching.setdefault(seen.conversation_id, set()).add(stream)
                 gained.add(seen.conversation_id)

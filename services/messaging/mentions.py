@@ -56,29 +56,29 @@ def resolved(
     expanded: Mapping[str, user_groups_pb.ExpandedHandle],
     *,
     place: Place,
-    to_guest: bool,
+    seen: Collection[str] | None,
 ) -> list[pb.ResolvedMention]:
-    """One answer for each handle, in their order. A guest is told only of those who take part."""
+    """One answer for each handle, in their order. `seen` are those of whom a guest may be told; None for a member."""
     return [
         pb.ResolvedMention(handle=handle, everyone=True, notified_count=place.participant_count)
         if means_everybody(handle)
-        else _resolved(handle, expanded[handle], place, to_guest=to_guest)
+        else _resolved(handle, expanded[handle], place, seen)
         for handle in handles
     ]
 
 
 def _resolved(
-    handle: str, expanded: user_groups_pb.ExpandedHandle, place: Place, *, to_guest: bool
+    handle: str, expanded: user_groups_pb.ExpandedHandle, place: Place, seen: Collection[str] | None
 ) -> pb.ResolvedMention:
     # All of them are full members: guests have no handles and are in no user group.
-    taking_part = [member for member in expanded.members if member.member_id in place.participant_ids]
-    shown = taking_part if to_guest else expanded.members
+    shown = [member for member in expanded.members if seen is None or member.member_id in seen]
+    taking_part = [member for member in shown if member.member_id in place.participant_ids]
     notified = shown if place.public else taking_part
     reached = {member.member_id for member in notified}
     others = [member for member in shown if member.member_id not in reached]
     return pb.ResolvedMention(
         handle=handle,
-        user_group_id=expanded.user_group_id,
+        user_group_id=expanded.user_group_id if seen is None else "",
         notified=map(_mentioned, notified[:MOST_LISTED]),
         not_in_conversation=map(_mentioned, others[:MOST_LISTED]),
         hidden_count=len(expanded.members) - len(shown),

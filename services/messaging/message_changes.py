@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.chassis.errors import EtagMismatch, NotFound, PermissionDenied
 from services.messaging import tombstones, wire
-from services.messaging.access import Viewer
+from services.messaging.access import IN_HISTORY, Viewer
 from services.messaging.bodies import mentioned
 from services.messaging.changes import Happened, number
 from services.messaging.errors import ConversationArchived, EditWindowOver, MessageDeleted
@@ -22,6 +22,7 @@ FIND = text(f"""
             OR statement_timestamp() < m.created_at + make_interval(secs => CAST(:window_seconds AS float8)) AS in_time
     FROM conversations c JOIN messages m ON m.conversation_id = c.id
     WHERE c.id = :conversation_id AND c.workspace_id = :workspace_id AND m.id = :message_id AND {KEPT}
+        AND {IN_HISTORY}
 """)
 EDIT = text("""
     WITH old AS (
@@ -100,6 +101,7 @@ async def delete(tx: AsyncConnection, *, deleter: Viewer, target: Target) -> lis
 async def _find(tx: AsyncConnection, target: Target, viewer: Viewer) -> Row[Any]:
     window = viewer.edit_window
     parameters = {
+        **viewer.parameters,
         **_place(target),
         "workspace_id": target.workspace_id,
         "window_seconds": None if window is None else window.total_seconds(),

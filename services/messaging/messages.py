@@ -24,13 +24,21 @@ REPLY_TO = """
             AND answered.created_at > statement_timestamp() - make_interval(secs => c.retention_seconds)
     ) END
 """
+# Before a guest's history, what is answered is hidden as well.
+REPLY_TO_AT = """
+    CASE WHEN m.reply_to_id IS NOT NULL THEN (
+        SELECT answered.created_at FROM messages answered
+        WHERE answered.conversation_id = m.conversation_id AND answered.id = m.reply_to_id
+    ) END
+"""
 # Of a message `m` of the conversation `c`. `is_plain` tells that there is nothing but text, which spares the rest a
 # look at each message.
 MESSAGE = f"""
     CAST(m.id AS text) AS message_id, m.seq, m.event_seq AS message_event_seq,
     CAST(m.sender_member_id AS text) AS sender_member_id, CAST(m.sender_user_id AS text) AS sender_user_id,
     CAST(m.client_message_id AS text) AS client_message_id, m.text, m.created_at, m.ciphertext, m.scheme, m.header,
-    CAST({REPLY_TO} AS text) AS reply_to_id, CAST(m.mentioned_member_ids AS text[]) AS mentioned_member_ids,
+    CAST({REPLY_TO} AS text) AS reply_to_id, {REPLY_TO_AT} AS reply_to_at,
+    CAST(m.mentioned_member_ids AS text[]) AS mentioned_member_ids,
     CAST(m.mentioned_user_group_ids AS text[]) AS mentioned_user_group_ids, m.mentions_everyone, m.file_count,
     m.version, m.edited_at, m.deleted_at,
     CASE WHEN m.file_count > 0 THEN (
@@ -89,7 +97,7 @@ class Page:
     rows: Sequence[Row[Any]]
 
     def is_seen_by(self, viewer: Viewer) -> bool:
-        """For a guest the conversation itself is what was granted."""
+        """A guest was found to see the conversation when they were asked about."""
         return viewer.granted is not None or self.public or viewer.member_id in self.member_ids
 
 

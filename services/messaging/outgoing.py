@@ -18,10 +18,10 @@ from services.chassis.coalesce import FLUSH_SECONDS, Coalescer
 from services.chassis.database import TRIES, Database
 from services.chassis.errors import DeadlineExceeded, Fault, NotFound, Overloaded, SessionEnded, fault_of
 from services.messaging import sends
-from services.messaging.access import SEND, is_guest, require_unlocked
+from services.messaging.access import SEND, has_ended, is_guest, lock_of, time_of
 from services.messaging.errors import ConversationArchived
 from services.messaging.group_lookups import GroupLookups
-from services.messaging.peers import Guests, Membership
+from services.messaging.peers import GuestChannels, Guests, Membership, history_start
 from services.messaging.rates import Places, Rates
 from services.messaging.sends import SKIPPED, Outcome, Send, Stored
 
@@ -307,7 +307,23 @@ class Outgoing:
             for send in batch
         ]
         verdicts = await self._guests.decide(questions, timeout_seconds)
-        return [_guest_fault(send, verdict) for send, verdict in zip(batch, verdicts, strict=True)]
+        asked = {
+            (send.workspace_id, send.member_id)
+            for send, verdict in zip(batch, verdicts, strict=True)
+            if not verdict.granted and not has_ended(verdict)
+        }
+        # A direct conversation hangs on all of a guest's channels.
+        answers = await asyncio.gather(
+            *(
+                self._guests.channels(workspace_id=workspace_id, member_id=member_id)
+                for workspace_id, member_id in asked
+            )
+        )
+        channels = dict(zip(asked, answers, strict=True))
+        return [
+            _guest_fault(send, verdict, channels.get((send.workspace_id, send.member_id)))
+            for send, verdict in zip(batch, verdicts, strict=True)
+        ]
 
 
 class _Lane:
@@ -358,15 +374,25 @@ def _fault(send: Send, *, alive: bool, verdict: access_pb.AccessVerdict, group_i
         return SessionEnded()
     if not verdict.member_id or verdict.reason == access_pb.ACCESS_REASON_NOT_A_MEMBER:
         return NotFound()
-    send.member_id, send.allowed, send.granted, send.until = verdict.member_id, verdict.allowed, False, None
+    send.member_id, send.allowed = verdict.member_id, verdict.allowed
+    send.granted = send.until = send.since = send.locked = None
     is_seen = group_id is not None and (not group_id or verdict.in_group)
     return None if is_seen else NotFound()
 
 
-def _guest_fault(send: Send, verdict: guests_pb.GuestVerdict) -> Fault | None:
-    try:
-        require_unlocked(verdict)
-    except Fault as fault:
-        return fault
-    send.granted, send.until = True, verdict.expire_time.ToJsonString()
+def _guest_fault(send: Send, verdict: guests_pb.GuestVerdict, channels: GuestChannels | None) -> Fault | None:
+    """`channels` are all of the guest's, where the conversation is not one of them."""
+    if has_ended(verdict):
+        return NotFound()
+    until = time_of(verdict)
+    if verdict.granted:
+        send.granted, send.since = (send.conversation_id,), history_start(verdict)
+    elif channels is not None and not channels.ended:
+        send.granted, until = tuple(channels.grants), min(until, channels.until or until)
+    else:
+        return NotFound()
+    send.until, send.locked = until.isoformat(), lock_of(verdict)
+    if send.locked is not None:
+        # Refused by the statement, after it is known whether they see the conversation.
+        send.allowed, send.until = False, None
     return None

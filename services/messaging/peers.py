@@ -1,8 +1,9 @@
 """What messaging asks of membership and guest. Questions that wait at the same moment travel together."""
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import grpc
 from guildhall.guest.v1 import guest_access_service_pb2 as guests
@@ -106,14 +107,22 @@ class Membership:
         return [revisions[workspace_id] for workspace_id in workspace_ids]
 
 
+Grants = Mapping[str, datetime | None]
+"""The channels granted to a guest, and from when on each is seen; None for the whole history."""
+
+MOST_CANDIDATES = 1_000
+
+
 @dataclass(frozen=True, slots=True)
 class GuestChannels:
     """What a guest sees, and until when that is known without asking again."""
 
-    conversation_ids: frozenset[str]
+    grants: Grants
     ended: bool
     holds_until: float
     """On time.monotonic()'s clock, never later than the database's own."""
+    until: datetime | None = None
+    """When the first of the grants ends by itself."""
 
 
 class Guests:
@@ -137,11 +146,40 @@ class Guests:
         request = guests.ListGuestChannelsRequest(workspace_id=workspace_id, member_id=member_id)
         answer = await ask(self._stub.ListGuestChannels, request)
         ended = answer.state not in (guest_service_pb2.GUEST_STATE_ACTIVE, guest_service_pb2.GUEST_STATE_LOCKED)
+        channels = [] if ended else answer.channels
+        ends = [each.expire_time.ToDatetime(tzinfo=UTC) for each in channels if each.HasField("expire_time")]
         return GuestChannels(
-            conversation_ids=frozenset() if ended else frozenset(answer.conversation_ids),
+            grants={each.conversation_id: history_start(each) for each in channels},
             ended=ended,
             holds_until=asked_at + answer.holds_for.ToTimedelta().total_seconds(),
+            until=min(ends, default=None),
         )
+
+    async def visible(self, member_ids: Collection[str], *, workspace_id: str, member_id: str) -> frozenset[str]:
+        """Those of some members whom a guest sees at this instant, themselves too; nobody once they have ended."""
+        asked = sorted(member_ids)
+        found: set[str] = set()
+        for start in range(0, len(asked), MOST_CANDIDATES):
+            request = guests.FilterVisibleUsersRequest(
+                workspace_id=workspace_id,
+                member_id=member_id,
+                candidate_member_ids=asked[start : start + MOST_CANDIDATES],
+            )
+            found |= {user.member_id for user in (await ask(self._stub.FilterVisibleUsers, request)).users}
+        return frozenset(found)
+
+    async def list_sharing(
+        self, *, workspace_id: str, member_id: str, conversation_id: str, after: str, size: int
+    ) -> Sequence[guests.VisibleUser]:
+        """The next of those who share a channel with a guest, and themselves, by member id."""
+        request = guests.ListVisibleUsersRequest(
+            workspace_id=workspace_id,
+            member_id=member_id,
+            conversation_id=conversation_id,
+            after_member_id=after,
+            page_size=size,
+        )
+        return (await ask(self._stub.ListVisibleUsers, request)).users
 
     async def decide(
         self, questions: Sequence[guests.GuestQuestion], timeout_seconds: float
@@ -149,3 +187,10 @@ class Guests:
         """Where the guests of a whole batch stand, in its order."""
         request = guests.BatchCheckGuestsRequest(questions=questions)
         return (await ask(self._stub.BatchCheckGuests, request, timeout_seconds=timeout_seconds)).verdicts
+
+
+def history_start(granted: guest_service_pb2.GuestChannel | guests.GuestVerdict) -> datetime | None:
+    """From when on a guest sees a channel; None for the whole history."""
+    if not granted.HasField("history_start_time"):
+        return None
+    return granted.history_start_time.ToDatetime(tzinfo=UTC)

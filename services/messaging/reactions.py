@@ -8,7 +8,7 @@ from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.chassis.errors import InvalidRequest, LimitReached, NotFound
-from services.messaging.access import Viewer
+from services.messaging.access import IN_HISTORY, Viewer
 from services.messaging.changes import Happened, number
 from services.messaging.errors import ConversationArchived, MessageDeleted
 from services.messaging.messages import FACTS, KEPT, Page, page_of
@@ -21,7 +21,7 @@ LOOKS = {ord("\N{VARIATION SELECTOR-15}"): None, ord("\N{VARIATION SELECTOR-16}"
 
 FIND = text(f"""
     SELECT m.deleted_at FROM conversations c JOIN messages m ON m.conversation_id = c.id
-    WHERE c.id = :conversation_id AND c.workspace_id = :workspace_id AND m.id = :message_id AND {KEPT}
+    WHERE c.id = :conversation_id AND c.workspace_id = :workspace_id AND m.id = :message_id AND {KEPT} AND {IN_HISTORY}
 """)
 COUNT = text("""
     SELECT count(DISTINCT emoji_key) AS emoji_count, coalesce(bool_or(emoji_key = :emoji_key), false) AS is_known,
@@ -39,7 +39,7 @@ REMOVE = text("""
     RETURNING emoji
 """)
 LIST = text(f"""
-    SELECT {FACTS}, CAST(m.id AS text) AS message_id, r.*
+    SELECT {FACTS}, CAST(m.id AS text) AS message_id, m.created_at AS sent_at, r.*
     FROM conversations c
     LEFT JOIN messages m ON m.conversation_id = c.id AND m.id = :message_id AND {KEPT}
     LEFT JOIN LATERAL (
@@ -129,7 +129,7 @@ def place_of(row: Row[Any]) -> tuple[str, str, str]:
 
 
 async def _is_deleted(tx: AsyncConnection, viewer: Viewer, locked: Row[Any], message_id: str) -> bool:
-    place = {"workspace_id": viewer.workspace_id, "conversation_id": locked.id, "message_id": message_id}
+    place = {**viewer.parameters, "conversation_id": locked.id, "message_id": message_id}
     found = (await tx.execute(FIND, place)).one_or_none()
     if found is None:
         raise NotFound

@@ -9,7 +9,7 @@ from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.chassis.errors import NotFound
-from services.messaging.access import VISIBLE, Viewer
+from services.messaging.access import IN_HISTORY, TOGETHER, VISIBLE, Viewer
 from services.messaging.messages import FACTS, KEPT, Page, page_of
 
 MOST_UNREAD = 1000
@@ -20,7 +20,7 @@ UNREAD = f"""(
     SELECT count(*) FROM (
         SELECT FROM messages m
         WHERE m.conversation_id = c.id AND m.seq > coalesce(r.read_seq, 0) AND m.sender_user_id <> :user_id
-            AND m.deleted_at IS NULL AND {KEPT}
+            AND m.deleted_at IS NULL AND {KEPT} AND {IN_HISTORY}
         LIMIT {MOST_UNREAD}
     ) unread
 )"""
@@ -78,7 +78,7 @@ MOVED = text(f"""
     )
     SELECT {STATE}, c.kind, c.revision, CASE WHEN c.kind = 'direct' THEN ARRAY(
             SELECT CAST(p.member_id AS text) FROM participants p WHERE p.conversation_id = c.id
-        ) END AS member_ids
+        ) END AS member_ids, {TOGETHER} AS together
     FROM moved r JOIN conversations c ON c.id = r.conversation_id
     ORDER BY r.updated_at
 """)
@@ -135,13 +135,18 @@ async def read_moved(
     member_ids: Collection[str] = (),
     conversation_ids: Collection[str] = (),
     since: datetime | None = None,
+    granted: Collection[str] = (),
 ) -> Sequence[Row[Any]]:
-    """States as they are now, the latest last: of pairs (conversation, member), and of all that moved since a time."""
+    """States as they are now, the latest last: of pairs (conversation, member), and of all that moved since a time.
+
+    `granted` are the channels of the guests among those who are told.
+    """
     parameters = {
         "pair_conversation_ids": [conversation_id for conversation_id, _ in pairs],
         "pair_member_ids": [member_id for _, member_id in pairs],
         "member_ids": list(member_ids),
         "conversation_ids": list(conversation_ids),
+        "granted": list(granted),
         "since": None if since is None else since - timedelta(seconds=LATE_SECONDS),
     }
     return (await tx.execute(MOVED, parameters)).all()

@@ -6,7 +6,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.messaging.messages import FACTS, KEPT, Page, page_of
 
 LIST = text(f"""
-    SELECT {FACTS}, CAST(m.id AS text) AS message_id, CAST(m.sender_member_id AS text) AS sender_member_id, r.*
+    SELECT {FACTS}, CAST(m.id AS text) AS message_id, CAST(m.sender_member_id AS text) AS sender_member_id,
+        m.created_at AS sent_at, r.*
     FROM conversations c
     LEFT JOIN messages m ON m.conversation_id = c.id AND m.id = :message_id AND {KEPT}
     LEFT JOIN LATERAL (

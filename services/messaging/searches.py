@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.chassis.database import sqlstate
 from services.chassis.errors import InvalidRequest
 from services.messaging import reactions
-from services.messaging.access import VISIBLE, Viewer
+from services.messaging.access import IN_HISTORY, VISIBLE, Viewer
 from services.messaging.ids import uuid_of
 from services.messaging.messages import COUNTED, KEPT, MESSAGE
 from services.messaging.search_keys import (
@@ -51,9 +51,12 @@ PREPARE = text(f"""
 # Only to look in fewer places. Who sees what is said by VISIBLE, in the statements that find and that read.
 NARROW = text("""
     SELECT CAST(id AS text) FROM (
-        (SELECT id FROM conversations WHERE workspace_id = :workspace_id AND visibility = 'public' LIMIT :most)
+        (SELECT id FROM conversations
+        WHERE workspace_id = :workspace_id AND visibility = 'public' AND CAST(:granted AS uuid[]) IS NULL LIMIT :most)
         UNION
         (SELECT conversation_id FROM participants WHERE member_id = :member_id LIMIT :most)
+        UNION
+        (SELECT unnest(CAST(:granted AS uuid[])) LIMIT :most)
     ) perhaps LIMIT :most
 """)
 # Once more what was asked for, of what the messages say now: an entry may be a second older than its message.
@@ -66,6 +69,7 @@ READ = text(f"""
         SELECT {MESSAGE}, ({COUNTED}) AS reactions
         FROM messages m
         WHERE m.conversation_id = c.id AND m.id = found.message_id AND m.deleted_at IS NULL AND {KEPT}
+            AND {IN_HISTORY}
             AND (CAST(:query AS text) = '' OR {words_of("m.text")} @@ {query_of("CAST(:query AS text)")})
             AND (CAST(:after AS timestamptz) IS NULL OR m.created_at >= CAST(:after AS timestamptz))
             AND (CAST(:until AS timestamptz) IS NULL OR m.created_at < CAST(:until AS timestamptz))
@@ -163,7 +167,8 @@ async def find(tx: AsyncConnection, *, viewer: Viewer, criteria: Criteria, befor
         "keys": criteria.keys,
         "conversation_ids": narrowed,
     }
-    statement = _candidates(words, has_keys=bool(criteria.keys), is_narrowed=narrowed is not None)
+    is_guest = viewer.granted is not None
+    statement = _candidates(words, has_keys=bool(criteria.keys), is_narrowed=narrowed is not None, is_guest=is_guest)
     latest, oldest = _bounds(criteria)
     parameters["before"] = min(before or latest, latest)
     hits: list[Row[Any]] = []
@@ -188,9 +193,7 @@ async def _narrow(tx: AsyncConnection, viewer: Viewer, criteria: Criteria) -> li
     """The conversations in which to look, if they are few: what is hidden among them is passed over later."""
     if criteria.conversation_ids:
         return list(criteria.conversation_ids)
-    if viewer.granted is not None:
-        return sorted(viewer.granted) if len(viewer.granted) <= MOST_NARROWED else None
-    asked = {"workspace_id": viewer.workspace_id, "member_id": viewer.member_id, "most": MOST_NARROWED + 1}
+    asked = {**viewer.parameters, "most": MOST_NARROWED + 1}
     found = list(await tx.scalars(NARROW, asked))
     return found if len(found) <= MOST_NARROWED else None
 
@@ -217,15 +220,19 @@ async def _prepare(tx: AsyncConnection, query: str) -> str | None:
 
 
 @functools.cache
-def _candidates(words: str, *, has_keys: bool, is_narrowed: bool) -> TextClause:
+def _candidates(words: str, *, has_keys: bool, is_narrowed: bool, is_guest: bool) -> TextClause:
     """The newest entries of a window that match. What is not asked for is left out, so that the index is used."""
+    # A page that is short for what is before a guest's history would tell that it is there.
+    told = f"""AND EXISTS (
+        SELECT FROM messages m WHERE m.conversation_id = c.id AND m.id = e.message_id AND {IN_HISTORY}
+    )"""
     return text(f"""
         SELECT CAST(e.conversation_id AS text) AS conversation_id, CAST(e.message_id AS text) AS message_id
         FROM search_entries e JOIN conversations c ON c.id = e.conversation_id
         WHERE e.keys && CAST(:stretches AS uuid[]) {words}
             {"AND e.keys @> CAST(:keys AS uuid[])" if has_keys else ""}
             {"AND e.keys && CAST(:conversation_ids AS uuid[])" if is_narrowed else ""}
-            AND e.workspace_id = :workspace_id AND e.message_id < :before AND {VISIBLE}
+            AND e.workspace_id = :workspace_id AND e.message_id < :before AND {VISIBLE} {told if is_guest else ""}
         ORDER BY e.message_id DESC LIMIT :limit
     """)
 

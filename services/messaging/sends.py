@@ -15,6 +15,7 @@ from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.chassis.errors import Fault, IdempotencyMismatch, NotFound, PermissionDenied
+from services.messaging.access import seen_by_guest
 from services.messaging.errors import ConversationArchived, ReferenceGone
 
 
@@ -41,8 +42,12 @@ class Send:
     line: Line | None = None
     extras: "Extras | None" = None
     member_id: str = ""
-    granted: bool = False
-    """True for a guest to whom the conversation is granted; a full member's sight is read with the conversation."""
+    granted: tuple[str, ...] | None = None
+    """What is granted to a guest: the channel, or all channels for what is not one of them; None for a full member."""
+    locked: Fault | None = None
+    """What a locked guest is refused with where they see the conversation."""
+    since: datetime | None = None
+    """From when on a guest sees the channel's messages, to which alone they may reply."""
     allowed: bool = False
     until: str | None = None
     """When a guest's right to send ends (RFC 3339): compared with the database's clock by the statement that stores."""
@@ -92,35 +97,38 @@ class AnsweredTooLongAgo(Exception):
 SKIPPED = object()
 """Stands for an item whose conversation somebody else has locked, or whose sender must be asked about again."""
 
-LOCKED = "c.id, c.workspace_id, c.visibility, c.last_seq, c.last_event_seq, c.archived_at, c.retention_seconds"
+LOCKED = """c.id, c.workspace_id, c.kind, c.created_by_member_id, c.visibility, c.last_seq, c.last_event_seq,
+    c.archived_at, c.retention_seconds"""
 # Between guest's answer and this statement a guest's time may have passed.
 IN_TIME = "(i.until IS NULL OR statement_timestamp() < i.until)"
 INPUT = """
     input AS MATERIALIZED (
         SELECT * FROM unnest(
             CAST(:conversation_ids AS uuid[]), CAST(:workspace_ids AS uuid[]), CAST(:member_ids AS uuid[]),
-            CAST(:granted AS bool[]), CAST(:allowed AS bool[]), CAST(:user_ids AS uuid[]),
+            CAST(:granted AS text[]), CAST(:allowed AS bool[]), CAST(:user_ids AS uuid[]),
             CAST(:client_message_ids AS uuid[]), CAST(:message_ids AS uuid[]), CAST(:texts AS text[]),
             CAST(:body_macs AS uuid[]), CAST(:untils AS timestamptz[]),
             CAST(:ciphertexts AS bytea[]), CAST(:schemes AS text[]), CAST(:headers AS bytea[]),
             CAST(:reply_to_ids AS uuid[]), CAST(:mentioned_member_ids AS text[]),
-            CAST(:mentioned_user_group_ids AS text[]), CAST(:everyone AS bool[]), CAST(:file_ids AS text[])
+            CAST(:mentioned_user_group_ids AS text[]), CAST(:everyone AS bool[]), CAST(:file_ids AS text[]),
+            CAST(:sinces AS timestamptz[])
         ) WITH ORDINALITY AS i (
             conversation_id, workspace_id, member_id, granted, allowed, user_id, client_message_id, message_id, text,
             body_mac, until, ciphertext, scheme, header, reply_to_id, mentioned_member_ids, mentioned_user_group_ids,
-            everyone, file_ids, place
+            everyone, file_ids, since, place
         )
     )
 """
-SEEN = """
+SEEN = f"""
     seen AS MATERIALIZED (
         SELECT i.*, c.last_seq, c.last_event_seq, c.archived_at, c.retention_seconds
         FROM input i JOIN locked c ON c.id = i.conversation_id
-        WHERE c.workspace_id = i.workspace_id AND (
-            i.granted OR c.visibility = 'public' OR EXISTS (
+        WHERE c.workspace_id = i.workspace_id AND CASE
+            WHEN i.granted IS NOT NULL THEN {seen_by_guest("i.member_id", "CAST(i.granted AS uuid[])")}
+            ELSE c.visibility = 'public' OR EXISTS (
                 SELECT FROM participants p WHERE p.conversation_id = c.id AND p.member_id = i.member_id
             )
-        )
+        END
     )
 """
 STORE = """
@@ -186,7 +194,8 @@ WRITE = text(f"""
     ), referring AS MATERIALIZED (
         SELECT s.place, s.reply_to_id IS NOT NULL AND NOT EXISTS (
             SELECT FROM messages m
-            WHERE m.conversation_id = s.conversation_id AND m.id = s.reply_to_id AND m.deleted_at IS NULL AND (
+            WHERE m.conversation_id = s.conversation_id AND m.id = s.reply_to_id AND m.deleted_at IS NULL
+                AND (s.since IS NULL OR m.created_at >= s.since) AND (
                 s.retention_seconds IS NULL
                 OR m.created_at > statement_timestamp() - make_interval(secs => s.retention_seconds)
             )
@@ -287,7 +296,7 @@ def _parameters(sends: Sequence[Send], message_ids: Sequence[str]) -> dict[str, 
         "conversation_ids": _array(send.conversation_id for send in sends),
         "workspace_ids": _array(send.workspace_id for send in sends),
         "member_ids": _array(send.member_id for send in sends),
-        "granted": _array(str(send.granted) for send in sends),
+        "granted": _array("NULL" if s.granted is None else f'"{{{",".join(s.granted)}}}"' for s in sends),
         "allowed": _array(str(send.allowed) for send in sends),
         "user_ids": _array(send.user_id for send in sends),
         "client_message_ids": _array(send.client_message_id for send in sends),
@@ -295,6 +304,7 @@ def _parameters(sends: Sequence[Send], message_ids: Sequence[str]) -> dict[str, 
         "texts": [send.text for send in sends],
         "body_macs": _array(send.body_mac for send in sends),
         "untils": [send.until for send in sends],
+        "sinces": [send.since for send in sends],
         "distinct_ids": _array({send.conversation_id for send in sends}),
         **_extras([send.extras for send in sends]),
     }
@@ -336,7 +346,7 @@ def _outcome(send: Send, message_id: str, row: Row[Any]) -> Outcome:
         return SKIPPED
     if not row.seen:
         return NotFound()
-    return ConversationArchived() if send.allowed and row.archived else PermissionDenied()
+    return ConversationArchived() if send.allowed and row.archived else send.locked or PermissionDenied()
 
 
 def _outcome_once(send: Send, message_id: str, row: Row[Any]) -> Outcome:

@@ -20,10 +20,13 @@ from services.chassis.database import Database
 from services.chassis.errors import NotFound, PermissionDenied
 from services.chassis.wakes import Wakes
 from services.messaging import events, read_states
-from services.messaging.access import VISIBLE, Viewer
+from services.messaging.access import TOGETHER, VISIBLE, Viewer
+from services.messaging.deliveries import granted
 from services.messaging.errors import ConversationArchived
 from services.messaging.events import Reading
 from services.messaging.guards import Guard
+from services.messaging.guest_deliveries import find_visible
+from services.messaging.guest_sight import Sights
 from services.messaging.hub import POLL_SECONDS, RETRY_SECONDS, Hub
 from services.messaging.streams import Frame, Stream
 
@@ -36,11 +39,11 @@ TYPING_SECONDS = 2.0
 
 OPEN = text(f"SELECT c.archived_at FROM conversations c WHERE c.id = :conversation_id AND {VISIBLE}")
 # Participants only where sight may have been taken away.
-SIGHTS = text("""
+SIGHTS = text(f"""
     SELECT CAST(c.id AS text) AS conversation_id, c.visibility, c.revision,
         CASE WHEN c.revision > asked.revision THEN ARRAY(
             SELECT CAST(p.member_id AS text) FROM participants p WHERE p.conversation_id = c.id
-        ) END AS member_ids
+        ) END AS member_ids, {TOGETHER} AS together
     FROM unnest(CAST(:ids AS uuid[]), CAST(:revisions AS bigint[])) AS asked (id, revision)
     JOIN conversations c ON c.id = asked.id
 """)
@@ -52,11 +55,12 @@ Typing = tuple[str, str, str]
 class Signals:
     """Hears of them and tells the hub's streams: those who may have it by an answer that was asked for afterwards."""
 
-    def __init__(self, database: Database, *, hub: Hub, guard: Guard, wakes: Wakes) -> None:
+    def __init__(self, database: Database, *, hub: Hub, guard: Guard, wakes: Wakes, sights: Sights) -> None:
         self._database = database
         self._hub = hub
         self._guard = guard
         self._wakes = wakes
+        self._sights = sights
         self._replica = str(uuid.uuid4())
         self._typed_at: dict[tuple[str, str], float] = {}
         self._typing: set[Typing] = set()
@@ -128,11 +132,16 @@ class Signals:
             return
         readings = await self._database.read(lambda tx: _read_sights(tx, watching))
         held = await self._guard.verify({stream for streams in watching.values() for stream in streams})
+        seen = await find_visible(self._sights, _typists(typing, watching))
         for each in typing:
             conversation_id, member_id, user_id = each
             entry = events.typing(conversation_id, member_id=member_id, user_id=user_id)
             for stream in watching[conversation_id]:
                 if stream in held or stream.member_id == member_id or conversation_id not in readings:
+                    continue
+                if stream.channels is not None and member_id not in seen.get(
+                    (stream.workspace_id, stream.member_id), ()
+                ):
                     continue
                 if stream.sees(readings[conversation_id]):
                     stream.give(Frame(entry, {}))
@@ -173,6 +182,7 @@ class Signals:
                 member_ids=member_ids,
                 conversation_ids=conversation_ids,
                 since=self._since or read_at,
+                granted=granted(self._hub.streams),
             )
             return read_at, rows
 
@@ -192,14 +202,26 @@ class Signals:
 def _sees(stream: Stream, row: Row[Any]) -> bool:
     if row.kind == "direct":
         return stream.sees(_reading(row, public=False))
-    in_channels = stream.channels is None or row.conversation_id in stream.channels.conversation_ids
+    in_channels = stream.channels is None or row.conversation_id in stream.channels.grants
     return in_channels and row.conversation_id in stream.places
 
 
 def _reading(row: Row[Any], *, public: bool) -> Reading:
     """Nothing new, but what tells who sees the conversation."""
     member_ids = None if row.member_ids is None else frozenset(row.member_ids)
-    return Reading(row.conversation_id, public, row.revision, head=0, restored=False, member_ids=member_ids)
+    return Reading(row.conversation_id, public, row.revision, 0, False, member_ids, row.together)
+
+
+def _typists(
+    typing: Collection[Typing], watching: Mapping[str, Collection[Stream]]
+) -> Mapping[tuple[str, str], Collection[str]]:
+    """For each guest (workspace, member) who listens: who types."""
+    found: dict[tuple[str, str], set[str]] = {}
+    for conversation_id, member_id, _ in typing:
+        for stream in watching[conversation_id]:
+            if stream.channels is not None:
+                found.setdefault((stream.workspace_id, stream.member_id), set()).add(member_id)
+    return found
 
 
 async def require_open(tx: AsyncConnection, *, writer: Viewer, conversation_id: str) -> None:
@@ -221,5 +243,7 @@ async def _read_sights(tx: AsyncConnection, watching: Mapping[str, Collection[St
         for key, streams in watching.items()
         if any(key in stream.places for stream in streams)
     }
-    rows = await tx.execute(SIGHTS, {"ids": list(asked), "revisions": list(asked.values())})
+    channels = granted({stream for streams in watching.values() for stream in streams})
+    parameters = {"ids": list(asked), "revisions": list(asked.values()), "granted": list(channels)}
+    rows = await tx.execute(SIGHTS, parameters)
     return {row.conversation_id: _reading(row, public=row.visibility == "public") for row in rows}

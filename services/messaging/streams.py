@@ -9,7 +9,7 @@ from datetime import datetime
 from guildhall.messaging.v1 import event_service_pb2 as pb
 
 from services.messaging import events
-from services.messaging.access import Viewer
+from services.messaging.access import Viewer, shares
 from services.messaging.events import Reading, Seen
 from services.messaging.peers import GuestChannels
 
@@ -97,6 +97,16 @@ class Stream:
         """Whether it is no group's, or of one that they are known to be in."""
         return seen.group_id is None or seen.group_id in self.groups
 
+    def is_shown(self, seen: Seen | Reading) -> bool:
+        """Whether a guest sees it, by guest's latest word and who took part when it was read."""
+        grants = self.channels.grants if self.channels else {}
+        return seen.conversation_id in grants or shares(grants, self.member_id, seen.together)
+
+    @property
+    def viewer(self) -> Viewer:
+        """The guest as they are known now."""
+        return Viewer(self.workspace_id, self.user_id, self.member_id, self.channels.grants if self.channels else None)
+
     def open(self, seen: Sequence[Seen], *, read_at: datetime, resume: Mapping[str, int]) -> pb.SubscribeResponse:
         """Takes its places and returns the first frame. Follow-ups (reset, lost) wait behind it."""
         self._opened_at = read_at
@@ -113,7 +123,7 @@ class Stream:
         return pb.SubscribeResponse(opened=pb.Opened(positions=events.positions(self._written)))
 
     def sees(self, reading: Reading) -> bool:
-        """Whether it may have what was read: by guest's word, or by participation in the reading's own snapshot.
+        """Whether it may have what was read: by guest's word, and by participation in the reading's own snapshot.
 
         For a group's conversation by membership's word as well.
         """
@@ -121,7 +131,7 @@ class Stream:
         if place is None:
             return False
         if self.channels is not None:
-            return reading.conversation_id in self.channels.conversation_ids
+            return self.is_shown(reading)
         if not self.is_in_group_of(place):
             return False
         if reading.public or place.revision >= reading.revision:

@@ -70,7 +70,8 @@ def conversation_for(row: Row[Any], viewer: Viewer) -> conversations_pb.Conversa
     if viewer.granted is None:
         found.participant_count = row.participant_count or 0
     if row.message_id is not None:
-        last = message(row, workspace_id=found.workspace_id, conversation_id=found.conversation_id)
+        place = {"workspace_id": found.workspace_id, "conversation_id": found.conversation_id}
+        last = message(row, **place, since=viewer.since(found.conversation_id))
         found.last_message.CopyFrom(last)
     return found
 
@@ -82,8 +83,10 @@ def participant(row: Row[Any]) -> conversations_pb.Participant:
     return found
 
 
-def message(row: Row[Any], *, workspace_id: str, conversation_id: str) -> messages_pb.Message:
-    """A row with messages.MESSAGE's columns."""
+def message(
+    row: Row[Any], *, workspace_id: str, conversation_id: str, since: datetime | None = None
+) -> messages_pb.Message:
+    """A row with messages.MESSAGE's columns; `since` is when the reader's history starts."""
     found = messages_pb.Message(
         message_id=row.message_id,
         workspace_id=workspace_id,
@@ -102,7 +105,8 @@ def message(row: Row[Any], *, workspace_id: str, conversation_id: str) -> messag
     if row.ciphertext is not None:
         found.encrypted.ciphertext, found.encrypted.scheme = row.ciphertext, row.scheme
         found.encrypted.header = row.header or b""
-    found.reply_to_message_id = row.reply_to_id or ""
+    if since is None or (row.reply_to_at is not None and row.reply_to_at >= since):
+        found.reply_to_message_id = row.reply_to_id or ""
     if row.mentioned_member_ids or row.mentioned_user_group_ids or row.mentions_everyone:
         found.mentions.member_ids.extend(row.mentioned_member_ids or ())
         found.mentions.user_group_ids.extend(row.mentioned_user_group_ids or ())
@@ -115,9 +119,11 @@ def message(row: Row[Any], *, workspace_id: str, conversation_id: str) -> messag
     return found
 
 
-def shown(row: Row[Any], *, workspace_id: str, conversation_id: str) -> messages_pb.Message:
+def shown(
+    row: Row[Any], *, workspace_id: str, conversation_id: str, since: datetime | None = None
+) -> messages_pb.Message:
     """The same with its reactions, as one reader has it."""
-    found = message(row, workspace_id=workspace_id, conversation_id=conversation_id)
+    found = message(row, workspace_id=workspace_id, conversation_id=conversation_id, since=since)
     for counted in row.reactions or ():
         found.reactions.add(emoji=counted["emoji"], count=counted["count"], mine=counted["mine"])
     return found

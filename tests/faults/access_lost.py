@@ -1,4 +1,4 @@
-"""F12: access is lost (members removed, banned, suspended, guests removed, expired) while secrets are posted and read.
+"""F12: access is lost, in every way in which members and guests lose it, while secrets are posted and read.
 
 Secrets are new messages, edits and reactions; they are read on streams and by every RPC that shows one.
 
@@ -18,8 +18,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
-from guildhall.membership.v1 import member_service_pb2 as members_pb
-from guildhall.membership.v1 import member_service_pb2_grpc as members_rpc
 from guildhall.messaging.v1 import message_service_pb2 as messages
 from guildhall.messaging.v1 import message_service_pb2_grpc as messages_rpc
 from guildhall.messaging.v1 import reaction_service_pb2 as reactions
@@ -27,25 +25,31 @@ from guildhall.messaging.v1 import reaction_service_pb2_grpc as reactions_rpc
 
 from tests.faults.bench import Bench, Result
 from tests.faults.delivery_model import explore_all
-from tests.faults.people import Person, join_by_link, join_by_mail, make_channels, make_guest_link, make_workspace
+from tests.faults.losses import EXPIRED, LOCK_GUESTS, LOSSES, POLICY, SHARED_LEFT, Place
+from tests.faults.people import (
+    Person,
+    join_by_link,
+    join_by_mail,
+    make_channels,
+    make_guest_link,
+    make_private,
+    make_workspace,
+    open_direct,
+    take_part,
+)
 from tests.faults.witnesses import Posts, Witness, sums
 
 BATCHES_PER_ROUND = 10
-_LOST_MEMBERS = 6
-_REMOVED_GUESTS = 7
-_EXPIRED_GUESTS = 7
-PER_BATCH = _LOST_MEMBERS + _REMOVED_GUESTS + _EXPIRED_GUESTS
-_BY_RPC: dict[str, tuple[str, Any]] = {
-    "member removed": ("RemoveMember", members_pb.RemoveMemberRequest),
-    "member banned": ("BanMember", members_pb.BanMemberRequest),
-    "member suspended": ("SuspendMember", members_pb.SuspendMemberRequest),
-    "guest removed": ("RemoveMember", members_pb.RemoveMemberRequest),
-}
-_MEMBER_WAYS = tuple(way for way in _BY_RPC if way.startswith("member"))
+_MEMBER_WAYS = tuple(loss for loss in LOSSES if loss.of == "member")
+_GUEST_WAYS = tuple(loss for loss in LOSSES if loss.of == "guest")
+_MEMBERS, _GUESTS = len(_MEMBER_WAYS), 15
+PER_BATCH = _MEMBERS + _GUESTS
 _POSTERS = 3
 _CHANGED = 0.3
 """Of the posts: those that are edited and reacted to."""
 _MOST_INTERLEAVINGS = 100_000
+_MODEL_SECONDS = 100
+"""For the model of one run, whatever the number of rounds: cases that are not finished by then are reported as cut."""
 CONTROLS = {
     "fresh_access": ("permission is asked afresh", (False, True)),
     "decision_at_delivery": ("who gets a message is decided when it is delivered", (True, True)),
@@ -102,8 +106,10 @@ async def run(bench: Bench) -> Result:
         bench.tell(f"round {number + 1} of {bench.rounds}: {BATCHES_PER_ROUND * PER_BATCH} interleavings")
         for batch in range(BATCHES_PER_ROUND):
             await _batch(bench, found, holds_sends=batch % 3 == 2)
+        for holds_sends in (False, True):
+            await _batch(bench, found, holds_sends=holds_sends, is_direct=True)
     bench.tell("model: every interleaving of one loss, one send, one stream or read")
-    model = await asyncio.to_thread(asyncio.run, explore_all(most=_MOST_INTERLEAVINGS))
+    model = await asyncio.to_thread(asyncio.run, explore_all(most=_MOST_INTERLEAVINGS, seconds=_MODEL_SECONDS))
     model_leaks = sum(counts["leaks"] for counts in model.values())
     controls = {protection: await _control(bench, protection) for protection in CONTROLS}
     return Result(
@@ -115,6 +121,7 @@ async def run(bench: Bench) -> Result:
             "model": {
                 "interleavings": sum(counts["interleavings"] for counts in model.values()),
                 "leaks": model_leaks,
+                "cases_cut_by_time": sum(counts["cut"] for counts in model.values()),
             },
             "model_by_case": model,
             "control": [
@@ -141,8 +148,9 @@ async def _control(bench: Bench, protection: str) -> _Sum:
 class _Stage:
     """One workspace with one channel, its owner who posts, who stays, and who is about to lose access."""
 
-    def __init__(self, owner: Person, workspace_id: str, conversation_id: str) -> None:
+    def __init__(self, owner: Person, workspace_id: str, conversation_id: str, *, channel_id: str = "") -> None:
         self.owner = owner
+        self.channel_id = channel_id or conversation_id
         self.workspace_id = workspace_id
         self.conversation_id = conversation_id
         self.posts = Posts()
@@ -158,6 +166,7 @@ class _Stage:
             workspace_id=self.workspace_id,
             conversation_id=self.conversation_id,
             how=how,
+            keeps=next((loss.keeps for loss in LOSSES if loss.name == how), ""),
         )
 
     def start_posting(self) -> None:
@@ -208,19 +217,20 @@ class _Stage:
         return answer
 
 
-async def _batch(bench: Bench, found: _Sum, *, holds_sends: bool) -> None:
-    stage, stays = await _set(bench)
+async def _batch(bench: Bench, found: _Sum, *, holds_sends: bool, is_direct: bool = False) -> None:
+    stage, stays = await (_set_direct(bench) if is_direct else _set(bench))
     await asyncio.gather(*(witness.write() for witness in (stays, *stage.witnesses)))
     await stays.start()
     stage.start_posting()
     delays = [random.uniform(*_LOSS_WINDOW) for _ in stage.witnesses]
-    expired = [witness for witness in stage.witnesses if witness.how == "guest expired"]
+    expired = [witness for witness in stage.witnesses if witness.how == EXPIRED]
+    await _prepare(bench, stage)
     await _expire(bench, expired, delays)
     await asyncio.gather(*(witness.start() for witness in stage.witnesses))
     losing = [
         _take_access(stage, witness, delay)
         for witness, delay in zip(stage.witnesses, delays, strict=True)
-        if witness.how != "guest expired"
+        if witness.how != EXPIRED
     ]
     if holds_sends:
         losing.append(_hold_sends(bench, stage))
@@ -234,22 +244,45 @@ async def _batch(bench: Bench, found: _Sum, *, holds_sends: bool) -> None:
 
 
 async def _set(bench: Bench) -> tuple[_Stage, Witness]:
+    """A private channel: what a member sees of it hangs on taking part."""
     owner, stayer, *others = await bench.people.take(2 + PER_BATCH)
     workspace_id = await make_workspace(owner)
     conversation_id = (await make_channels(owner, workspace_id, 1))[0]
     stage = _Stage(owner, workspace_id, conversation_id)
     link = await make_guest_link(owner, workspace_id, conversation_id)
-    losers, guests = others[:_LOST_MEMBERS], others[_LOST_MEMBERS:]
+    losers, guests = others[:_MEMBERS], others[_MEMBERS:]
     joined = await asyncio.gather(
         *(join_by_mail(bench.people, owner, person, workspace_id) for person in (stayer, *losers))
     )
+    await asyncio.gather(*(take_part(person, workspace_id, conversation_id) for person in (stayer, *losers)))
+    await make_private(owner, workspace_id, conversation_id)
     invited = await asyncio.gather(*(join_by_link(person, link) for person in guests))
-    for number, (person, member_id) in enumerate(zip(losers, joined[1:], strict=True)):
-        stage.witnesses.append(stage.witness(person, member_id, _MEMBER_WAYS[number % len(_MEMBER_WAYS)]))
+    for loss, person, member_id in zip(_MEMBER_WAYS, losers, joined[1:], strict=True):
+        stage.witnesses.append(stage.witness(person, member_id, loss.name))
     for number, (person, member_id) in enumerate(zip(guests, invited, strict=True)):
-        how = "guest removed" if number < _REMOVED_GUESTS else "guest expired"
-        stage.witnesses.append(stage.witness(person, member_id, how))
+        stage.witnesses.append(stage.witness(person, member_id, _GUEST_WAYS[number % len(_GUEST_WAYS)].name))
     return stage, stage.witness(stayer, joined[0], "stays")
+
+
+async def _set_direct(bench: Bench) -> tuple[_Stage, Witness]:
+    """A direct conversation of the owner, somebody who stays and a guest, who loses it when the owner leaves theirs."""
+    owner, stayer, guest = await bench.people.take(3)
+    workspace_id = await make_workspace(owner)
+    channel_id = (await make_channels(owner, workspace_id, 1))[0]
+    stayer_id = await join_by_mail(bench.people, owner, stayer, workspace_id)
+    await take_part(stayer, workspace_id, channel_id)
+    guest_id = await join_by_link(guest, await make_guest_link(owner, workspace_id, channel_id))
+    conversation_id = await open_direct(owner, workspace_id, stayer_id, guest_id)
+    stage = _Stage(owner, workspace_id, conversation_id, channel_id=channel_id)
+    stage.witnesses.append(stage.witness(guest, guest_id, SHARED_LEFT))
+    return stage, stage.witness(stayer, stayer_id, "stays")
+
+
+async def _prepare(bench: Bench, stage: _Stage) -> None:
+    """Locks the guests whose grace is to be shortened: they read on until that."""
+    locked = [witness.member_id for witness in stage.witnesses if witness.how == POLICY]
+    async with await bench.cluster.admin() as admin:
+        await admin.execute(LOCK_GUESTS, [locked])
 
 
 async def _expire(bench: Bench, guests: Sequence[Witness], delays: Sequence[float]) -> None:
@@ -267,12 +300,14 @@ async def _expire(bench: Bench, guests: Sequence[Witness], delays: Sequence[floa
 async def _take_access(stage: _Stage, witness: Witness, delay: float) -> None:
     witness.near_loss_from = time.monotonic() + delay
     await asyncio.sleep(delay)
-    rpc, request_class = _BY_RPC[witness.how]
-    request = request_class(workspace_id=stage.workspace_id, member_id=witness.member_id, request_id=str(uuid.uuid4()))
+    loss = next(each for each in LOSSES if each.name == witness.how)
+    place = Place(stage.owner, stage.workspace_id, stage.conversation_id, stage.channel_id, str(uuid.uuid4()))
     while witness.lost_at is None:
         try:
-            await stage.owner.call(members_rpc.MemberServiceStub, rpc, request)
-            witness.lost_at = time.monotonic()
+            later = await loss.take(place, witness)
+            witness.lost_at = time.monotonic() + later
+            witness.near_loss_from += later
+            await asyncio.sleep(later)
         except grpc.aio.AioRpcError as error:
             if error.code() not in _WORTH_REPEATING:
                 raise
@@ -296,7 +331,7 @@ def _count(found: _Sum, stage: _Stage, stays: Witness) -> None:
         found.leaks.append(witness.leaks(stage.posts))
         found.without_secret += not stage.posts.after(witness.lost_at)
         if witness.seen.ended_at is None:
-            found.never_ended += 1
+            found.never_ended += witness.is_told_of_the_end
         else:
             found.ended_seconds.append(witness.seen.ended_at - witness.lost_at)
     found.not_delivered += len(stage.posts.to_be_told - stays.seen.streamed)

@@ -199,8 +199,12 @@ def running_cluster(folder: Path) -> Iterator[Cluster]:
 
 
 def _free_settings(folder: Path) -> Settings:
-    """On ports that nobody has, taken at random: two runs that start at once should not want the same."""
-    offsets = random.sample(range(1000, 17000, 1000), 16)
+    """On ports that nobody has, taken at random: two runs that start at once should not want the same.
+
+    GUILDHALL_PORT_OFFSET names them instead.
+    """
+    named = os.environ.get("GUILDHALL_PORT_OFFSET")
+    offsets = [int(named)] if named else random.sample(range(1000, 17000, 1000), 16)
     for offset in offsets:
         environment = {
             "GUILDHALL_DATA_DIR": str(folder),

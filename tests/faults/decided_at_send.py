@@ -40,7 +40,7 @@ class Hub(hub.Hub):
             return False, set()
         asked = deliveries.asked(watching)
         readings, more = await self._database.read(lambda tx: events.read(tx, asked=asked))
-        for stream, conversation_id in deliveries.hand_over(readings, watching, held=()):
+        for stream, conversation_id in deliveries.hand_over(readings, watching, held=(), redacted={}):
             self._lose(stream, conversation_id)
         return more, set()
 

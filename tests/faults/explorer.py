@@ -6,6 +6,8 @@ runs it. A run is repeated from the start with each sequence of choices (statele
 """
 
 import asyncio
+import math
+import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -62,11 +64,16 @@ class Schedule:
         raise RuntimeError("the tasks never came to rest")
 
 
-async def explore(run: Callable[[Schedule], Awaitable[Outcome]], *, most: int) -> list[tuple[list[str], Outcome]]:
-    """What came of every possible run, with its trace. Raises if there are more than `most`."""
+async def explore(
+    run: Callable[[Schedule], Awaitable[Outcome]], *, most: int, over: float = math.inf
+) -> list[tuple[list[str], Outcome]]:
+    """What came of every possible run, with its trace; of those before `over` on time.monotonic()'s clock.
+
+    Raises if there are more than `most`.
+    """
     found: list[tuple[list[str], Outcome]] = []
     told: tuple[int, ...] | None = ()
-    while told is not None:
+    while told is not None and time.monotonic() < over:
         schedule = Schedule(told)
         found.append((schedule.trace, await run(schedule)))
         if len(found) > most:

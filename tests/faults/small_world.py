@@ -18,7 +18,7 @@ from guildhall.membership.v1 import access_service_pb2 as access_pb
 from guildhall.membership.v1 import member_service_pb2 as members_pb
 
 from services.chassis.call import Call
-from services.messaging import events, messages
+from services.messaging import access, events, messages
 from services.messaging.peers import GuestChannels
 from tests.faults.explorer import Schedule
 
@@ -91,6 +91,7 @@ class World:
             "version": 1,
             "deleted_at": None,
             "is_plain": True,
+            "reply_to_at": None,
             "reactions": None,
         }
 
@@ -105,11 +106,16 @@ class WorldDatabase:
             events.SNAPSHOT: self._snapshot,
             events.SIGHTS: self._sights,
             messages.LIST: self._list,
+            access.SEEN_AMONG: lambda _parameters: [],
         }
 
     async def read(self, work: Callable[[Any], Awaitable[Any]]) -> Any:
         """As Database.read."""
         return await work(self)
+
+    async def scalars(self, statement: Any, parameters: Mapping[str, Any]) -> "Rows":
+        """The first column; there is none yet."""
+        return await self.execute(statement, parameters)
 
     async def execute(self, statement: Any, parameters: Mapping[str, Any]) -> "Rows":
         """One statement, when it is its turn."""
@@ -130,6 +136,7 @@ class WorldDatabase:
             "head": head,
             "member_ids": self._member_ids() if changed else None,
             "bytes": 0,
+            "together": None,
         }
         found = [
             {"event_seq": number, "event_kind": "message_created", **world.message_row(number)}
@@ -246,6 +253,6 @@ class WorldGuests:
     async def channels(self, **_question: object) -> GuestChannels:
         """As peers.Guests.channels."""
         await self._world.asked("guest lists channels")
-        granted = frozenset({CONVERSATION} if self._world.is_granted else ())
+        grants = {CONVERSATION: None} if self._world.is_granted else {}
         await self._world.answered("guest lists channels")
-        return GuestChannels(conversation_ids=granted, ended=False, holds_until=time.monotonic() + _HOUR)
+        return GuestChannels(grants=grants, ended=False, holds_until=time.monotonic() + _HOUR)

@@ -21,6 +21,8 @@ from guildhall.messaging.v1 import reaction_service_pb2_grpc as reactions_rpc
 from tests.faults.ledger import key_of
 from tests.faults.people import Person
 
+_OF_WORKSPACE = frozenset({"Subscribe", "ListConversations"})
+"""Calls that are answered to whoever is still in the workspace."""
 _CALM_SECONDS = 0.3
 _HURRY_SECONDS = 0.15
 """Around the loss they read without a pause, for so long on either side."""
@@ -73,10 +75,14 @@ class Seen:
 class Witness:
     """One person in one workspace. `lost_at` is when the loss of their access had been acknowledged."""
 
-    def __init__(self, person: Person, *, member_id: str, workspace_id: str, conversation_id: str, how: str) -> None:
+    def __init__(
+        self, person: Person, *, member_id: str, workspace_id: str, conversation_id: str, how: str, keeps: str = ""
+    ) -> None:
+        """`keeps` is what is left to them: nothing, the "workspace", or the "conversation" without its messages."""
         self.person = person
         self.member_id = member_id
         self.how = how
+        self._keeps = keeps
         self.lost_at: float | None = None
         self.near_loss_from: float | None = None
         self.seen = Seen()
@@ -100,11 +106,21 @@ class Witness:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    @property
+    def is_told_of_the_end(self) -> bool:
+        """Whether the stream ends, or says that the conversation is lost."""
+        return self._keeps != "conversation"
+
     def leaks(self, posts: Posts) -> dict[str, int]:
         """What reached them although it was written, or asked for, after the loss."""
         assert self.lost_at is not None
         secret = posts.after(self.lost_at)
-        opened = [method for method, began in self.seen.opened if began > self.lost_at]
+        kept = _OF_WORKSPACE if self._keeps else frozenset()
+        opened = [
+            method
+            for method, began in self.seen.opened
+            if began > self.lost_at and method not in kept and self._keeps != "conversation"
+        ]
         return {
             "streamed": len(self.seen.streamed & secret),
             "read": len(self.seen.read & secret),
@@ -124,6 +140,8 @@ class Witness:
                         opened()
                     elif frame.HasField("end"):
                         self.seen.reasons.append(str(events.StreamEndReason.Name(frame.end.reason)))
+                        self.seen.ended_at = self.seen.ended_at or time.monotonic()
+                    if any(event.HasField("conversation_lost") for event in frame.events.events):
                         self.seen.ended_at = self.seen.ended_at or time.monotonic()
                     for event in frame.events.events:
                         self.seen.streamed |= _keys_of(event)
@@ -160,7 +178,8 @@ class Witness:
         page = await self.person.call(messages_rpc.MessageServiceStub, "ListMessages", request)
         self.seen.opened.append(("ListMessages", began))
         self.seen.read |= {key for message in page.messages for key in _said(message)}
-        self._latest_id = page.messages[0].message_id
+        if page.messages:
+            self._latest_id = page.messages[0].message_id
 
     async def _get_message(self) -> None:
         request = messages.GetMessageRequest(**self._place(self._latest_id))

@@ -50,7 +50,12 @@ ASKING_LEAVES: dict[str, set[str]] = {
 
 ASKED: dict[str, set[str]] = {
     "identity": set(),
-    "membership": {"identity.UserService/BatchGetUsers"},
+    "membership": {
+        "identity.UserService/BatchGetUsers",
+        "guest.GuestAccessService/BatchCheckGuests",
+        "guest.GuestAccessService/FilterVisibleUsers",
+        "guest.GuestAccessService/ListVisibleUsers",
+    },
     "guest": {
         "identity.UserService/BatchGetUsers",
         "membership.AccessService/BatchCheckAccess",
@@ -71,15 +76,14 @@ ASKED: dict[str, set[str]] = {
         "membership.UserGroupService/ExpandHandles",
         "guest.GuestAccessService/BatchCheckGuests",
         "guest.GuestAccessService/ListGuestChannels",
+        "guest.GuestAccessService/FilterVisibleUsers",
+        "guest.GuestAccessService/ListVisibleUsers",
     },
     "chassis": {"identity.SessionService/CheckSessions", "identity.AuthService/GetJwks"},
 }
 """What the code of each really calls; the frame asks for every service."""
 
-OFFERED_AHEAD = {
-    "guest.GuestAccessService/FilterVisibleUsers": "membership and messaging, once they hide people from guests",
-    "guest.GuestAccessService/ListVisibleUsers": "membership and messaging, once they list people to guests",
-}
+OFFERED_AHEAD: dict[str, str] = {}
 """PEER RPCs that are there before their first caller, and who will ask. An entry goes when it is asked."""
 
 

@@ -160,7 +160,7 @@ async def test_who_may_grant_and_revoke(house: House) -> None:
     person = house.outsider()
     guest = await house.redeem(person, (await house.invite(by=sponsor)).token)
     fellow, _ = await house.guest()
-    assert guest.sponsor_member_id == sponsor_id
+    assert (await house.get(house.admin, guest.member_id)).sponsor_member_id == sponsor_id
     second = await house.channel(sponsor)
     elsewhere = await House.make(house.suite)
     for method in ("GrantChannel", "RevokeChannel"):

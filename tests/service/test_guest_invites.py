@@ -137,9 +137,7 @@ class House:
 
     def sql(self, statement: str, **values: Any) -> list[tuple[Any, ...]]:
         """Rows, by guest's own role; none for a statement without any."""
-        with self.suite.database("guest") as database:
-            cursor = database.execute(statement, values)  # type: ignore[call-overload]
-            return list(cursor.fetchall()) if cursor.description else []
+        return self.suite.rows("guest", statement, values)
 
     def move_times(self, member_id: str, *, expire_in: str, grace_in: str = "24 hours") -> None:
         """Sets a guest's expiry relative to the clock, and the grace's end relative to the expiry."""

@@ -184,11 +184,13 @@ async def test_a_member_invites_where_the_policy_lets_them_into_channels_they_se
     assert (hidden.code, hidden.raw) == (grpc.StatusCode.NOT_FOUND, unknown.raw)
     made = await house.invite(by=member)
     guest = await house.redeem(house.outsider(), made.token)
-    assert guest.sponsor_member_id == member_id
+    assert (await house.get(house.admin, guest.member_id)).sponsor_member_id == member_id
+    assert guest.sponsor_member_id == "", "the guest shares no channel with them"
     await update_policy(house, members_may_invite=False)
     assert (await redemption_refused(house, house.outsider(), made.token)).reason == "GUEST_INVITE_INVALID"
     await update_policy(house, members_may_invite=True)
-    assert (await house.redeem(house.outsider(), made.token)).sponsor_member_id == member_id
+    again = await house.redeem(house.outsider(), made.token)
+    assert (await house.get(house.admin, again.member_id)).sponsor_member_id == member_id
 
 
 async def test_a_link_gives_no_longer_a_stay_than_the_policy(house: House) -> None:

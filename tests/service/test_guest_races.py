@@ -2,8 +2,7 @@
 
 import asyncio
 import random
-import uuid
-from datetime import UTC
+from datetime import UTC, datetime
 from typing import Any
 
 import grpc
@@ -49,25 +48,24 @@ async def rounds(play: Any, count: int = ROUNDS) -> None:
         await asyncio.gather(*(play() for _ in range(SIDE_BY_SIDE)))
 
 
-def expired_row(house: House) -> str:
-    """A guest who has just expired, as a row alone."""
-    member_id = str(uuid.uuid4())
-    house.sql(
+def expired_rows(house: House, count: int) -> list[tuple[str, str, datetime]]:
+    """Guests who have just expired, as rows alone: the member id, the expiry job's, and an hour later."""
+    return house.sql(
         "INSERT INTO guests (member_id, workspace_id, user_id, invite_id, sponsor_member_id, expire_at, grace_end_at, "
-        "expiry_job_id) SELECT %(id)s, workspace_id, gen_random_uuid(), id, created_by_member_id, "
+        "expiry_job_id) SELECT gen_random_uuid(), workspace_id, gen_random_uuid(), id, created_by_member_id, "
         "statement_timestamp(), statement_timestamp() + interval '1 day', gen_random_uuid() "
-        "FROM guest_invites WHERE workspace_id = %(workspace_id)s LIMIT 1",
-        id=member_id,
+        "FROM (SELECT * FROM guest_invites WHERE workspace_id = %(workspace_id)s LIMIT 1) link, "
+        "generate_series(1, %(count)s) "
+        "RETURNING member_id::text, expiry_job_id::text, expire_at + interval '1 hour'",
+        count=count,
         workspace_id=house.workspace_id,
     )
-    return member_id
 
 
-async def interleave(database: Database, house: House, member_id: str, *, careless: bool) -> None:
+async def interleave(database: Database, house: House, expired: tuple[str, str, datetime], *, careless: bool) -> None:
     """One extension and one job about it, with each of the job's steps anywhere in between."""
+    member_id, job_id, later = expired
     named = {"workspace_id": house.workspace_id, "member_id": member_id}
-    job_id = house.sql("SELECT expiry_job_id::text FROM guests WHERE member_id = %(id)s", id=member_id)[0][0]
-    later = clock(house) + HOUR
     pauses = [random.random() * 0.004 for _ in range(4)]
 
     async def extending(tx: Any) -> None:
@@ -108,9 +106,10 @@ def locked(house: House) -> int:
 async def test_a_stale_job_never_locks_an_extended_guest_in_a_thousand_interleavings(house: House) -> None:
     await house.invite()
     database = house.suite.frames["guest"].database
+    left = expired_rows(house, INTERLEAVINGS)
 
     async def play() -> None:
-        await interleave(database, house, expired_row(house), careless=False)
+        await interleave(database, house, left.pop(), careless=False)
 
     await rounds(play, INTERLEAVINGS)
     assert locked(house) == 0
@@ -121,9 +120,10 @@ async def test_a_stale_job_never_locks_an_extended_guest_in_a_thousand_interleav
 async def test_the_same_interleavings_find_a_job_that_looks_at_no_generation(house: House) -> None:
     await house.invite()
     database = house.suite.frames["guest"].database
+    left = expired_rows(house, 200)
 
     async def play() -> None:
-        await interleave(database, house, expired_row(house), careless=True)
+        await interleave(database, house, left.pop(), careless=True)
 
     await rounds(play, 200)
     assert locked(house) > 0

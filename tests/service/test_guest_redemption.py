@@ -228,6 +228,8 @@ async def test_a_repeated_request_gets_the_same_answer_even_after_a_removal(hous
     assert await house.redeem(person, made.token, request_id=request_id) == guest
     await house.remove(guest.member_id)
     await until_ended(house, guest.member_id)
+    # Whoever was removed sees nobody, their sponsor included.
+    guest.ClearField("sponsor_member_id")
     assert await house.redeem(person, made.token, request_id=request_id) == guest
     assert not (await verdict(house, person)).allowed
     assert "STARTED" not in states(house, person)

@@ -11,6 +11,7 @@ from guildhall.membership.v1 import member_service_pb2 as members
 from guildhall.membership.v1 import member_service_pb2_grpc as member_rpc
 
 from tests.service.test_membership_workspaces import Workspace, new_workspace, somebody
+from tests.support import guest_rows
 from tests.support.deliveries import deliver
 from tests.support.suite import Suite, refused
 
@@ -168,6 +169,11 @@ async def test_an_event_delivered_three_times_confirms_once(suite: Suite) -> Non
     event = events.Event(guest_redeemed=events.GuestRedeemed(workspace_id=workspace.id, member_id=pending.member_id))
 
     await deliver(suite, event, source="guest", times=3)
+    guest_rows.decide(
+        suite,
+        pending,
+        sponsor_member_id=workspace.admin_member_id,
+    )
 
     assert await workspace.member_ids(gil) == [pending.member_id]
     with suite.database("membership") as database:

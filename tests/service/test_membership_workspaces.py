@@ -21,6 +21,7 @@ from services.chassis.database import Database
 from services.membership import workspaces as membership
 from services.membership.__main__ import build
 from services.membership.settings import MembershipSettings
+from tests.support import guest_rows
 from tests.support.suite import Person, Suite, answered, refused
 
 
@@ -85,7 +86,9 @@ class Workspace:
         """What guest does last with a redemption: the member is in force."""
         stub = self.suite.stub(member_rpc.MemberServiceStub, certificate="guest")
         request = members.ConfirmGuestMemberRequest(workspace_id=self.id, member_id=member_id)
-        return (await stub.ConfirmGuestMember(request, timeout=10)).member
+        member = (await stub.ConfirmGuestMember(request, timeout=10)).member
+        guest_rows.decide(self.suite, member, sponsor_member_id=self.admin_member_id)
+        return member
 
     async def check(self, *subjects: dict[str, str], capability: str = "workspace.read") -> Any:
         """The verdicts about people or members of this workspace."""

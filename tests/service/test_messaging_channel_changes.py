@@ -186,7 +186,7 @@ async def test_a_locked_guest_still_reads_who_takes_part_and_changes_nothing(hal
     guest, as_guest = await hall.guest()
     hall.lock(as_guest)
     assert (await refused(hall.update(hall.channel_id, by=guest, name="Mine"))).reason == "GUEST_LOCKED"
-    assert await hall.taking_part(hall.channel_id, by=guest) == {hall.admin_member_id}
+    assert await hall.taking_part(hall.channel_id, by=guest) == {hall.admin_member_id, as_guest.member_id}
     assert (await hall.get(hall.channel_id, by=guest)).participant_count == 0
     hall.end(as_guest)
     assert (await refused(hall.get(hall.channel_id, by=guest))).reason == "NOT_FOUND"

@@ -85,7 +85,7 @@ async def test_leaving_a_public_channel_takes_nothing_out_of_sight(hall: Hall) -
 
 
 async def test_a_guest_neither_joins_nor_leaves_nor_brings_anybody(hall: Hall) -> None:
-    guest, _ = await hall.guest()
+    guest, as_guest = await hall.guest()
     _, bob_id = await hall.newcomer("Bob")
     for method, more in (
         ("JoinConversation", {}),
@@ -96,7 +96,8 @@ async def test_a_guest_neither_joins_nor_leaves_nor_brings_anybody(hall: Hall) -
     ):
         refusal = await refused(hall.of(method, hall.channel_id, by=guest, **more))
         assert (refusal.code, refusal.reason) == (grpc.StatusCode.PERMISSION_DENIED, "PERMISSION_DENIED")
-    assert await hall.taking_part(hall.channel_id, by=guest) == {hall.admin_member_id}
+    assert await hall.taking_part(hall.channel_id, by=guest) == {hall.admin_member_id, as_guest.member_id}
+    assert await hall.taking_part(hall.channel_id) == {hall.admin_member_id}
 
 
 async def test_who_is_added_gains_the_channel_on_an_open_stream_at_once(hall: Hall) -> None:

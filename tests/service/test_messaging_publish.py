@@ -264,7 +264,7 @@ async def test_a_guests_time_that_passed_after_the_answer_stores_nothing(room: R
         body_mac=uuid.uuid4().hex,
         deadline=0,
         member_id=str(uuid.uuid4()),
-        granted=True,
+        granted=(room.channel_id,),
         allowed=True,
         until=until,
     )

@@ -122,6 +122,7 @@ class Suite:
         self.stack = stack
         self.frames: dict[str, Frame] = {}
         self._channels: dict[tuple[str, str], grpc.aio.Channel] = {}
+        self._kept: dict[str, psycopg.Connection[Any]] = {}
 
     def settings(self, service: str, **changes: object) -> ServeSettings:
         """A service's settings as `guildhall up` would give them, but that draining takes no time."""
@@ -146,6 +147,8 @@ class Suite:
         if not services:
             for channel in self._channels.values():
                 await channel.close()
+            for connection in self._kept.values():
+                connection.close()
 
     def channel(self, service: str, *, certificate: str = "gateway") -> grpc.aio.Channel:
         """A channel to a service's own port, with the certificate of the gateway or of a peer."""
@@ -174,6 +177,19 @@ class Suite:
         """A role's own connection, in autocommit: "identity", "identity_owner" …"""
         password = secrets.database_passwords(self.stack.settings.layout.secrets)[role]
         return psycopg.connect(self.stack.postgres.url(role, "guildhall"), password=password, autocommit=True)
+
+    def rows(self, role: str, statement: str, values: Any) -> list[tuple[Any, ...]]:
+        """Rows, by a role's connection that is kept: a new one for each question costs more than most answers."""
+        kept = self._kept.get(role)
+        if kept is None or kept.closed:
+            kept = self._kept[role] = self.database(role)
+        try:
+            cursor = kept.execute(statement.encode(), values)
+        except psycopg.OperationalError:
+            # PostgreSQL was away meanwhile; the next question finds it, or fails as a new connection would.
+            kept.close()
+            raise
+        return list(cursor.fetchall()) if cursor.description else []
 
     async def person(self, name: str = "Ada") -> Person:
         """Somebody new, signed up, verified by the mail that the suite wrote, and signed in."""

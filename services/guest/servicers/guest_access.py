@@ -55,7 +55,12 @@ class GuestAccessService(rpc.GuestAccessServiceServicer):
         sight = await self._visibility.find_sight(workspace_id=request.workspace_id, member_id=request.member_id)
         if sight is None:
             return pb.ListVisibleUsersResponse()
-        seen = await self._visibility.after(sight, request.after_member_id, size=request.page_size)
+        seen = await self._visibility.after(
+            sight,
+            request.after_member_id,
+            size=request.page_size,
+            conversation_id=request.conversation_id.lower(),
+        )
         return pb.ListVisibleUsersResponse(users=map(_user, seen))
 
 

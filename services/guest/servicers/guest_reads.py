@@ -11,18 +11,23 @@ from services.chassis.frame import Frame
 from services.guest import guests, wire
 from services.guest.access import Access, Standing
 from services.guest.servicers.calls import Page
+from services.guest.visibility import Visibility
 
 
 class GuestReadRpcs(rpc.GuestServiceServicer):
     """Shows guests to those who manage them, to their sponsors, and to themselves."""
 
-    def __init__(self, frame: Frame, access: Access) -> None:
+    def __init__(self, frame: Frame, *, access: Access, visibility: Visibility) -> None:
         self._frame = frame
         self._database = frame.database
         self._access = access
+        self._visibility = visibility
 
     async def GetGuest(self, request: pb.GetGuestRequest, context: Any) -> pb.GetGuestResponse:
-        """A guest who has ended too. Asked after the row was read: nothing newer than the permission is shown."""
+        """A guest who has ended too, but not to themselves.
+
+        Asked after the row was read: nothing newer than the permission is shown.
+        """
         row = await self._database.read(
             lambda tx: guests.find(tx, workspace_id=request.workspace_id, member_id=request.member_id)
         )
@@ -31,7 +36,12 @@ class GuestReadRpcs(rpc.GuestServiceServicer):
             raise NotFound
         if not standing.may_change(str(row.sponsor_member_id)) and standing.member_id != str(row.member_id):
             raise NotFound
-        return pb.GetGuestResponse(guest=wire.guest(row))
+        guest = wire.guest(row)
+        if standing.is_guest:
+            if row.state == "ENDED":
+                raise NotFound
+            await self._visibility.reduce(guest)
+        return pb.GetGuestResponse(guest=guest)
 
     async def ListGuests(self, request: pb.ListGuestsRequest, context: Any) -> pb.ListGuestsResponse:
         """All to those who manage guests, their own to others who may invite."""

@@ -21,6 +21,7 @@ from services.guest.access import Access
 from services.guest.errors import AlreadyMember, GuestInviteForAnother, GuestInviteInvalid
 from services.guest.peers import Identity, Membership, Messaging
 from services.guest.sight import Losses
+from services.guest.visibility import Visibility
 
 REDEEM_TRIES = 3
 CONFIRM_PAUSE_SECONDS = 0.1
@@ -40,6 +41,7 @@ class GuestRedemptionRpcs(invite_rpc.GuestInviteServiceServicer):
         messaging: Messaging,
         access: Access,
         losses: Losses,
+        visibility: Visibility,
     ) -> None:
         self._frame = frame
         self._database = frame.database
@@ -48,6 +50,7 @@ class GuestRedemptionRpcs(invite_rpc.GuestInviteServiceServicer):
         self._messaging = messaging
         self._access = access
         self._losses = losses
+        self._visibility = visibility
 
     async def RedeemGuestInvite(
         self, request: invite_pb.RedeemGuestInviteRequest, context: Any
@@ -62,6 +65,7 @@ class GuestRedemptionRpcs(invite_rpc.GuestInviteServiceServicer):
             # gone is undone; if they had ended before, this was the answer of an earlier stay, repeated.
             if await self._confirm(answer.guest) or not await self._undo(answer.guest, request):
                 await self._losses.settle(answer.guest.workspace_id)
+                await self._visibility.reduce(answer.guest)
                 return answer
         raise PeerUnavailable
 

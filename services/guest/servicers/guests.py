@@ -40,7 +40,7 @@ class GuestService(GuestReadRpcs, GuestPolicyRpcs, VisibleMemberRpcs, rpc.GuestS
         changes: Changes,
         visibility: Visibility,
     ) -> None:
-        GuestReadRpcs.__init__(self, frame, access)
+        GuestReadRpcs.__init__(self, frame, access=access, visibility=visibility)
         GuestPolicyRpcs.__init__(self, frame, access=access, changes=changes)
         VisibleMemberRpcs.__init__(self, frame, access=access, identity=identity, visibility=visibility)
         self._membership = membership

@@ -52,7 +52,7 @@ class VisibleMemberRpcs(rpc.GuestServiceServicer):
         standing = await self._access.find_standing(request.workspace_id)
         if row is None or standing is None:
             raise NotFound
-        if standing.manages or standing.member_id == str(row.member_id):
+        if standing.manages or (standing.member_id == str(row.member_id) and row.state != "ENDED"):
             return explained
         raise PermissionDenied if standing.may_change(str(row.sponsor_member_id)) else NotFound
 

@@ -12,6 +12,7 @@ from services.chassis.call import current_call
 from services.chassis.errors import InvalidRequest, NotFound, PermissionDenied
 from services.membership import explanations, verdicts, wire
 from services.membership.capabilities import MANAGE_GROUP_MEMBERS, SUSPEND_MEMBERS, UPDATE_ROLES, allows
+from services.membership.members import Asking
 from services.membership.servicers.access_streams import AccessStreamRpcs
 from services.membership.verdicts import Question
 
@@ -27,13 +28,13 @@ class Hearing:
 
 
 class AccessService(AccessStreamRpcs, rpc.AccessServiceServicer):
-    """Decides; a leaf, so it asks nobody."""
+    """Decides. For peers it is a leaf, so it asks nobody; for people it asks guest whether they still are one."""
 
     async def CheckAccess(self, request: pb.CheckAccessRequest, context: Any) -> pb.CheckAccessResponse:
         """About the caller; about others for service accounts, and for who manages members."""
         questions = _questions(request)
         rows = await self._database.read(lambda tx: verdicts.standings(tx, questions))
-        hearing = _require_may_ask(rows)
+        hearing = await self._require_may_ask(request.workspace_id, rows)
         verdict = wire.verdict(rows[0], request.capability, tells_suspension=hearing.tells_suspension)
         return pb.CheckAccessResponse(verdict=verdict)
 
@@ -41,7 +42,7 @@ class AccessService(AccessStreamRpcs, rpc.AccessServiceServicer):
         """The same, with the rules that were gone through."""
         questions = _questions(request)
         rows, details = await self._database.transaction(lambda tx: explanations.standings(tx, questions))
-        hearing = _require_may_ask(rows)
+        hearing = await self._require_may_ask(request.workspace_id, rows)
         known = explanations.facts(
             rows[0],
             details,
@@ -71,6 +72,13 @@ class AccessService(AccessStreamRpcs, rpc.AccessServiceServicer):
                 wire.verdict(row, question.capability) for row, question in zip(rows, request.questions, strict=True)
             ]
         )
+
+    async def _require_may_ask(self, workspace_id: str, rows: Sequence[Row[Any]]) -> Hearing:
+        """The same, and NotFound for a guest who has ended."""
+        hearing = _require_may_ask(rows)
+        if len(rows) > 1:
+            await self._sight.require_present(Asking(str(rows[1].member_id), workspace_id, rows[1].kind))
+        return hearing
 
 
 def _questions(request: pb.CheckAccessRequest | pb.ExplainAccessRequest) -> list[Question]:

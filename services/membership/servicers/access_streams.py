@@ -10,20 +10,18 @@ from guildhall.membership.v1 import access_service_pb2_grpc as rpc
 
 from services.chassis.call import current_call
 from services.chassis.database import Database
-from services.chassis.secret import SecretKey
 from services.membership import revisions
-from services.membership.peers import Identity
+from services.membership.guest_sight import Sight
 from services.membership.watches import Watches
 
 
 class AccessStreamRpcs(rpc.AccessServiceServicer):
     """What tells that an answer given before is out of date."""
 
-    def __init__(self, database: Database, secret: SecretKey, identity: Identity, watches: Watches) -> None:
+    def __init__(self, database: Database, watches: Watches, sight: Sight) -> None:
         self._database = database
-        self._secret = secret
-        self._identity = identity
         self._watches = watches
+        self._sight = sight
 
     async def WatchMembership(
         self, request: pb.WatchMembershipRequest, context: Any

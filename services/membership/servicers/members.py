@@ -12,19 +12,28 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.chassis import masks
 from services.chassis.call import current_call
+from services.chassis.database import Database
 from services.chassis.errors import NotFound
 from services.chassis.idempotency import Repeatable, once
 from services.chassis.pages import page_key, page_size, page_token
+from services.chassis.secret import SecretKey
 from services.membership import bans, joining, members, refusals, removals, suspensions, wire, workspaces
 from services.membership.capabilities import BAN_MEMBERS, READ, REMOVE_MEMBERS, SUSPEND_MEMBERS, UPDATE_ROLES
+from services.membership.guest_sight import Sight
 from services.membership.invitations import Presenter
+from services.membership.peers import Identity
 from services.membership.servicers.guest_members import GuestMemberRpcs
+from services.membership.servicers.member_reads import MemberReadRpcs
 
 Answer = TypeVar("Answer", bound=Message)
 
 
-class MemberService(GuestMemberRpcs, rpc.MemberServiceServicer):
+class MemberService(GuestMemberRpcs, MemberReadRpcs, rpc.MemberServiceServicer):
     """The people of a workspace."""
+
+    def __init__(self, database: Database, secret: SecretKey, identity: Identity, sight: Sight) -> None:
+        GuestMemberRpcs.__init__(self, database, secret, identity)
+        MemberReadRpcs.__init__(self, database, secret, identity, sight)
 
     async def AddMember(self, request: pb.AddMemberRequest, context: Any) -> pb.AddMemberResponse:
         """A service account makes somebody a member."""
@@ -50,37 +59,11 @@ class MemberService(GuestMemberRpcs, rpc.MemberServiceServicer):
         answer = await once(self._database, self._secret, request, pb.AddMemberResponse, access=access, work=add)
         return pb.AddMemberResponse(member=await self._named(answer.member))
 
-    async def ListMembers(self, request: pb.ListMembersRequest, context: Any) -> pb.ListMembersResponse:
-        """A page for a member; membership and page are read in one statement, the names afterwards."""
-        user_id = current_call().user_id
-        workspace_id = str(UUID(request.workspace_id))
-        state = "suspended" if request.state == pb.MEMBER_STATE_SUSPENDED else "active"
-        scope = ("ListMembers", user_id, workspace_id, state)
-        key = page_key(self._secret, scope, request.page_token)
-        after, size = str(key[0]) if key else None, page_size(request.page_size)
-        rows = await self._database.read(
-            lambda tx: members.list_page(
-                tx, workspace_id=workspace_id, user_id=user_id, state=state, after=after, size=size + 1
-            )
-        )
-        page = rows[:size]
-        names = await self._identity.names(str(row.user_id) for row in page)
-        return pb.ListMembersResponse(
-            members=[wire.member(row, name=names.get(str(row.user_id), "")) for row in page],
-            next_page_token=page_token(self._secret, scope, [str(page[-1].id)]) if len(rows) > size else "",
-        )
-
-    async def GetMember(self, request: pb.GetMemberRequest, context: Any) -> pb.GetMemberResponse:
-        """A member; for a guest only themselves."""
-        user_id = current_call().user_id
-        row = await self._database.read(
-            lambda tx: members.get(tx, workspace_id=request.workspace_id, user_id=user_id, member_id=request.member_id)
-        )
-        return pb.GetMemberResponse(member=await self._named(wire.member(row)))
-
     async def UpdateMember(self, request: pb.UpdateMemberRequest, context: Any) -> pb.UpdateMemberResponse:
         """Handle and title: one's own, or of somebody of lower rank."""
         paths, member = masks.paths(request.update_mask, allowed=("handle", "title")), request.member
+        caller = await self._caller(member.workspace_id)
+        await self._sight.require_writer(caller)
 
         async def update(tx: AsyncConnection, actor: Row[Any]) -> pb.UpdateMemberResponse:
             row = await members.update(
@@ -96,7 +79,8 @@ class MemberService(GuestMemberRpcs, rpc.MemberServiceServicer):
         answer = await self._change(
             request, pb.UpdateMemberResponse, member.workspace_id, READ, "member.updated", update
         )
-        return pb.UpdateMemberResponse(member=await self._named(answer.member))
+        # After the change: what a guest is told of is not newer than what they see.
+        return pb.UpdateMemberResponse(member=await self._sight.one(caller, await self._named(answer.member)))
 
     async def UpdateMemberRole(self, request: pb.UpdateMemberRoleRequest, context: Any) -> pb.UpdateMemberRoleResponse:
         """An admin gives somebody else another role."""
@@ -155,6 +139,7 @@ class MemberService(GuestMemberRpcs, rpc.MemberServiceServicer):
     async def LeaveWorkspace(self, request: pb.LeaveWorkspaceRequest, context: Any) -> pb.LeaveWorkspaceResponse:
         """Somebody ends their own membership."""
         user_id = current_call().user_id
+        await self._require_present(request.workspace_id)
 
         async def access(tx: AsyncConnection) -> Row[Any] | None:
             return await members.access_to_end(tx, workspace_id=request.workspace_id, user_id=user_id, capability=READ)
@@ -252,6 +237,22 @@ class MemberService(GuestMemberRpcs, rpc.MemberServiceServicer):
 
         call = once(self._database, self._secret, request, answer_class, access=access, work=work)
         return await refusals.audited(self._database, action, workspace_id, call)
+
+    async def _caller(self, workspace_id: str) -> Row[Any]:
+        """The caller's membership, which is asked about before the transaction. Errors: NotFound."""
+        named = {"workspace_id": workspace_id, "user_id": current_call().user_id}
+        found = await self._database.read(lambda tx: members.find_active(tx, **named))
+        if found is None:
+            raise NotFound
+        return found
+
+    async def _require_present(self, workspace_id: str) -> None:
+        """NotFound for a guest who has ended; who is no member finds the answer of the call that ended it."""
+        try:
+            caller = await self._caller(workspace_id)
+        except NotFound:
+            return
+        await self._sight.require_present(caller)
 
     async def _named(self, member: pb.Member) -> pb.Member:
         """The member with their name, which is asked after the transaction and is in no stored answer."""

@@ -1,5 +1,6 @@
 """guildhall.membership.v1.WorkspaceService."""
 
+from itertools import compress
 from typing import Any
 from uuid import UUID
 
@@ -18,17 +19,22 @@ from services.chassis.secret import SecretKey
 from services.membership import activities, members, refusals, wire, workspaces
 from services.membership.activities import Activity
 from services.membership.capabilities import DELETE_WORKSPACE, UPDATE_WORKSPACE
+from services.membership.guest_sight import Sight
+from services.membership.members import Asking
 from services.membership.peers import Identity
 
 
 class WorkspaceService(rpc.WorkspaceServiceServicer):
     """Workspaces: made, changed and ended."""
 
-    def __init__(self, database: Database, secret: SecretKey, identity: Identity, creation: str) -> None:
+    def __init__(
+        self, database: Database, secret: SecretKey, identity: Identity, *, sight: Sight, creation: str
+    ) -> None:
         """`creation` says who may make workspaces: "everybody" or "administrators"."""
         self._database = database
         self._secret = secret
         self._identity = identity
+        self._sight = sight
         self._only_administrators_create = creation == "administrators"
 
     async def CreateWorkspace(self, request: pb.CreateWorkspaceRequest, context: Any) -> pb.CreateWorkspaceResponse:
@@ -71,12 +77,14 @@ class WorkspaceService(rpc.WorkspaceServiceServicer):
 
         workspace, member = await self._database.read(get)
         names = await self._identity.names([user_id])
-        return pb.GetWorkspaceResponse(
-            workspace=wire.workspace(workspace), member=wire.member(member, name=names.get(user_id, ""))
-        )
+        own = await self._sight.one(member, wire.member(member, name=names.get(user_id, "")))
+        return pb.GetWorkspaceResponse(workspace=wire.workspace(workspace), member=own)
 
     async def ListWorkspaces(self, request: pb.ListWorkspacesRequest, context: Any) -> pb.ListWorkspacesResponse:
-        """The caller's own, or for system administrators those that nobody was left to run."""
+        """The caller's own, or for system administrators those that nobody was left to run.
+
+        A page is without those where the caller's time as a guest has ended.
+        """
         user_id = current_call().user_id
         if request.only_archived and not await self._identity.is_administrator(user_id):
             raise PermissionDenied("This list is for system administrators.")
@@ -90,8 +98,9 @@ class WorkspaceService(rpc.WorkspaceServiceServicer):
                 lambda tx: workspaces.list_page(tx, user_id=user_id, after=after, size=size + 1)
             )
         page = rows[:size]
+        shown = [] if request.only_archived else await self._sight.present([_stay(row) for row in page])
         return pb.ListWorkspacesResponse(
-            workspaces=[wire.workspace(row) for row in page],
+            workspaces=[wire.workspace(row) for row in (page if request.only_archived else compress(page, shown))],
             next_page_token=page_token(self._secret, scope, [str(page[-1].id)]) if len(rows) > size else "",
         )
 
@@ -129,6 +138,11 @@ class WorkspaceService(rpc.WorkspaceServiceServicer):
 
         call = once(self._database, self._secret, request, pb.DeleteWorkspaceResponse, access=access, work=delete)
         return await refusals.audited(self._database, "workspace.deleted", workspace_id, call)
+
+
+def _stay(row: Row[Any]) -> Asking:
+    """The caller in a workspace of their list."""
+    return Asking(str(row.member_id), str(row.id), row.kind)
 
 
 def _changes(request: pb.UpdateWorkspaceRequest) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """guildhall.messaging.v1.ConversationService: making, reading and changing conversations."""
 
-from collections.abc import Callable
-from dataclasses import replace
+import functools
+from collections.abc import Callable, Collection
 from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
@@ -21,9 +21,10 @@ from services.messaging import conversation_changes, conversations, directs, gro
 from services.messaging.access import Access, Viewer
 from services.messaging.changes import Changes
 from services.messaging.conversation_changes import Update
+from services.messaging.guest_sight import Sights
 from services.messaging.ids import uuid_of
 from services.messaging.participants import require_open
-from services.messaging.peers import Membership
+from services.messaging.peers import Guests, Membership
 from services.messaging.servicers.participants import ParticipantRpcs
 
 
@@ -40,6 +41,8 @@ class ConversationService(ParticipantRpcs, rpc.ConversationServiceServicer):
         *,
         access: Access,
         membership: Membership,
+        guests: Guests,
+        sights: Sights,
         changes: Changes,
         on_sights: Callable[[str], None],
         on_group: Callable[[], None],
@@ -48,6 +51,8 @@ class ConversationService(ParticipantRpcs, rpc.ConversationServiceServicer):
         self._secret = secret
         self._access = access
         self._membership = membership
+        self._guests = guests
+        self._sights = sights
         self._changes = changes
         self._on_sights = on_sights
         self._on_group = on_group
@@ -109,16 +114,19 @@ class ConversationService(ParticipantRpcs, rpc.ConversationServiceServicer):
     async def OpenDirectConversation(
         self, request: pb.OpenDirectConversationRequest, context: Any
     ) -> pb.OpenDirectConversationResponse:
-        """Who opens it may, and the others are there to be written to."""
+        """Who opens it may, and the others are there to be written to; a guest if they share a channel."""
         workspace_id = uuid_of(request.workspace_id)
         opener = await self._access.require_creator(current_call(), workspace_id=workspace_id)
         member_ids = {uuid_of(member_id) for member_id in request.member_ids} - {opener.member_id}
         if not member_ids:
             raise InvalidRequest(fields=[("member_ids", "must name somebody else")])
         others = await self._membership.find_members(member_ids, workspace_id=workspace_id)
-        directs.require_reachable(others, member_ids)
+        guest_id = directs.require_reachable(others, member_ids)
+        channels = await self._guests.channels(workspace_id=workspace_id, member_id=guest_id) if guest_id else None
 
         async def work(tx: AsyncConnection, _granted: None) -> pb.OpenDirectConversationResponse:
+            if channels is not None:
+                await directs.require_shared(tx, opener, others=others, guest_id=guest_id, granted=channels.grants)
             row = await directs.open_one(tx, opener, others=others)
             return pb.OpenDirectConversationResponse(conversation=wire.conversation(row))
 
@@ -142,9 +150,30 @@ class ConversationService(ParticipantRpcs, rpc.ConversationServiceServicer):
         }
         row = await self._database.read(lambda tx: conversations.read_one(tx, **named, user_id=call.user_id))
         reader = await self._access.require_reader(call, **named)
+        if reader.granted is not None:
+            return pb.GetConversationResponse(conversation=await self._get_as_guest(call, reader, **named))
         if row is None or not conversations.is_seen(row, reader):
             raise NotFound
         return pb.GetConversationResponse(conversation=wire.conversation_for(row, reader))
+
+    async def _get_as_guest(
+        self, call: Call, reader: Viewer, *, workspace_id: str, conversation_id: str
+    ) -> pb.Conversation:
+        """Read again as the guest they are, and asked for again."""
+        while True:
+            row = await self._database.read(
+                functools.partial(conversations.read_as_guest, viewer=reader, conversation_id=conversation_id)
+            )
+            again = await self._access.require_again(call, reader, conversation_id=conversation_id)
+            if row is None:
+                raise NotFound
+            if again.granted == reader.granted:
+                break
+            # Their history may begin later by now.
+            reader = again
+        shown = wire.conversation_for(row, reader)
+        await self._sights.show_conversations(reader, [shown])
+        return shown
 
     async def ListConversations(
         self, request: pb.ListConversationsRequest, context: Any
@@ -168,21 +197,34 @@ class ConversationService(ParticipantRpcs, rpc.ConversationServiceServicer):
         group_ids = {row.conversation["group_id"] for row in rows} - {None}
         viewer = await self._access.require_viewer(call, workspace_id=workspace_id, group_ids=group_ids)
         if viewer.granted is not None:
-            rows, viewer = await self._list_as_guest(call, viewer, page)
+            rows, seen = await self._list_as_guest(call, viewer, page)
+        else:
+            seen = {row.conversation["id"] for row in rows if conversations.is_seen(row, viewer)}
         has_more = len(rows) > size
-        seen = [row for row in rows[:size] if conversations.is_seen(row, viewer)]
+        shown = [wire.conversation_for(row, viewer) for row in rows[:size] if row.conversation["id"] in seen]
+        await self._sights.show_conversations(viewer, shown)
         last_id = rows[size - 1].conversation["id"] if has_more else ""
         return pb.ListConversationsResponse(
-            conversations=[wire.conversation_for(row, viewer) for row in seen],
-            next_page_token=page_token(self._secret, scope, [last_id]) if has_more else "",
+            conversations=shown, next_page_token=page_token(self._secret, scope, [last_id]) if has_more else ""
         )
 
-    async def _list_as_guest(self, call: Call, viewer: Viewer, page: dict[str, Any]) -> tuple[list[Row[Any]], Viewer]:
-        """The rows read, and what was still granted afterwards."""
-        rows = await self._database.read(lambda tx: conversations.list_as_guest(tx, viewer=viewer, **page))
-        again = await self._access.require_viewer(call, workspace_id=viewer.workspace_id, group_ids=())
-        # Promoted meanwhile, they see another list than this one, which nobody has read yet.
-        return list(rows), replace(again, granted=again.granted or frozenset())
+    async def _list_as_guest(
+        self, call: Call, viewer: Viewer, page: dict[str, Any]
+    ) -> tuple[list[Row[Any]], Collection[str]]:
+        """The rows read, and the ids of those that were still seen afterwards."""
+        while True:
+            rows = await self._database.read(functools.partial(conversations.list_as_guest, viewer=viewer, **page))
+            again = await self._access.require_viewer(call, workspace_id=viewer.workspace_id, group_ids=())
+            if again.member_id != viewer.member_id or again.granted is None:
+                # Promoted meanwhile, they see another list than this one, which nobody has read yet.
+                return list(rows), ()
+            if again.granted == viewer.granted:
+                kinds = {row.conversation["id"]: row.conversation["kind"] for row in rows}
+                direct_ids = [key for key, kind in kinds.items() if kind == "direct"]
+                return list(rows), kinds.keys() - set(direct_ids) | set(
+                    await self._access.seen_among(again, direct_ids)
+                )
+            viewer = again
 
     async def UpdateConversation(
         self, request: pb.UpdateConversationRequest, context: Any

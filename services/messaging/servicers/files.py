@@ -218,7 +218,8 @@ class FileService(rpc.FileServiceServicer):
             return list(rows)
 
         rows = await self._database.read(read)
-        await self._access.require_again(call, viewer, conversation_id=conversation_id)
+        again = await self._access.require_again(call, viewer, conversation_id=conversation_id)
+        rows = [row for row in rows if row.attached_at is None or again.is_in_history(conversation_id, row.attached_at)]
         more = len(rows) > size
         return pb.ListFilesResponse(
             files=[wire_files.file(row) for row in rows[:size]],

@@ -15,6 +15,7 @@ from services.chassis.secret import SecretKey
 from services.messaging import message_changes, messages, revisions, wire
 from services.messaging.access import Access, Viewer
 from services.messaging.changes import Changes
+from services.messaging.guest_sight import Sights
 from services.messaging.ids import uuid_of
 from services.messaging.message_changes import Target
 
@@ -22,11 +23,14 @@ from services.messaging.message_changes import Target
 class MessageChangeRpcs(rpc.MessageServiceServicer):
     """The RPCs about one message that is there."""
 
-    def __init__(self, database: Database, secret: SecretKey, *, access: Access, changes: Changes) -> None:
+    def __init__(
+        self, database: Database, secret: SecretKey, *, access: Access, changes: Changes, sights: Sights
+    ) -> None:
         self._database = database
         self._secret = secret
         self._access = access
         self._changes = changes
+        self._sights = sights
 
     async def GetMessage(self, request: pb.GetMessageRequest, context: Any) -> pb.GetMessageResponse:
         """Reads, then asks, then answers."""
@@ -42,30 +46,38 @@ class MessageChangeRpcs(rpc.MessageServiceServicer):
         reader = await self._access.require_reader(call, **place)
         if page is None or not page.rows or not page.is_seen_by(reader):
             raise NotFound
-        return pb.GetMessageResponse(message=wire.shown(page.rows[0], **place))
+        conversation_id = place["conversation_id"]
+        if not reader.is_in_history(conversation_id, page.rows[0].created_at):
+            raise NotFound
+        shown = wire.shown(page.rows[0], **place, since=reader.since(conversation_id))
+        await self._sights.show_messages(call, reader, conversation_id, [shown])
+        return pb.GetMessageResponse(message=shown)
 
     async def EditMessage(self, request: pb.EditMessageRequest, context: Any) -> pb.EditMessageResponse:
         """The answer is read afterwards: what is kept under the request id must not outlive the message's content."""
         call, target = current_call(), _target(request)
         place = {"workspace_id": target.workspace_id, "conversation_id": target.conversation_id}
 
+        reader: Viewer | None = None
+
+        async def permit() -> Viewer:
+            nonlocal reader
+            reader = await self._access.require_writer(call, **place)
+            return reader
+
         async def work(tx: AsyncConnection, editor: Viewer, locked: Row[Any]) -> pb.EditMessageResponse:
             await message_changes.edit(tx, editor=editor, locked=locked, target=target, request=request)
             return pb.EditMessageResponse()
 
-        await self._changes.make(
-            request,
-            pb.EditMessageResponse,
-            **place,
-            permit=lambda: self._access.require_writer(call, **place),
-            work=work,
-        )
+        await self._changes.make(request, pb.EditMessageResponse, **place, permit=permit, work=work)
         page = await self._database.read(
             lambda tx: messages.read_one(tx, **place, user_id=call.user_id, message_id=target.message_id)
         )
-        if page is None or not page.rows:
+        if page is None or not page.rows or reader is None:
             raise NotFound
-        return pb.EditMessageResponse(message=wire.message(page.rows[0], **place))
+        edited = wire.message(page.rows[0], **place, since=reader.since(target.conversation_id))
+        await self._sights.show_messages(call, reader, target.conversation_id, [edited])
+        return pb.EditMessageResponse(message=edited)
 
     async def DeleteMessage(self, request: pb.DeleteMessageRequest, context: Any) -> pb.DeleteMessageResponse:
         """In whatever state the conversation is: what somebody wrote is theirs to take back."""
@@ -77,7 +89,8 @@ class MessageChangeRpcs(rpc.MessageServiceServicer):
             page = await messages.read_one(tx, **place, user_id=call.user_id, message_id=target.message_id)
             if page is None or not page.rows:
                 raise NotFound
-            return pb.DeleteMessageResponse(message=wire.message(page.rows[0], **place), deleted_file_ids=file_ids)
+            deleted = wire.message(page.rows[0], **place, since=deleter.since(target.conversation_id))
+            return pb.DeleteMessageResponse(message=deleted, deleted_file_ids=file_ids)
 
         return await self._changes.make(
             request,
@@ -107,6 +120,8 @@ class MessageChangeRpcs(rpc.MessageServiceServicer):
         )
         reader = await self._access.require_deleter(call, **place)
         if page is None or not page.rows or not page.is_seen_by(reader):
+            raise NotFound
+        if not reader.is_in_history(place["conversation_id"], page.rows[0].sent_at):
             raise NotFound
         if page.rows[0].sender_member_id != reader.member_id and not reader.moderates:
             raise PermissionDenied

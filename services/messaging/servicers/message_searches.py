@@ -1,6 +1,7 @@
 """guildhall.messaging.v1.MessageService: searching."""
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 from guildhall.messaging.v1 import message_service_pb2 as pb
@@ -11,8 +12,9 @@ from services.chassis.database import Database
 from services.chassis.errors import NotFound, PermissionDenied
 from services.chassis.pages import page_key, page_size, page_token
 from services.chassis.secret import SecretKey
-from services.messaging import mentions, searches, wire
-from services.messaging.access import Access
+from services.messaging import mentions, reactions, searches, wire
+from services.messaging.access import Access, Viewer
+from services.messaging.guest_sight import Reactors, Sights
 from services.messaging.ids import uuid_of
 from services.messaging.peers import Membership
 
@@ -23,11 +25,14 @@ MOST_AT_ONCE = 2
 class MessageSearchRpcs(rpc.MessageServiceServicer):
     """Finding messages, and whom a message would reach."""
 
-    def __init__(self, database: Database, secret: SecretKey, *, access: Access, membership: Membership) -> None:
+    def __init__(
+        self, database: Database, secret: SecretKey, *, access: Access, membership: Membership, sights: Sights
+    ) -> None:
         self._database = database
         self._secret = secret
         self._access = access
         self._membership = membership
+        self._sights = sights
         self._searching = asyncio.Semaphore(MOST_AT_ONCE)
 
     async def SearchMessages(self, request: pb.SearchMessagesRequest, context: Any) -> pb.SearchMessagesResponse:
@@ -39,6 +44,8 @@ class MessageSearchRpcs(rpc.MessageServiceServicer):
         before = str(key[0]) if key else None
         async with asyncio.timeout(call.remaining()), self._searching:
             viewer = await self._access.require_viewer(call, workspace_id=workspace_id)
+            if viewer.granted is not None:
+                return await self._search_as_guest(viewer, criteria, before, request, scope)
             found = await self._database.read(
                 lambda tx: searches.find(
                     tx, viewer=viewer, criteria=criteria, before=before, limit=page_size(request.page_size)
@@ -52,6 +59,55 @@ class MessageSearchRpcs(rpc.MessageServiceServicer):
                 if now.still_sees(row.conversation_id, row.group_id, viewer)
             ],
             next_page_token=page_token(self._secret, scope, [found.before]) if found.before else "",
+        )
+
+    async def _search_as_guest(
+        self,
+        viewer: Viewer,
+        criteria: searches.Criteria,
+        before: str | None,
+        request: pb.SearchMessagesRequest,
+        scope: tuple[str, ...],
+    ) -> pb.SearchMessagesResponse:
+        """The same, as if whom they do not see were nowhere mentioned and had never reacted."""
+        call, workspace_id = current_call(), viewer.workspace_id
+        named = {"workspace_id": workspace_id, "member_id": viewer.member_id}
+        mentioned = criteria.mentioned_member_id
+        if mentioned and mentioned not in await self._sights.visible(**named, member_ids=[mentioned]):
+            return pb.SearchMessagesResponse()
+        # Found by their other qualities: a page that is short for want of a reaction tells of who has reacted.
+        looked_for = replace(criteria, emoji_key="")
+        found = await self._database.read(
+            lambda tx: searches.find(
+                tx, viewer=viewer, criteria=looked_for, before=before, limit=page_size(request.page_size)
+            )
+        )
+        shown = [
+            wire.shown(
+                row,
+                workspace_id=workspace_id,
+                conversation_id=row.conversation_id,
+                since=viewer.since(row.conversation_id),
+            )
+            for row in found.rows
+        ]
+        reactors: Reactors = await self._sights.read_reactors(shown)
+        now = await self._access.require_viewer(call, workspace_id=workspace_id)
+        if not now.still_sees("", None, viewer):
+            raise NotFound
+        seen = await self._access.seen_among(now, {row.conversation_id for row in found.rows})
+        shown = [
+            message
+            for message, row in zip(shown, found.rows, strict=True)
+            if row.conversation_id in seen and now.is_in_history(row.conversation_id, row.created_at)
+        ]
+        await self._sights.show(now, shown, reactors=reactors)
+        if criteria.emoji_key:
+            shown = [
+                each for each in shown if criteria.emoji_key in {reactions.key_of(r.emoji) for r in each.reactions}
+            ]
+        return pb.SearchMessagesResponse(
+            messages=shown, next_page_token=page_token(self._secret, scope, [found.before]) if found.before else ""
         )
 
     async def ResolveMentions(self, request: pb.ResolveMentionsRequest, context: Any) -> pb.ResolveMentionsResponse:
@@ -73,11 +129,12 @@ class MessageSearchRpcs(rpc.MessageServiceServicer):
             lambda tx: mentions.look(tx, viewer=viewer, conversation_id=place_ids["conversation_id"], member_ids=meant)
         )
         now = await self._access.require_writer(call, **place_ids)
+        seen = None
+        if viewer.granted is not None:
+            named = {"workspace_id": viewer.workspace_id, "member_id": viewer.member_id}
+            seen = await self._sights.visible(**named, member_ids=meant)
         if place is None or now.member_id != viewer.member_id:
             raise NotFound
         if not now.allowed:
             raise PermissionDenied
-        to_guest = viewer.granted is not None
-        return pb.ResolveMentionsResponse(
-            mentions=mentions.resolved(request.handles, expanded, place=place, to_guest=to_guest)
-        )
+        return pb.ResolveMentionsResponse(mentions=mentions.resolved(request.handles, expanded, place=place, seen=seen))

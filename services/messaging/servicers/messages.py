@@ -13,10 +13,11 @@ from services.chassis.errors import NotFound, Overloaded
 from services.chassis.pages import page_key, page_size, page_token
 from services.chassis.secret import SecretKey
 from services.messaging import messages, wire
-from services.messaging.access import Access
+from services.messaging.access import Access, Viewer
 from services.messaging.bodies import BodyMac
 from services.messaging.changes import Changes
 from services.messaging.errors import TooManyStreams
+from services.messaging.guest_sight import Sights
 from services.messaging.hub import MOST_STREAMS_OF_USER
 from services.messaging.ids import uuid_of
 from services.messaging.outgoing import Outgoing
@@ -37,11 +38,12 @@ class MessageService(MessageChangeRpcs, MessageSearchRpcs, messages_rpc.MessageS
         *,
         access: Access,
         membership: Membership,
+        sights: Sights,
         changes: Changes,
         outgoing: Outgoing,
     ) -> None:
-        MessageChangeRpcs.__init__(self, database, secret, access=access, changes=changes)
-        MessageSearchRpcs.__init__(self, database, secret, access=access, membership=membership)
+        MessageChangeRpcs.__init__(self, database, secret, access=access, changes=changes, sights=sights)
+        MessageSearchRpcs.__init__(self, database, secret, access=access, membership=membership, sights=sights)
         self._outgoing = outgoing
         self._body_mac = BodyMac(secret)
         self._publications: set[Publication] = set()
@@ -66,7 +68,11 @@ class MessageService(MessageChangeRpcs, MessageSearchRpcs, messages_rpc.MessageS
         )
         if page is None or not page.rows:
             raise NotFound
-        return wire.message(page.rows[0], **place)
+        found = wire.message(page.rows[0], **place, since=send.since)
+        if send.granted is not None:
+            sender = Viewer(send.workspace_id, send.user_id, stored.sender_member_id, {})
+            await self._sights.show(sender, [found], reactors={})
+        return found
 
     async def PublishMessages(
         self, request_iterator: AsyncIterator[messages_pb.PublishMessagesRequest], context: Any
@@ -115,9 +121,13 @@ class MessageService(MessageChangeRpcs, MessageSearchRpcs, messages_rpc.MessageS
         reader = await self._access.require_reader(call, workspace_id=workspace_id, conversation_id=conversation_id)
         if page is None or not page.is_seen_by(reader):
             raise NotFound
-        shown = page.rows[:size]
-        more = len(page.rows) > size
+        rows = page.rows[:size]
+        seen = [row for row in rows if reader.is_in_history(conversation_id, row.created_at)]
+        place = {"workspace_id": workspace_id, "conversation_id": conversation_id}
+        shown = [wire.shown(row, **place, since=reader.since(conversation_id)) for row in seen]
+        await self._sights.show_messages(call, reader, conversation_id, shown)
+        # Where a guest's history begins, their pages end.
+        more = len(page.rows) > size and seen[-1:] == rows[-1:]
         return messages_pb.ListMessagesResponse(
-            messages=[wire.shown(r, workspace_id=workspace_id, conversation_id=conversation_id) for r in shown],
-            next_page_token=page_token(self._secret, scope, [shown[-1].seq]) if more else "",
+            messages=shown, next_page_token=page_token(self._secret, scope, [rows[-1].seq]) if more else ""
         )

@@ -18,9 +18,10 @@ from services.messaging import participants, wire
 from services.messaging.access import Access, Viewer
 from services.messaging.changes import Changes
 from services.messaging.conversation_changes import require_changeable
+from services.messaging.guest_sight import Sights
 from services.messaging.ids import uuid_of
 from services.messaging.participants import require_channel, require_open
-from services.messaging.peers import Membership
+from services.messaging.peers import Guests, Membership
 
 LARGEST_PEER_PAGE = 1_000
 
@@ -32,6 +33,8 @@ class ParticipantRpcs(rpc.ConversationServiceServicer):
     _secret: SecretKey
     _access: Access
     _membership: Membership
+    _guests: Guests
+    _sights: Sights
     _changes: Changes
     _on_sights: Callable[[str], None]
 
@@ -64,7 +67,9 @@ class ParticipantRpcs(rpc.ConversationServiceServicer):
         workspace_id, conversation_id = uuid_of(request.workspace_id), uuid_of(request.conversation_id)
 
         async def work(tx: AsyncConnection, viewer: Viewer, row: Row[Any]) -> pb.LeaveConversationResponse:
-            _require_full(viewer)
+            if viewer.granted is not None:
+                # What is granted is guest's to take back, and theirs to give up with their membership.
+                raise PermissionDenied
             require_channel(row)
             await participants.remove(tx, row, member_id=viewer.member_id)
             return pb.LeaveConversationResponse()
@@ -136,7 +141,7 @@ class ParticipantRpcs(rpc.ConversationServiceServicer):
         )
 
     async def ListParticipants(self, request: pb.ListParticipantsRequest, context: Any) -> pb.ListParticipantsResponse:
-        """Reads, then asks, then answers. A guest has a channel granted, and so may know who is in it."""
+        """Reads, then asks, then answers. A guest is told of the channel's guests as well, by whom they see."""
         call = current_call()
         named = {
             "workspace_id": uuid_of(request.workspace_id),
@@ -145,19 +150,39 @@ class ParticipantRpcs(rpc.ConversationServiceServicer):
         scope = (call.rpc, call.user_id, *named.values())
         key = page_key(self._secret, scope, request.page_token)
         size = page_size(request.page_size)
-        page = {"after": str(key[0]) if key else participants.FIRST, "limit": size + 1}
+        after = str(key[0]) if key else participants.FIRST
         rows = await self._database.read(
-            lambda tx: participants.list_page(tx, **named, user_id=call.user_id, **page)  # type: ignore[arg-type]
+            lambda tx: participants.list_page(tx, **named, user_id=call.user_id, after=after, limit=size + 1)
         )
         reader = await self._access.require_reader(call, **named)
         if not rows or not _is_seen(rows[0], reader):
             raise NotFound
-        listed = [row for row in rows if row.member_id is not None]
+        listed = [wire.participant(row) for row in rows if row.member_id is not None]
+        if reader.granted is not None and named["conversation_id"] in reader.granted:
+            listed = await self._list_sharing(reader, named["conversation_id"], after, size + 1, listed)
+            await self._access.require_again(call, reader, conversation_id=named["conversation_id"])
         more = len(listed) > size
         return pb.ListParticipantsResponse(
-            participants=[wire.participant(row) for row in listed[:size]],
+            participants=listed[:size],
             next_page_token=page_token(self._secret, scope, [listed[size - 1].member_id]) if more else "",
         )
+
+    async def _list_sharing(
+        self, reader: Viewer, conversation_id: str, after: str, size: int, listed: list[pb.Participant]
+    ) -> list[pb.Participant]:
+        """Whom a guest sees in a channel that is granted to them: page by page, guest's word for who is there."""
+        seen = await self._guests.list_sharing(
+            workspace_id=reader.workspace_id,
+            member_id=reader.member_id,
+            conversation_id=conversation_id,
+            after=after,
+            size=size,
+        )
+        known = {participant.member_id: participant for participant in listed}
+        # Guests take no part in channels: there is no time since when they do.
+        return [
+            known.get(user.member_id, pb.Participant(member_id=user.member_id, user_id=user.user_id)) for user in seen
+        ]
 
     async def ListCoParticipants(
         self, request: pb.ListCoParticipantsRequest, context: Any
@@ -189,8 +214,9 @@ class ParticipantRpcs(rpc.ConversationServiceServicer):
 
 
 def _require_full(viewer: Viewer) -> None:
+    """PermissionDenied for guests, GuestLocked for locked ones."""
     if viewer.granted is not None:
-        raise PermissionDenied
+        raise viewer.locked or PermissionDenied
 
 
 def _can_take_part(member: members.Member) -> bool:
@@ -198,5 +224,5 @@ def _can_take_part(member: members.Member) -> bool:
 
 
 def _is_seen(row: Row[Any], reader: Viewer) -> bool:
-    """For a guest the conversation itself is what was granted; of a group's the reader was asked about the group."""
+    """A guest was found to see it when they were asked about; of a group's the reader was asked about the group."""
     return reader.granted is not None or row.visibility == "public" or reader.member_id in row.own_member_ids

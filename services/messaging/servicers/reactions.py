@@ -1,5 +1,6 @@
 """guildhall.messaging.v1.ReactionService."""
 
+import functools
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -16,6 +17,7 @@ from services.chassis.secret import SecretKey
 from services.messaging import messages, reactions, wire
 from services.messaging.access import Access, Viewer
 from services.messaging.changes import Changes
+from services.messaging.guest_sight import Sights
 from services.messaging.ids import uuid_of
 
 Answer = TypeVar("Answer", pb.AddReactionResponse, pb.RemoveReactionResponse)
@@ -25,11 +27,14 @@ React = Callable[[AsyncConnection, Viewer, Row[Any]], Awaitable[None]]
 class ReactionService(rpc.ReactionServiceServicer):
     """guildhall.messaging.v1.ReactionService."""
 
-    def __init__(self, database: Database, secret: SecretKey, *, access: Access, changes: Changes) -> None:
+    def __init__(
+        self, database: Database, secret: SecretKey, *, access: Access, changes: Changes, sights: Sights
+    ) -> None:
         self._database = database
         self._secret = secret
         self._access = access
         self._changes = changes
+        self._sights = sights
 
     async def AddReaction(self, request: pb.AddReactionRequest, context: Any) -> pb.AddReactionResponse:
         """One row for each person and emoji."""
@@ -75,7 +80,9 @@ class ReactionService(rpc.ReactionServiceServicer):
         reader = await self._access.require_reader(call, **place)
         if page is None or not page.rows or not page.is_seen_by(reader):
             raise NotFound
-        return answer_class(reactions=wire.shown(page.rows[0], **place).reactions)
+        shown = wire.shown(page.rows[0], **place, since=reader.since(place["conversation_id"]))
+        await self._sights.show_messages(call, reader, place["conversation_id"], [shown])
+        return answer_class(reactions=shown.reactions)
 
     async def ListReactions(self, request: pb.ListReactionsRequest, context: Any) -> pb.ListReactionsResponse:
         """Reads, then asks, then answers."""
@@ -88,14 +95,36 @@ class ReactionService(rpc.ReactionServiceServicer):
         scope = (call.rpc, call.user_id, *place.values(), message_id)
         key = page_key(self._secret, scope, request.page_token)
         after = (str(key[0]), str(key[1]), str(key[2])) if key else reactions.FIRST
-        page = await self._database.read(
-            lambda tx: reactions.read_page(
-                tx, **place, message_id=message_id, user_id=call.user_id, after=after, limit=size + 1
+        rows: list[Row[Any]] = []
+        while True:
+            page = await self._database.read(
+                functools.partial(
+                    reactions.read_page,
+                    workspace_id=place["workspace_id"],
+                    conversation_id=place["conversation_id"],
+                    message_id=message_id,
+                    user_id=call.user_id,
+                    after=after,
+                    limit=size + 1,
+                )
             )
-        )
-        reader = await self._access.require_reader(call, **place)
-        if page is None or not page.rows or not page.is_seen_by(reader):
-            raise NotFound
-        rows = [row for row in page.rows if row.emoji is not None]
+            reader = await self._access.require_reader(call, **place)
+            if page is None or not page.rows or not page.is_seen_by(reader):
+                raise NotFound
+            if not reader.is_in_history(place["conversation_id"], page.rows[0].sent_at):
+                raise NotFound
+            read = [row for row in page.rows if row.emoji is not None]
+            rows += await self._seen(reader, read)
+            # A page of people whom a guest does not see must not tell of them by being short.
+            if len(rows) > size or len(read) <= size:
+                break
+            after = reactions.place_of(read[-1])
         token = page_token(self._secret, scope, reactions.place_of(rows[size - 1])) if len(rows) > size else ""
         return pb.ListReactionsResponse(reactions=[wire.reaction(row) for row in rows[:size]], next_page_token=token)
+
+    async def _seen(self, reader: Viewer, rows: list[Row[Any]]) -> list[Row[Any]]:
+        if reader.granted is None:
+            return rows
+        named = {"workspace_id": reader.workspace_id, "member_id": reader.member_id}
+        seen = await self._sights.visible(**named, member_ids={row.member_id for row in rows})
+        return [row for row in rows if row.member_id in seen]

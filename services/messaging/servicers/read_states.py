@@ -16,6 +16,7 @@ from services.chassis.secret import SecretKey
 from services.messaging import read_states, wire
 from services.messaging.access import Access
 from services.messaging.conversations import FIRST
+from services.messaging.guest_sight import Sights
 from services.messaging.ids import uuid_of
 from services.messaging.signals import Signals
 
@@ -25,11 +26,14 @@ Answer = TypeVar("Answer", pb.MarkReadResponse, pb.MarkUnreadResponse)
 class ReadStateService(rpc.ReadStateServiceServicer):
     """guildhall.messaging.v1.ReadStateService."""
 
-    def __init__(self, database: Database, secret: SecretKey, *, access: Access, signals: Signals) -> None:
+    def __init__(
+        self, database: Database, secret: SecretKey, *, access: Access, signals: Signals, sights: Sights
+    ) -> None:
         self._database = database
         self._secret = secret
         self._access = access
         self._signals = signals
+        self._sights = sights
 
     async def MarkRead(self, request: pb.MarkReadRequest, context: Any) -> pb.MarkReadResponse:
         """Never beyond the latest message, or what comes next would be read already."""
@@ -94,6 +98,9 @@ class ReadStateService(rpc.ReadStateServiceServicer):
         if page is None or not page.is_seen_by(reader):
             raise NotFound
         token = page_token(self._secret, scope, [page.rows[size - 1].member_id]) if len(page.rows) > size else ""
-        return pb.ListReadStatesResponse(
-            read_states=[wire.read_state(row) for row in page.rows[:size]], next_page_token=token
-        )
+        shown = [wire.read_state(row) for row in page.rows[:size]]
+        if reader.granted is not None:
+            named = {"workspace_id": reader.workspace_id, "member_id": reader.member_id}
+            seen = await self._sights.visible(**named, member_ids={state.member_id for state in shown})
+            shown = [state for state in shown if state.member_id in seen]
+        return pb.ListReadStatesResponse(read_states=shown, next_page_token=token)
