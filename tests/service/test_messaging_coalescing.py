@@ -26,7 +26,7 @@ CHECKS = ("CheckSessions", "BatchCheckAccess", "BatchCheckGuests")
 ROUNDS = 30
 BY_ID, AS_GIVEN = "ORDER BY id", "ORDER BY array_position(CAST(:distinct_ids AS uuid[]), id)"
 HOLD = "SELECT 1 FROM conversations WHERE id = ANY(%s::uuid[]) FOR UPDATE"
-IS_FREE = "SELECT 1 FROM conversations WHERE id = %s FOR UPDATE NOWAIT"
+IS_FREE = "SELECT 1 FROM conversations WHERE id = %s FOR NO KEY UPDATE NOWAIT"
 WAITING = """
     SELECT count(*) FROM pg_stat_activity
     WHERE wait_event_type = 'Lock' AND usename = %s AND query_start < clock_timestamp() - make_interval(secs => %s)

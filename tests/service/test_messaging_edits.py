@@ -219,7 +219,7 @@ async def test_an_edit_that_waited_for_its_lock_asks_again(room: Chat) -> None:
     member, member_id = await room.member()
     sent = await room.sent(member, "one")
     with room.suite.database("messaging") as database, database.transaction():
-        database.execute("SELECT 1 FROM conversations WHERE id = %s FOR UPDATE", (room.channel_id,))
+        database.execute("SELECT 1 FROM conversations WHERE id = %s FOR NO KEY UPDATE", (room.channel_id,))
         waiting = asyncio.ensure_future(refused(room.edit(member, sent, "too late")))
         await until_waiting(room, 1)
         await room.remove(member_id)

@@ -163,7 +163,7 @@ async def test_a_text_too_long_or_empty_is_refused_and_the_longest_is_stored(roo
 async def test_a_send_that_waited_for_its_lock_asks_again(room: Room) -> None:
     member, member_id = await room.member()
     with room.suite.database("messaging") as database, database.transaction():
-        database.execute("SELECT 1 FROM conversations WHERE id = %s FOR UPDATE", (room.channel_id,))
+        database.execute("SELECT 1 FROM conversations WHERE id = %s FOR NO KEY UPDATE", (room.channel_id,))
         waiting = asyncio.ensure_future(refused(room.send(member, "too late")))
         allowed = asyncio.ensure_future(room.sent(room.admin, "late"))
         await _until_waiting(room, 1)  # the side lane, in which both of them are

@@ -192,7 +192,7 @@ async def test_a_locked_conversation_does_not_keep_the_others_waiting(room: Room
     stalled, free = room.channel_id, await room.channel()
     member, _ = await room.member()
     with room.suite.database("messaging") as database, database.transaction():
-        database.execute("SELECT 1 FROM conversations WHERE id = %s FOR UPDATE", (stalled,))
+        database.execute("SELECT 1 FROM conversations WHERE id = %s FOR NO KEY UPDATE", (stalled,))
         async with publishing(room, room.admin) as publisher:
             await publisher.write([room.send_request(f"{n}", to=stalled) for n in range(5)])
             for n in range(20):
@@ -229,7 +229,7 @@ async def test_three_stalled_conversations_do_not_keep_a_fourth_from_its_lane(ro
         async with publishing(room, room.admin) as publisher:
             await publisher.write([room.send_request("waits", to=channel) for channel in stalled])
             with short.transaction():
-                short.execute("SELECT 1 FROM conversations WHERE id = %s FOR UPDATE", (brief,))
+                short.execute("SELECT 1 FROM conversations WHERE id = %s FOR NO KEY UPDATE", (brief,))
                 late = asyncio.ensure_future(room.sent(room.admin, "soon", to=brief))
                 await asyncio.sleep(0.3)
                 assert not late.done()
