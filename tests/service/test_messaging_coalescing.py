@@ -25,7 +25,7 @@ from tests.support.suite import Suite, refused
 CHECKS = ("CheckSessions", "BatchCheckAccess", "BatchCheckGuests")
 ROUNDS = 30
 BY_ID, AS_GIVEN = "ORDER BY id", "ORDER BY array_position(CAST(:distinct_ids AS uuid[]), id)"
-HOLD = "SELECT 1 FROM conversations WHERE id = ANY(%s::uuid[]) FOR UPDATE"
+HOLD = "SELECT 1 FROM conversations WHERE id = ANY(%s::uuid[]) FOR NO KEY UPDATE"
 IS_FREE = "SELECT 1 FROM conversations WHERE id = %s FOR NO KEY UPDATE NOWAIT"
 WAITING = """
     SELECT count(*) FROM pg_stat_activity
