@@ -179,14 +179,15 @@ def port_of(objects: Objects, service: str, called: str) -> int:
     return port
 
 
-def real_edges(objects: Objects, *, database: str, broker: str) -> set[Edge]:
+def real_edges(objects: Objects, more: Sequence[Party] = (), *, database: str, broker: str) -> set[Edge]:
     """The edges inside a cluster that the code and the wiring have."""
     found = {(caller, service, port_of(objects, service, "grpc")) for caller, service in calls()}
     for service in SERVICES:
         found |= {("gateway", service, port_of(objects, service, port)) for port in ("grpc", "health")}
         found.add(("prometheus", service, port_of(objects, service, "metrics")))
     gateway = ("plain", "tls")
-    found |= {(one.name, "gateway", port_of(objects, "gateway", port)) for one in OUTSIDERS for port in gateway}
+    others = (*OUTSIDERS, *more)
+    found |= {(one.name, "gateway", port_of(objects, "gateway", port)) for one in others for port in gateway}
     for workload in of_kind(objects, *POD_KINDS):
         found |= {(workload["metadata"]["name"], target, port) for target, port in _stores(workload, database, broker)}
     found |= {(one.name, "dns", 53) for one in parties(objects) if one.ours}
