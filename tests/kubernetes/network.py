@@ -29,10 +29,10 @@ from tests.kubernetes.objects import (
 from tests.rules.sources import SERVICES, Source, sources
 from tests.rules.test_call_graph import ASKS
 
-Edge = tuple[str, str, int]
-"""From, to, port."""
+Edge = tuple[str, str, str]
+"""From, to, and a port as `53/UDP`."""
 WORLD = "198.51.100.7"
-OTHER_PORTS = (22, 25, 80, 443, 587, 5432, 6379, 9901)
+OTHER_PORTS = tuple(f"{port}/TCP" for port in (22, 25, 80, 443, 587, 5432, 6379, 9901))
 """Tried as well, whether a policy names them or not."""
 
 
@@ -70,7 +70,7 @@ def parties(objects: Objects, more: Sequence[Party] = ()) -> list[Party]:
 def edges(objects: Objects, more: Sequence[Party] = ()) -> set[Edge]:
     """Who may open a connection to whom, at which port, as far as policies of the installation have a say."""
     policies = of_kind(objects, "NetworkPolicy")
-    named = {port["port"] for one in walk(policies) if isinstance(one, dict) for port in one.get("ports", [])}
+    named = {_port(port) for one in walk(policies) if isinstance(one, dict) for port in one.get("ports", [])}
     everybody = parties(objects, more)
     return {
         (source.name, target.name, port)
@@ -82,7 +82,7 @@ def edges(objects: Objects, more: Sequence[Party] = ()) -> set[Edge]:
     }
 
 
-def _allows(policies: Objects, direction: str, party: Party, other: Party, port: int) -> bool:
+def _allows(policies: Objects, direction: str, party: Party, other: Party, port: str) -> bool:
     """Whether the policies that select a party let it through; what none selects is free, as is what is not ours."""
     if not party.ours:
         return True
@@ -92,10 +92,14 @@ def _allows(policies: Objects, direction: str, party: Party, other: Party, port:
     return not chosen or any(_fits(rule, other, port) for rule in rules)
 
 
-def _fits(rule: Object, other: Party, port: int) -> bool:
+def _fits(rule: Object, other: Party, port: str) -> bool:
     ports, peers = rule.get("ports"), rule.get("to", rule.get("from"))
-    port_fits = not ports or any(one["port"] == port for one in ports)
+    port_fits = not ports or port in map(_port, ports)
     return port_fits and (not peers or any(_is_peer(peer, other) for peer in peers))
+
+
+def _port(one: Object) -> str:
+    return f"{one['port']}/{one.get('protocol', 'TCP')}"
 
 
 def _is_peer(peer: Object, other: Party) -> bool:
@@ -172,11 +176,10 @@ def calls() -> set[tuple[str, str]]:
     return asking | events | workers
 
 
-def port_of(objects: Objects, service: str, called: str) -> int:
+def port_of(objects: Objects, service: str, called: str) -> str:
     """A port of a service, by its name in the Service."""
     (found,) = (one for one in of_kind(objects, "Service") if one["metadata"]["name"] == service)
-    port: int = next(port["port"] for port in found["spec"]["ports"] if port["name"] == called)
-    return port
+    return next(_port(port) for port in found["spec"]["ports"] if port["name"] == called)
 
 
 def real_edges(objects: Objects, more: Sequence[Party] = (), *, database: str, broker: str) -> set[Edge]:
@@ -190,20 +193,20 @@ def real_edges(objects: Objects, more: Sequence[Party] = (), *, database: str, b
     found |= {(one.name, "gateway", port_of(objects, "gateway", port)) for one in others for port in gateway}
     for workload in of_kind(objects, *POD_KINDS):
         found |= {(workload["metadata"]["name"], target, port) for target, port in _stores(workload, database, broker)}
-    found |= {(one.name, "dns", 53) for one in parties(objects) if one.ours}
-    found.add(("admin", database, 5432))
+    found |= {(one.name, "dns", port) for one in parties(objects) if one.ours for port in ("53/UDP", "53/TCP")}
+    found.add(("admin", database, "5432/TCP"))
     return found
 
 
-def _stores(workload: Object, database: str, broker: str) -> Iterable[tuple[str, int]]:
+def _stores(workload: Object, database: str, broker: str) -> Iterable[tuple[str, str]]:
     """PostgreSQL and Valkey, for those whose settings have an address of them."""
     one = containers(workload)[-1]
     settings = settings_class(one)
     sets_up = one.get("command", [""])[-1] == "deploy.stack.ensure_roles"
     if sets_up or (settings is not None and issubclass(settings, DatabaseSettings)):
-        yield database, 5432
+        yield database, "5432/TCP"
     if settings is not None and issubclass(settings, BrokerSettings):
-        yield broker, 6379
+        yield broker, "6379/TCP"
 
 
 def ways_out(objects: Objects) -> set[Edge]:
@@ -214,7 +217,7 @@ def ways_out(objects: Objects) -> set[Edge]:
         for one in of_component(objects, "serve", "worker")
         if service_of(containers(one)[0]) and "blob_url" in _fields(containers(one)[0])
     }
-    return {(one, "world", 587) for one in mailing} | {(one, "world", 443) for one in keeping}
+    return {(one, "world", "587/TCP") for one in mailing} | {(one, "world", "443/TCP") for one in keeping}
 
 
 def _fields(one: Object) -> Mapping[str, Any]:

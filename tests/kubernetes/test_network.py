@@ -123,12 +123,20 @@ def test_an_edge_that_nobody_uses_is_found(policy: str, direction: str, rule: Ob
     assert all("never does" in one for one in found)
 
 
+def test_dns_by_udp_alone_is_found(prod: Objects) -> None:
+    closed = changed(prod)
+    ports = get(closed, "NetworkPolicy", "dns")["spec"]["egress"][0]["ports"]
+    ports[:] = [port for port in ports if port["protocol"] == "UDP"]
+
+    assert any("cannot reach dns:53/TCP" in one for one in problems_of_prod(closed))
+
+
 def test_a_selector_that_finds_too_many_is_found(prod: Objects) -> None:
     opened = changed(prod)
     spec = get(opened, "NetworkPolicy", "broker-clients")["spec"]
     spec["podSelector"]["matchExpressions"][0]["values"].append("gateway")
 
-    assert problems_of_prod(opened) == ["gateway may reach broker:6379, which it never does"]
+    assert problems_of_prod(opened) == ["gateway may reach broker:6379/TCP, which it never does"]
 
 
 def test_without_the_policy_that_denies_the_rest_what_else_is_open_is_found(prod: Objects) -> None:
@@ -142,8 +150,8 @@ def test_an_edge_of_new_code_is_found(prod: Objects) -> None:
     """As if guest's worker asked messaging as well."""
     wanted = real_edges(prod, (DATABASE, BROKER), database="database", broker="broker") | ways_out(prod)
 
-    found = unlike(edges(prod, (DATABASE, BROKER)), wanted | {("guest-worker", "messaging", 15054)})
-    assert found == ["guest-worker cannot reach messaging:15054, which it has to"]
+    found = unlike(edges(prod, (DATABASE, BROKER)), wanted | {("guest-worker", "messaging", "15054/TCP")})
+    assert found == ["guest-worker cannot reach messaging:15054/TCP, which it has to"]
 
 
 def test_the_admin_job_is_labelled_as_the_policies_expect() -> None:
