@@ -20,6 +20,7 @@ POLICIES: tuple[Policy, ...] = (
     wholeness.misaddressed,
     wholeness.unlike_migrations,
     wholeness.wrong_roles,
+    wholeness.exposed,
     pods.unrestricted,
     pods.accounts,
     pods.unbounded,
@@ -158,7 +159,7 @@ SPOILED: list[tuple[Policy, tuple[str, str], str, Any]] = [
 def test_what_breaks_the_policy_is_found(
     policy: Policy, what: tuple[str, str], path: str, value: Any, base: Objects
 ) -> None:
-    assert not policy(base)
+    # That it holds for what is not spoiled, test_the_policy_holds has shown.
     assert policy(spoiled(base, what, path, value))
 
 
@@ -176,7 +177,6 @@ def test_what_breaks_the_policy_is_found(
     ],
 )
 def test_what_is_missing_is_found(policy: Policy, what: tuple[str, str], base: Objects) -> None:
-    assert not policy(base)
     assert policy(without(base, *what))
 
 
@@ -250,3 +250,16 @@ def test_another_role_is_found(base: Objects) -> None:
             variable["value"] = "postgresql://identity_owner@$(DATABASE)"
 
     assert len(wholeness.wrong_roles(spoiled_objects)) == 1
+
+
+@pytest.mark.parametrize(
+    ("called", "path", "value"),
+    [
+        ("gateway-public", "spec|ports|0|targetPort", "plain"),
+        ("gateway-public", "spec|externalTrafficPolicy", GONE),
+        ("gateway-public", "spec|selector|app.kubernetes.io/name", "identity"),
+        ("gateway", "spec|type", "NodePort"),
+    ],
+)
+def test_what_the_world_should_not_reach_is_found(called: str, path: str, value: Any, prod: Objects) -> None:
+    assert wholeness.exposed(spoiled(prod, ("Service", called), path, value))

@@ -92,7 +92,7 @@ def test_the_table_of_settings_is_what_the_commands_load(service: str) -> None:
         assert SETTINGS[service, command] is loaded(service, class_name)
 
 
-def test_every_secret_that_is_written_down_is_used(prod: Objects, kubectl: str) -> None:
+def test_every_secret_that_is_written_down_is_used(prod: Objects) -> None:
     used = {secret for workload, one, _ in processes(prod) for secret, _ in files(workload, one).values()}
     for workload in ("gateway", "database-roles"):
         kind = "Deployment" if workload == "gateway" else "Job"

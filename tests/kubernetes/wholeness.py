@@ -171,3 +171,21 @@ def wrong_roles(objects: Objects) -> list[str]:
         if _secret(workload, "tls") not in ("", f"{service}-tls"):
             found.append(f"{name(workload)} shows another certificate than {service}'s")
     return found
+
+
+def exposed(objects: Objects) -> list[str]:
+    """What the world reaches besides the gateway's TLS port, and a way in that hides who comes."""
+    found = []
+    for one in of_kind(objects, "Service"):
+        spec = one["spec"]
+        if spec.get("type", "ClusterIP") == "ClusterIP":
+            continue
+        if selected(objects, spec["selector"]) != {"Deployment/gateway"}:
+            found.append(f"{name(one)} shows the world something else than the gateway")
+        if any(port.get("targetPort") != "tls" for port in spec["ports"]):
+            found.append(f"{name(one)} shows the world a port in plain text")
+        if spec.get("externalTrafficPolicy") != "Local":
+            found.append(
+                f"{name(one)}: every caller comes from a node's address, and shares its limits with all others"
+            )
+    return [*found, *(f"{name(one)}: there is another way in" for one in of_kind(objects, "Ingress"))]
