@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 _ADMIN_HOST = "127.0.0.1"
-_DRAINS = ("/healthcheck/fail", "/drain_listeners?graceful&skip_exit")
+_DRAINS = ("/healthcheck/fail", "/drain_listeners?graceful")
 Upstream = tuple[str, str, int, int]
 
 
@@ -25,6 +25,7 @@ def main(arguments: Sequence[str]) -> int:
     waited = {signal.SIGTERM, signal.SIGINT}
     # Blocked, not handled: the first process of a container has no default action for SIGTERM.
     signal.pthread_sigmask(signal.SIG_BLOCK, waited)
+    sys.stderr.write("waiting for SIGTERM\n")
     signal.sigwait(waited)
     return 0 if drain(options.admin_port) else 1
 

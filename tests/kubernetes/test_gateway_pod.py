@@ -115,6 +115,7 @@ def test_envoy_that_is_told_to_drain_answers_first_and_then_closes_its_door(base
         assert answer.status == http.HTTPStatus.NOT_FOUND
         assert answer.getheader("connection") == "close"
         _wait_for(lambda: not _accepts(port))
+        assert _accepts(admin_port)  # it lives on, for the calls that it has
 
 
 def test_the_command_that_drains_waits_until_it_is_told(base: Objects, folder: Path) -> None:
@@ -142,22 +143,16 @@ def _running(objects: Objects, folder: Path) -> Iterator[tuple[int, int]]:
 
 
 @contextmanager
-def _draining(admin_port: int) -> Iterator[subprocess.Popen[bytes]]:
+def _draining(admin_port: int) -> Iterator[subprocess.Popen[str]]:
     """The container beside it, once it waits."""
     command = [sys.executable, "-m", "deploy.envoy", "drain", f"--admin-port={admin_port}"]
-    process = subprocess.Popen(command)
-    try:
-        _wait_for(lambda: _blocks_sigterm(process.pid))
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-
-
-def _blocks_sigterm(pid: int) -> bool:
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    (blocked,) = (line.split()[1] for line in lines if line.startswith("SigBlk:"))
-    return bool(int(blocked, 16) & 1 << signal.SIGTERM - 1)
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr is not None
+            assert process.stderr.readline() == "waiting for SIGTERM\n"
+            yield process
+        finally:
+            process.kill()
 
 
 def _status(connection: http.client.HTTPConnection) -> int:
