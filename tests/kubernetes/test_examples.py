@@ -20,7 +20,7 @@ from tests.kubernetes.examples import (
     wrong_secrets,
 )
 from tests.kubernetes.given import SECRETS
-from tests.kubernetes.objects import EXAMPLES, Object, Objects, changed, example, of_kind
+from tests.kubernetes.objects import COMPONENT, EXAMPLES, Object, Objects, changed, example, name, of_kind
 from tests.kubernetes.test_policies import GONE, spoiled
 from tests.rules.sources import ROOT
 
@@ -201,3 +201,17 @@ def test_the_documentation_names_files_that_are_there() -> None:
 
     assert named
     assert not [path for path in named if not (ROOT / path).exists()]
+
+
+def test_what_the_documentation_applies_first_is_all_but_what_serves(prod: Objects) -> None:
+    (left_out,) = set(re.findall(r"app\.kubernetes\.io/component notin \(([\w,]+)\)", DOCUMENT.read_text()))
+
+    later = {name(one) for one in prod if one["metadata"].get("labels", {}).get(COMPONENT) in left_out.split(",")}
+    assert later == {name(one) for one in of_kind(prod, "Deployment")}
+
+
+def test_what_the_documentation_deletes_before_a_release_is_every_job(prod: Objects) -> None:
+    (deleted,) = set(re.findall(r"component in \(([\w, -]+)\)", DOCUMENT.read_text()))
+
+    jobs = [one for one in prod if one["metadata"].get("labels", {}).get(COMPONENT) in deleted.split(", ")]
+    assert {name(one) for one in jobs} == {name(one) for one in of_kind(prod, "Job")}
