@@ -102,7 +102,7 @@ def test_nobody_to_drain_is_an_error(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_envoy_that_is_told_to_drain_answers_first_and_then_closes_its_door(base: Objects, folder: Path) -> None:
-    with _running(base, folder) as (port, admin_port), _draining(admin_port) as draining:
+    with _running(base, folder) as (port, admin_port, _), _draining(admin_port) as draining, _begun(port) as begun:
         kept = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
         assert _status(kept) == http.HTTPStatus.NOT_FOUND
 
@@ -115,18 +115,27 @@ def test_envoy_that_is_told_to_drain_answers_first_and_then_closes_its_door(base
         assert answer.status == http.HTTPStatus.NOT_FOUND
         assert answer.getheader("connection") == "close"
         _wait_for(lambda: not _accepts(port))
-        assert _accepts(admin_port)  # it lives on, for the calls that it has
+        assert _finished(begun).startswith(b"HTTP/1.1 404")
+
+
+def test_envoy_that_is_only_stopped_drops_what_was_begun(base: Objects, folder: Path) -> None:
+    """Why there is a container beside it."""
+    with _running(base, folder) as (port, _, process), _begun(port) as begun:
+        process.terminate()
+        process.wait(10)
+
+        assert not _finished(begun)
 
 
 def test_the_command_that_drains_waits_until_it_is_told(base: Objects, folder: Path) -> None:
-    with _running(base, folder) as (port, admin_port), _draining(admin_port) as draining:
+    with _running(base, folder) as (port, admin_port, _), _draining(admin_port) as draining:
         with pytest.raises(subprocess.TimeoutExpired):
             draining.wait(1)
         assert _accepts(port)
 
 
 @contextmanager
-def _running(objects: Objects, folder: Path) -> Iterator[tuple[int, int]]:
+def _running(objects: Objects, folder: Path) -> Iterator[tuple[int, int, subprocess.Popen[bytes]]]:
     """Envoy with the pod's configuration and arguments, on free ports, with a short time to drain."""
     port, tls_port, admin_port = _free_ports(3)
     configuration(objects, folder, f"--port={port}", f"--tls-port={tls_port}", f"--admin-port={admin_port}")
@@ -136,7 +145,7 @@ def _running(objects: Objects, folder: Path) -> Iterator[tuple[int, int]]:
     process = subprocess.Popen([ENVOY, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         _wait_for(lambda: _accepts(port))
-        yield port, admin_port
+        yield port, admin_port, process
     finally:
         process.kill()
         process.wait()
@@ -153,6 +162,22 @@ def _draining(admin_port: int) -> Iterator[subprocess.Popen[str]]:
             yield process
         finally:
             process.kill()
+
+
+@contextmanager
+def _begun(port: int) -> Iterator[socket.socket]:
+    """A call of which Envoy has the beginning."""
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+        connection.sendall(b"POST /nothing HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\nx-first: ")
+        yield connection
+
+
+def _finished(begun: socket.socket) -> bytes:
+    """What is answered to the rest of it; nothing if the connection is gone."""
+    with suppress(OSError):
+        begun.sendall(b"x\r\n\r\nx")
+        return begun.recv(1 << 16)
+    return b""
 
 
 def _status(connection: http.client.HTTPConnection) -> int:
