@@ -92,10 +92,18 @@ def connections(objects: Objects) -> int:
     own: int = inspect.signature(Database.__init__).parameters["pool_size"].default
     total = 0
     for workload in of_component(objects, "serve"):
-        total += 2 * own * (most[workload["metadata"]["name"]] + 1)
+        total += _pools() * own * (most[workload["metadata"]["name"]] + 1)
     for workload in of_component(objects, "worker"):
-        total += 2 * _pool_of_workers() * (workload["spec"]["replicas"] + 1)
+        total += _pools() * _pool_of_workers() * (workload["spec"]["replicas"] + 1)
     return total + len(of_component(objects, "migrate", "database-roles"))
+
+
+def _pools() -> int:
+    """How many pools of that size a process has."""
+    (database,) = sources("services/chassis/database.py")
+    return sum(
+        isinstance(node, ast.Call) and ast.unparse(node.func) == "self._engine" for node in ast.walk(database.tree)
+    )
 
 
 def _pool_of_workers() -> int:

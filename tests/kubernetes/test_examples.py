@@ -104,7 +104,7 @@ def test_the_database_is_the_installations_and_has_room_for_it(prod: Objects) ->
     [
         ("metadata|name", "other"),
         ("metadata|namespace", "other"),
-        ("spec|postgresql|parameters|max_connections", "200"),
+        ("spec|postgresql|parameters|max_connections", "400"),
         ("spec|postgresql|synchronous", GONE),
         ("spec|postgresql|synchronous|dataDurability", "preferred"),
         ("spec|enableSuperuserAccess", GONE),
