@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from google.api import annotations_pb2
+from google.api import annotations_pb2, http_pb2
 from google.protobuf import descriptor_pb2, descriptor_pool
 from guildhall.options.v1 import access_pb2
 from openapi_spec_validator import OpenAPIV31SpecValidator
@@ -18,6 +18,7 @@ from deploy.openapi.errors import HTTP_STATUSES, named_reasons, reasons_of
 from services.chassis import contracts
 
 Json = dict[str, Any]
+STREAMING = {"server_streaming": True}
 
 
 @pytest.fixture(scope="module")
@@ -276,8 +277,6 @@ def test_every_reason_that_a_comment_names_is_one_of_its_package() -> None:
 
 
 def test_every_reason_has_an_http_status() -> None:
-    for enum in {method.containing_service.file.enum_types_by_name.get("ErrorReason") for method in public_methods()}:
-        assert enum is None or {value.name for value in enum.values}
     for method in public_methods():
         reasons = reasons_of(method, comments())
         file = method.containing_service.file
@@ -288,13 +287,13 @@ def test_every_reason_has_an_http_status() -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"body": "name"}, {"response_body": "name"}, {"server_streaming": True}],
+    [{"body": "name"}, {"response_body": "name"}, STREAMING],
     ids=lambda change: next(iter(change)),
 )
 def test_a_binding_that_is_not_understood_stops_the_document(change: Json) -> None:
-    streaming = change.pop("server_streaming", False)
-    rule = operations.annotations_pb2.http.message_type._concrete_class(post="/v1/things", **change)
-    method = made_method(rule, streaming=streaming)
+    streaming = change == STREAMING
+    change = {} if streaming else change
+    method = made_method(http_pb2.HttpRule(post="/v1/things", **change), streaming=streaming)
 
     with pytest.raises(ValueError, match="not described yet"):
         operations.bindings(method)
