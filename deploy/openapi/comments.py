@@ -34,7 +34,7 @@ def _comments_of(file: descriptor_pb2.FileDescriptorProto) -> Iterator[tuple[str
 
 
 def _name_at(file: descriptor_pb2.FileDescriptorProto, path: Any) -> str:
-    """The full name of what a path leads to (FieldDescriptorProto numbers and indices in turn); empty if it has none."""
+    """The full name of what a path (field numbers and indices in turn) leads to; empty if it has none."""
     names, found = [file.package], file
     for number, index in zip(path[::2], path[1::2], strict=False):
         children = found.DESCRIPTOR.fields_by_number[number]

@@ -14,8 +14,8 @@ from deploy.openapi.schemas import STATUS, Schemas, messages_within
 
 _ORDER = ("identity", "membership", "guest", "messaging")
 _ABOUT = """\
-The JSON API of the Guildhall suite, made from its contracts. The same calls are there as gRPC and gRPC-Web, on the same \
-port; `x-rpc` is an operation's name there.
+The JSON API of the Guildhall suite, made from its contracts. The same calls are there as gRPC and gRPC-Web, on the \
+same port; `x-rpc` is an operation's name there.
 
 - **Who**: `authorization: Bearer …` with an access token of `POST /v1/auth:signIn`. It lasts five minutes; \
 `POST /v1/auth:refreshSession` gives the next.
@@ -51,7 +51,10 @@ def document() -> Json:
         "servers": [{"url": "/"}],
         "tags": [_tag(service, methods) for service in dict.fromkeys(one.containing_service for one in described)],
         "paths": paths,
-        "components": {"schemas": dict(sorted((schemas.components | refusals).items())), "securitySchemes": _security_schemes()},
+        "components": {
+            "schemas": dict(sorted((schemas.components | refusals).items())),
+            "securitySchemes": _security_schemes(),
+        },
     }
 
 

@@ -93,7 +93,9 @@ def reason_schemas(methods: Iterable[MethodDescriptor], comments: Mapping[str, s
         texts = {name: reason.text for name, reason in reasons_of(method, comments).items()}
         package = method.containing_service.file.package.removeprefix("guildhall.")
         found[f"{package}.ErrorInfo.reason"] = _reason_schema(f"guildhall.{package.split('.')[0]}", texts)
-    found["gateway.ErrorInfo.reason"] = _reason_schema(DOMAIN, {refusal.reason: refusal.message for refusal in REFUSALS})
+    found["gateway.ErrorInfo.reason"] = _reason_schema(
+        DOMAIN, {refusal.reason: refusal.message for refusal in REFUSALS}
+    )
     reason = {"anyOf": [{"$ref": f"#/components/schemas/{name}"} for name in found]}
     info = error_details_pb2.ErrorInfo.DESCRIPTOR
     found[name_of(info)] = {
@@ -102,7 +104,11 @@ def reason_schemas(methods: Iterable[MethodDescriptor], comments: Mapping[str, s
         "properties": {
             "reason": {**reason, "description": "One of the domain's reasons."},
             "domain": {"type": "string", "description": "Whose reason it is."},
-            "metadata": {"type": "object", "additionalProperties": {"type": "string"}, "description": "See the reason."},
+            "metadata": {
+                "type": "object",
+                "additionalProperties": {"type": "string"},
+                "description": "Numbers and times that the reason speaks of.",
+            },
         },
         "required": ["reason", "domain"],
     }

@@ -93,5 +93,6 @@ def message_sentences(message: Descriptor) -> list[str]:
 def required_fields(message: Descriptor) -> frozenset[str]:
     """The fields that a caller cannot leave out: those that the services' own validator misses in an empty message."""
     empty = message_factory.GetMessageClass(message)()
-    paths = [violation.proto.field.elements for violation in protovalidate.collect_violations(empty) if violation.proto.field]
+    found = (violation.proto.field for violation in protovalidate.collect_violations(empty))
+    paths = [field.elements for field in found if field]
     return frozenset(path[0].field_name for path in paths if path) & set(message.fields_by_name)

@@ -140,16 +140,18 @@ def test_workspaces_and_their_members(world: World) -> None:
 def test_a_nested_message_and_times_in_a_query(world: World) -> None:
     hour = timedelta(hours=1)
     now = datetime.now(UTC)
+    actions = ["workspace.created", "member.joined"]
     values = {
         **world.place,
         "filter.startTime": (now - hour).isoformat(),
         "filter.endTime": (now + hour).isoformat(),
-        "filter.actions": ["workspace.created", "member.joined"],
+        "filter.actions": actions,
         "filter.outcome": "ACTIVITY_OUTCOME_DONE",
     }
     [listed] = read(world, "ActivityService_ListActivities", values=values)
-    [later] = read(world, "ActivityService_ListActivities", values={**world.place, "filter.startTime": (now + hour).isoformat()})
-    assert {activity["action"] for activity in listed["activities"]} <= set(values["filter.actions"])
+    values = {**world.place, "filter.startTime": (now + hour).isoformat()}
+    [later] = read(world, "ActivityService_ListActivities", values=values)
+    assert {activity["action"] for activity in listed["activities"]} <= set(actions)
     assert listed["activities"]
     assert not later.get("activities")
 
@@ -271,7 +273,13 @@ def test_a_back_end_with_a_service_account(world: World) -> None:
     token = world.api.call("AuthService_ExchangeServiceKey", {"serviceKey": service_key})["accessToken"]
     address = f"olga.{uuid.uuid4().hex[:8]}@example.com"
     user = world.api.call("AdapterService_CreateUser", {"email": address, "name": "Olga"}, token=token)["user"]
-    linking = {"userId": user["id"], "type": "oauth", "provider": "github", "providerAccountId": key(), "expiresAt": "1"}
+    linking = {
+        "userId": user["id"],
+        "type": "oauth",
+        "provider": "github",
+        "providerAccountId": key(),
+        "expiresAt": "1",
+    }
     world.api.call("AdapterService_LinkAccount", {"account": linking}, token=token)
     world.api.call("AdapterService_GetUser", {"userId": user["id"]}, token=token)
     assert world.api.reason("UserService_GetUser", token=token, status=403) == "CALLER_NOT_ALLOWED"

@@ -76,7 +76,8 @@ def test_every_public_rpc_with_a_path_is_in_it_with_all_its_bindings(described: 
                 path = re.sub(r"\{[^}]*\}", "{}", getattr(rule, verb))
                 wanted[f"{method.containing_service.full_name}/{method.name}", verb, path] += 1
     found = Counter(
-        (operation["x-rpc"], verb, re.sub(r"\{[^}]*\}", "{}", path)) for path, verb, operation in each_operation(described)
+        (operation["x-rpc"], verb, re.sub(r"\{[^}]*\}", "{}", path))
+        for path, verb, operation in each_operation(described)
     )
 
     assert len(wanted) > 150
@@ -128,7 +129,9 @@ def test_everything_of_ours_is_explained(described: Json) -> None:
     schemas |= {i: body_of(one) for _, i, one in each_body(described)}
     for name, schema in schemas.items():
         silent += [] if schema.get("description") else [name]
-        silent += [f"{name}.{key}" for key, value in schema.get("properties", {}).items() if not value.get("description")]
+        silent += [
+            f"{name}.{key}" for key, value in schema.get("properties", {}).items() if not value.get("description")
+        ]
         silent += [f"{name}.{key}" for key, text in schema.get("x-enumDescriptions", {}).items() if not text]
 
     assert silent == []
