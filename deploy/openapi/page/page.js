@@ -225,8 +225,10 @@ function navigation(sections) {
 function filter() {
   const words = found("filter").value.toLowerCase().split(/\s+/).filter(Boolean);
   for (const one of calls) one.element.hidden = !words.every((word) => one.words.includes(word));
-  for (const section of document.querySelectorAll(".service"))
+  for (const section of document.querySelectorAll(".service")) {
     section.hidden = !section.querySelector(".call:not([hidden])");
+    document.querySelector(`nav a[href="#${section.id}"]`).parentElement.hidden = section.hidden;
+  }
   document.querySelector(".about").hidden = words.length > 0;
   const shown = calls.filter((one) => !one.element.hidden).length;
   found("count").textContent = words.length ? `${shown} of ${calls.length} calls` : `${calls.length} calls`;
