@@ -97,16 +97,22 @@ def security(method: MethodDescriptor) -> list[Json]:
     access = method.GetOptions().Extensions[access_pb2.access]
     if access_pb2.CALLER_OPEN in access.callers:
         return []
-    users = [{USER: []}] if access_pb2.CALLER_USER in access.callers else []
+    users: list[Json] = [{USER: []}] if access_pb2.CALLER_USER in access.callers else []
     return [*users, {SERVICE_ACCOUNT: [access.scope]}] if access.scope else users
 
 
 def _in_path(message: Descriptor, path: str, schemas: Schemas) -> Json:
     *outer, last = path.split(".")
     for name in outer:
-        message = message.fields_by_name[name].message_type
+        message = _message_of(message.fields_by_name[name])
     field = message.fields_by_name[last]
     return {"name": field.json_name, "in": "path", "required": True, **_described(schemas.field(field))}
+
+
+def _message_of(field: FieldDescriptor) -> Descriptor:
+    message = field.message_type
+    assert message is not None, field.full_name
+    return message
 
 
 def _in_query(field: FieldDescriptor, prefix: str, schemas: Schemas) -> Iterator[Json]:
@@ -114,7 +120,7 @@ def _in_query(field: FieldDescriptor, prefix: str, schemas: Schemas) -> Iterator
     name = prefix + field.json_name
     if not is_plain(field):
         if not field.is_repeated:  # a list of messages has no place in a query
-            for inner in field.message_type.fields:
+            for inner in _message_of(field).fields:
                 yield from _in_query(inner, f"{name}.", schemas)
         return
     required = not prefix and field.name in required_fields(field.containing_type)
@@ -128,7 +134,7 @@ def _described(schema: Json) -> Json:
 
 
 def _body(message: Descriptor, fields: list[FieldDescriptor], binding: Binding, schemas: Schemas) -> Json:
-    """What the path does not hold; a field of the path that the body repeats with another value is refused."""
+    """What the path does not hold: of what the body repeats, the path's value is taken."""
     schema = schemas.object(message, fields, required=True)
     for outer, _, inner in (path.rpartition(".") for path in binding.names):
         if outer:

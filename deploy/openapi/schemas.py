@@ -50,8 +50,9 @@ class Schemas:
         name = name_of(described)
         if name not in self.components and name != STATUS:  # Status is written by hand, for what its details may be
             self.components[name] = {}  # first, because a message can hold itself
-            enum = isinstance(described, EnumDescriptor)
-            self.components[name] = self._enum(described) if enum else self._message(described)
+            self.components[name] = (
+                self._enum(described) if isinstance(described, EnumDescriptor) else self._message(described)
+            )
         return {"$ref": f"#/components/schemas/{name}"}
 
     def object(self, message: Descriptor, fields: Iterable[FieldDescriptor], *, required: bool) -> Json:

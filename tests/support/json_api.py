@@ -43,19 +43,25 @@ class JsonApi:
                 self.check(value, parameters[key]["schema"])
         elif status == 200:
             self.check(rest, body)
-        answer = self._client.request(
-            verb,
-            path,
-            params=None if body else rest,
-            json=rest if body else None,
-            headers={"authorization": f"Bearer {token}"} if token else {},
-        )
+        headers = {"authorization": f"Bearer {token}"} if token else {}
+        sent = {"json": rest} if body else {"params": rest}
+        request = self._client.build_request(verb, path, headers=headers, **sent)
+        answer = self._answered(request)
         assert answer.status_code == status, f"{name}: {answer.status_code} {answer.text}"
         assert answer.headers["content-type"] == "application/json"
         self.check(answer.json(), operation["responses"][str(status)]["content"]["application/json"]["schema"])
         if status == 200:
             self.called.add(name)
         return answer.json()
+
+    def _answered(self, request: httpx.Request, *, seconds: float = 20) -> httpx.Response:
+        """The answer of a call that is repeated while a service is away, as on a machine with much to do."""
+        deadline = time.monotonic() + seconds
+        while True:
+            answer = self._client.send(request)
+            if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE or time.monotonic() > deadline:
+                return answer
+            time.sleep(0.1)
 
     def reason(self, name: str, values: Mapping[str, Any] | None = None, *, token: str = "", status: int) -> str:
         """The reason of a call that must be refused with this status; it must be one of those that are said there."""
