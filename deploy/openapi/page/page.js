@@ -56,7 +56,7 @@ function limitsOf(schema) {
   if (schema.uniqueItems) limits.push("no two alike");
   if (schema.not?.enum) limits.push(`not ${schema.not.enum.join(", ")}`);
   if (!schema.$ref && schema.enum) limits.push(schema.enum.map((value) => `"${value}"`).join(" | "));
-  return limits.join("   ");
+  return limits.join(" · ");
 }
 
 // What a schema holds is built when it is opened: messages can hold themselves.
@@ -169,7 +169,7 @@ function described(path, verb, operation) {
   const answer = operation.responses["200"];
   const schema = answer.content["application/json"].schema;
   return make("div", { class: "inside" },
-    prose(operation.description),
+    prose(operation.description.replace(/ (?=Errors: )/, "\n")),
     make("p", { class: "who" }, `${who(operation.security)} As gRPC: `, make("code", {}, operation["x-rpc"])),
     command(curl(path, verb, operation)),
     ...(parameters.length ? part("Parameters", make("table", {}, ...parameters.map((one) =>
@@ -199,7 +199,7 @@ function operations(tag) {
 function streams(tag) {
   return (tag["x-streams"] ?? []).map((stream) => call(stream["x-rpc"].split(".").at(-1).replace("/", "_"), "stream",
     [stream["x-rpc"]], stream.summary, `stream ${stream["x-rpc"]} ${stream.description}`,
-    () => make("div", { class: "inside" }, prose(stream.description),
+    () => make("div", { class: "inside" }, prose(stream.description.replace(/ (?=Errors: )/, "\n")),
       make("p", { class: "who" }, stream.client ? "By gRPC only: browsers send no streams." : "By gRPC and gRPC-Web, without JSON."),
       command(grpcurl(stream)))));
 }
