@@ -29,7 +29,7 @@ build_protos.run_protoc(flags, [*build_protos.own_files(), *others])
 
 def run(folder: Path, *command: str, environment: dict[str, str]) -> str:
     """What a command prints; fails with it if it fails."""
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=420)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
