@@ -53,9 +53,7 @@ def write_secrets(settings: GatewaySettings) -> None:
     secrets: dict[str, Json] = {
         _EDGE: {"tls_certificate": _watched(_pair(settings, _EDGE), settings.edge_cert_file)},
         _CLIENT: {"tls_certificate": _watched(_pair(settings, _CLIENT), settings.cert_file)},
-        _AUTHORITY: {
-            "validation_context": _watched({"trusted_ca": {"filename": settings.ca_file}}, settings.ca_file)
-        },
+        _AUTHORITY: {"validation_context": _watched({"trusted_ca": {"filename": settings.ca_file}}, settings.ca_file)},
     }
     for name, secret in secrets.items():
         resource = any_of("envoy.extensions.transport_sockets.tls.v3.Secret", name=name, **secret)

@@ -47,16 +47,7 @@ class Refusal:
 REFUSALS = (
     # First, because the conditions are tried in turn: in an overload this is the one that must cost little.
     Refusal(
-        "",
-        429,
-        code_pb2.RESOURCE_EXHAUSTED,
-        "RATE_LIMITED",
-        "Too many calls of this user, or from this address; try again later.",
-        flags=("RL",),
-        retry_seconds=1,  # each bucket gets at least one more
-    ),
-    Refusal(
-        "",
+        "",  # the flags say it all
         429,
         code_pb2.RESOURCE_EXHAUSTED,
         "OVERLOADED",
@@ -65,6 +56,14 @@ REFUSALS = (
         # a service that is away.
         flags=("UO", "OM"),
         retry_seconds=1,
+    ),
+    Refusal(
+        "response.code == 429",  # the flag RL comes too late for this
+        429,
+        code_pb2.RESOURCE_EXHAUSTED,
+        "RATE_LIMITED",
+        "Too many calls of this user, or from this address; try again later.",
+        retry_seconds=1,  # each bucket gets at least one more
     ),
     Refusal(
         'response.code_details.startsWith("jwt_authn_access_denied{Jwks_remote_fetch")',

