@@ -131,14 +131,13 @@ def rpc_of(short: str) -> contracts.Rpc:
     return contracts.rpcs()[f"/guildhall.{package}.v1.{rest}"]
 
 
-def the_table(workspace_id: str) -> Mapping[str, tuple[str, Message, int, str]]:
+def the_table(workspace_id: str, used: str) -> Mapping[str, tuple[str, Message, int, str]]:
     """What each refusal is of: RPC, request, code and reason."""
     create, update = "membership.WorkspaceService/CreateWorkspace", "membership.WorkspaceService/UpdateWorkspace"
     fields = field_mask_pb2.FieldMask(paths=["name"])
     stale = workspaces.Workspace(workspace_id=workspace_id, name="New", etag="stale")
-    used = str(uuid.uuid4())
     return {
-        "valid": (create, workspaces.CreateWorkspaceRequest(name="A", request_id=used), code_pb2.OK, ""),
+        "valid": (create, workspaces.CreateWorkspaceRequest(name="A"), code_pb2.OK, ""),
         "key used for something else": (
             create,
             workspaces.CreateWorkspaceRequest(name="B", request_id=used),
@@ -185,7 +184,7 @@ def the_table(workspace_id: str) -> Mapping[str, tuple[str, Message, int, str]]:
     }
 
 
-CASES = list(the_table(""))
+CASES = list(the_table("", ""))
 
 
 @pytest.fixture(scope="module")
@@ -196,8 +195,9 @@ def table(both: Both) -> Mapping[str, tuple[str, Message, int, str]]:
         workspaces.CreateWorkspaceResponse.FromString,
     )
     metadata = (("authorization", f"Bearer {both.token}"),)
-    made = call(workspaces.CreateWorkspaceRequest(name="Mine"), timeout=5, metadata=metadata)
-    return the_table(made.workspace.workspace_id)
+    used = str(uuid.uuid4())
+    made = call(workspaces.CreateWorkspaceRequest(name="Mine", request_id=used), timeout=5, metadata=metadata)
+    return the_table(made.workspace.workspace_id, used)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -1,6 +1,6 @@
 """Frames of HTTP/2 by hand (RFC 9113, RFC 7541), for what no client library would send, or not at this rate."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, RESET, SETTINGS, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = 0, 1, 3, 4, 6, 7, 8, 9
@@ -25,6 +25,18 @@ def request_headers(authority: str, path: str, others: Sequence[tuple[str, str]]
 def message_data(message: bytes) -> bytes:
     """The DATA of one gRPC message that is not compressed."""
     return b"\x00" + len(message).to_bytes(4, "big") + message
+
+
+def frames(received: bytes) -> Iterator[tuple[int, int, int, bytes]]:
+    """The kind, the flags, the stream and the payload of each frame that is whole."""
+    at = 0
+    while at + FRAME_BYTES <= len(received):
+        end = at + FRAME_BYTES + int.from_bytes(received[at : at + 3], "big")
+        if end > len(received):
+            return
+        stream = int.from_bytes(received[at + 5 : at + FRAME_BYTES], "big")
+        yield received[at + 3], received[at + 4], stream, received[at + FRAME_BYTES : end]
+        at = end
 
 
 def _text(value: str) -> bytes:
