@@ -49,7 +49,12 @@ def mutual_tls(settings: GatewaySettings, service: str) -> Json:
 
 
 def write_secrets(settings: GatewaySettings) -> None:
-    """Write the files, one per secret, that say where the certificates are. They hold no secret themselves."""
+    """Write the files, one per secret, that say where the certificates are, if there is a folder for them.
+
+    They hold no secret themselves.
+    """
+    if not settings.secrets_folder:
+        return
     secrets: dict[str, Json] = {
         _EDGE: {"tls_certificate": _watched(_pair(settings, _EDGE), settings.edge_cert_file)},
         _CLIENT: {"tls_certificate": _watched(_pair(settings, _CLIENT), settings.cert_file)},

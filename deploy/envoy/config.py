@@ -1,7 +1,7 @@
 """The gateway's whole configuration, made from the contracts and `GatewaySettings`.
 
     write_descriptor_set(settings.descriptor_file)
-    write_secrets(settings)  # if there is a secrets_folder
+    write_secrets(settings)
     Path("envoy.json").write_text(render(settings))
 
 and then `envoy --disable-hot-restart -c envoy.json`: with hot restart, a second gateway on the machine does not start.
