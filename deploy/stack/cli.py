@@ -108,6 +108,18 @@ def token(
     print(tokens.fetch(run.gateway_address, settings.layout.mail, email, chosen))
 
 
+@app.command("renew-certificates")
+def renew_certificates() -> None:
+    """Give the running gateway new certificates, for the public and for the services, without a restart."""
+    from deploy.stack import certificates, gateway
+
+    settings = load(os.environ)
+    _require_run(settings)
+    certificates.renew(settings.layout.certificates, gateway.OWN_CERTIFICATES)
+    gateway.publish_certificates(settings)
+    console.print("renewed: the next handshake shows them")
+
+
 @app.command(add_help_option=False, context_settings={"ignore_unknown_options": True})
 def admin(
     arguments: Annotated[list[str] | None, typer.Argument(metavar="COMMAND ...", help="--help lists them.")] = None,
