@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import re
 
 import bcrypt
 import pytest
@@ -30,6 +31,11 @@ def bcrypted(password: str = PASSWORD, *, prefix: bytes = b"2b", cost: int = 4) 
     return made.replace(b"$2b$", b"$" + prefix + b"$").decode()
 
 
+def without_salt(password_hash: str) -> str:
+    """The same name in every process that runs these tests."""
+    return re.sub(r"^(\$2.\$\d\d|\$scrypt\$[^$]*|\$argon2.*p=\d+)\$.*", r"\1", password_hash)
+
+
 def argon2(kind: Type = Type.ID, *, m: int = 1024, t: int = 1, p: int = 1) -> str:
     return PasswordHasher(time_cost=t, memory_cost=m, parallelism=p, type=kind).hash(PASSWORD)
 
@@ -49,7 +55,7 @@ MADE = [
 ]
 
 
-@pytest.mark.parametrize("made", MADE)
+@pytest.mark.parametrize("made", MADE, ids=without_salt)
 async def test_the_password_and_no_other_matches(made: str) -> None:
     hashes.require_supported(made)
     assert hashes.matches(made, PASSWORD)
@@ -115,6 +121,7 @@ def test_a_password_of_more_than_72_bytes_matches_no_bcrypt_hash() -> None:
         argon2().replace("argon2id", "argon2x"),
         argon2().replace("v=19", "v=18"),
     ],
+    ids=without_salt,
 )
 def test_anything_else_is_refused_and_matches_nothing(password_hash: str) -> None:
     with pytest.raises(PasswordHashUnsupported) as refusal:
