@@ -82,6 +82,7 @@ def write(stack: Suite, target: Path, progress: Progress) -> Manifest:
     """Make a backup in a folder that must not exist yet, or be empty. It is there whole, or not at all."""
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise StackError(f"{target} is there already, and is not overwritten")
+    os.umask(0o077)
     partial = target.with_name(f"{target.name}.partial")
     try:
         partial.mkdir(mode=0o700, parents=True)

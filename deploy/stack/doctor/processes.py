@@ -4,6 +4,7 @@ import contextlib
 import os
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ _HEALTH_SECONDS = 3.0
 _OLDEST_PYTHON = (3, 11)
 _FEWEST_FILES = 4096
 _CROWDED = 0.8
+_RECENT_SECONDS = 3600
 _GIB = 1 << 30
 
 
@@ -42,7 +44,7 @@ def _check_child(child: ChildRecord, settings: Settings) -> Finding:
             return fail(
                 check, seen, f"read its log: tail -n 50 {log}; if it hangs, kill -9 {child.pid}: it is restarted"
             )
-    if child.restarts:
+    if child.restarts and time.time() - child.started_at < _RECENT_SECONDS:
         return warn(check, f"runs, after {child.restarts} restarts", f"read why it ended: tail -n 50 {log}")
     return ok(check, f"runs, pid {child.pid}")
 
