@@ -17,10 +17,8 @@ from deploy.stack.settings import SERVICES, Layout, Settings, StackError
 from deploy.stack.suite import Suite
 from deploy.stack.supervisor import boot
 
-EVENT_GAP = 10_000_000
+EVENT_GAP = 1_000_000_000
 AFTER_RESTORE = f"""
-UPDATE messaging.search_positions p SET event_seq = c.last_event_seq + {EVENT_GAP}
-    FROM messaging.conversations c WHERE c.id = p.conversation_id AND p.event_seq = c.last_event_seq;
 UPDATE messaging.conversations SET last_event_seq = last_event_seq + {EVENT_GAP};
 """
 """What turns a database back in time needs before its services start; docs/runbook.md has it for other databases.

@@ -1,4 +1,4 @@
-"""`guildhall doctor` on a real suite: nothing to tell of a healthy one; of a broken one, what is broken and what to do."""
+"""`guildhall doctor`: nothing to tell of a healthy suite; of a broken one, what is broken and what to do about it."""
 
 import contextlib
 import json
