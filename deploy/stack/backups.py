@@ -80,6 +80,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 def write(stack: Suite, target: Path, progress: Progress) -> Manifest:
     """Make a backup in a folder that must not exist yet, or be empty. It is there whole, or not at all."""
+    target = target.resolve()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise StackError(f"{target} is there already, and is not overwritten")
     os.umask(0o077)

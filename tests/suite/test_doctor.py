@@ -19,6 +19,8 @@ import sqlalchemy as sa
 from guildhall.events.v1 import event_sink_pb2 as events_pb
 
 from deploy.stack import certificates, runs, secrets, suite
+from deploy.stack.doctor import databases, gateway, processes, visits
+from deploy.stack.doctor.findings import Level
 from services.chassis.celery import make_app
 from services.chassis.migrations import downgrade
 from services.chassis.worker import perform_task
@@ -348,6 +350,33 @@ def _is_another(running: Running, name: str, before: int) -> bool:
     run = runs.find(running.settings.layout.data)
     record = next(record for record in run.children if record.name == name) if run else None
     return record is not None and record.state == "ready" and record.pid not in (None, before)
+
+
+def test_a_service_that_takes_no_calls_is_told(patient: Running) -> None:
+    os.kill(child(patient, "membership"), signal.SIGTERM)
+
+    def seen() -> bool:
+        run = runs.find(patient.settings.layout.data)
+        assert run is not None
+        for finding in processes.check_children(run, patient.settings):
+            if finding.check == "process membership" and "NOT_SERVING" in finding.seen:
+                return finding.level is Level.FAIL and "membership.log" in finding.advice
+        return False
+
+    wait_until(seen, "it drains, and the doctor says so")
+    wait_until(lambda: not failing(examine(patient)[1]), "it runs again", seconds=120)
+
+
+def test_versions_that_are_too_old_are_told(patient: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The servers cannot be made older; what is needed is made newer than they are.
+    monkeypatch.setattr(databases, "_OLDEST_POSTGRESQL", 990000)
+    monkeypatch.setattr(databases, "_OLDEST_VALKEY", (99, 0))
+    monkeypatch.setattr(gateway, "_OLDEST_ENVOY", (99, 0))
+    monkeypatch.setattr(processes, "_OLDEST_PYTHON", (99, 0))
+    found = {finding.check: finding for finding in visits.visit(patient.settings, least_free_gib=0)}
+    told = {check for check, finding in found.items() if finding.level is Level.FAIL}
+    assert told == {"postgresql", "valkey", "envoy", "python"}
+    assert all("needed" in found[check].advice for check in told)
 
 
 def test_of_a_suite_that_does_not_run_it_says_how_to_start_it(patient: Running, tmp_path: Path) -> None:
