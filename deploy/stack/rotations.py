@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 from psycopg import sql
 
-from deploy.stack import certificates, secrets
-from deploy.stack.settings import SERVICES
+from deploy.stack import certificates, gateway, secrets
+from deploy.stack.settings import SERVICES, StackError
 from deploy.stack.suite import Suite
 
 SETTLED_SECONDS = 35.0
@@ -41,11 +41,20 @@ def rotate_certificates(stack: Suite, *, with_ca: bool, settle: Callable[[float]
     presented any more; `settle` waits for so many seconds between the steps.
     """
     folder = stack.settings.layout.certificates
+    # Where the gateway takes certificates from a place that it watches, they are put there.
+    publish = getattr(gateway, "publish_certificates", None) or (lambda _settings: None)
     if with_ca:
+        if not hasattr(gateway, "publish_certificates"):
+            raise StackError(
+                "this gateway takes a new CA only when it starts: guildhall down, remove certs, guildhall up"
+            )
         certificates.add_ca(folder)
+        publish(stack.settings)
         settle(SETTLED_SECONDS)
     certificates.renew(folder)
+    publish(stack.settings)
     if with_ca:
         settle(SETTLED_SECONDS)
         certificates.drop_older_cas(folder)
+        publish(stack.settings)
     return list(certificates.NAMES)
