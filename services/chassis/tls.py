@@ -16,36 +16,49 @@ _ENCODED = {name.encode(): name for name in NAMES}
 
 
 def server_credentials(settings: ServeSettings) -> grpc.ServerCredentials:
-    """Credentials that demand a client certificate of our authority; the files are read again at each handshake."""
+    """Credentials that demand a client certificate of our authority; the files are looked at at each handshake."""
+    used = _read_files(settings)
+    _require_pair(*used)
 
-    def configuration() -> grpc.ServerCertificateConfiguration:
-        key, certificate, authority = _read_files(settings)
-        return grpc.ssl_server_certificate_configuration([(key, certificate)], root_certificates=authority)
-
-    def newer() -> grpc.ServerCertificateConfiguration | None:
+    def changed() -> grpc.ServerCertificateConfiguration | None:
+        nonlocal used
         try:
-            return configuration()
+            found = _read_files(settings)
+            if found == used:
+                # Given anew each time, gRPC would replace what other handshakes are using, and the process die of it.
+                return None
+            _require_pair(*found)
         except (OSError, ValueError) as error:
             # With what it had: certificate and key are two files, and one is always replaced first.
             log.warning("certificate_unreadable", error=type(error).__name__)
             return None
+        used = found
+        return _configuration(*found)
 
     # gRPC takes None for "as before", which its types do not say.
-    return grpc.dynamic_ssl_server_credentials(configuration(), newer, require_client_authentication=True)  # type: ignore[arg-type]
+    return grpc.dynamic_ssl_server_credentials(_configuration(*used), changed, require_client_authentication=True)  # type: ignore[arg-type]
 
 
 def channel_credentials(settings: ServeSettings) -> grpc.ChannelCredentials:
     """Credentials that present this service's certificate and trust only our authority. ValueError if they differ."""
     key, certificate, authority = _read_files(settings)
+    _require_pair(key, certificate, authority)
     return grpc.ssl_channel_credentials(root_certificates=authority, private_key=key, certificate_chain=certificate)
 
 
 def _read_files(settings: ServeSettings) -> tuple[bytes, bytes, bytes]:
-    """Key, certificate and authority. ValueError if the first two do not belong together."""
+    """Key, certificate and authority."""
     key, certificate = settings.tls_key_file.read_bytes(), settings.tls_cert_file.read_bytes()
+    return key, certificate, settings.tls_ca_file.read_bytes()
+
+
+def _require_pair(key: bytes, certificate: bytes, _authority: bytes) -> None:
     if load_pem_private_key(key, None).public_key() != x509.load_pem_x509_certificate(certificate).public_key():
         raise ValueError("the key is not the certificate's")
-    return key, certificate, settings.tls_ca_file.read_bytes()
+
+
+def _configuration(key: bytes, certificate: bytes, authority: bytes) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration([(key, certificate)], root_certificates=authority)
 
 
 def peer_name(property_name: str | None, identities: Iterable[bytes] | None) -> str:

@@ -188,14 +188,13 @@ class Load:
         self.messages = 0
         self._stopping = False
 
-    async def read(self) -> None:
-        """Reads and writes by transactions, of three services that ask each other."""
+    async def read(self, *, again: bool) -> None:
+        """Reads, and writes by transactions, of three services that ask each other."""
         stub = self._suite.stub
         while not self._stopping:
             await self._person.call(stub(users_rpc.UserServiceStub).GetUser, users.GetUserRequest())
-            await self._person.call(
-                stub(workspaces_rpc.WorkspaceServiceStub).CreateWorkspace, workspaces.CreateWorkspaceRequest(name="x")
-            )
+            request = workspaces.CreateWorkspaceRequest(name="x", request_id=str(uuid.uuid4()))
+            await self._write(stub(workspaces_rpc.WorkspaceServiceStub).CreateWorkspace, request, again=again)
             await self._person.call(
                 stub(conversations_rpc.ConversationServiceStub).ListConversations,
                 conversations.ListConversationsRequest(workspace_id=self._place.workspace_id),
@@ -203,7 +202,7 @@ class Load:
             self.answers += 3
 
     async def send(self, *, again: bool) -> None:
-        """Sends messages; `again` if one may be told that the database is away, as any client repeats it then."""
+        """Sends messages."""
         stub = self._suite.stub(messages_rpc.MessageServiceStub)
         while not self._stopping:
             request = messages.SendMessageRequest(
@@ -212,16 +211,20 @@ class Load:
                 client_message_id=str(uuid.uuid4()),
                 text="x",
             )
-            if again:
-                await answered(lambda request=request: self._person.call(stub.SendMessage, request))  # type: ignore[misc]
-            else:
-                await self._person.call(stub.SendMessage, request)
+            await self._write(stub.SendMessage, request, again=again)
             self.messages += 1
+
+    async def _write(self, rpc: Any, request: Any, *, again: bool) -> None:
+        """Writes; `again` if one may be told that nobody knows whether it is written, as a client repeats it then."""
+        if again:
+            await answered(lambda: self._person.call(rpc, request))
+        else:
+            await self._person.call(rpc, request)
 
     async def more(self) -> None:
         """Waits for so many answers more that every service has been asked again."""
         answers, sent = self.answers + 30, self.messages + 30
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while self.answers < answers or self.messages < sent:  # noqa: ASYNC110 - it is the load that is waited for
                 await asyncio.sleep(0.01)
 
@@ -230,7 +233,7 @@ class Load:
         """Calls until the end of the block; a call that fails fails it."""
         async with asyncio.TaskGroup() as group:
             for _ in range(4):
-                group.create_task(self.read())
+                group.create_task(self.read(again=again))
                 group.create_task(self.send(again=again))
             try:
                 await self.more()
