@@ -44,8 +44,8 @@ class ProtosHook(BuildHookInterface[Any]):
         generate()
 
 
-def generate() -> None:
-    """Replaces generated/ with code made from protos/; leaves the old code in place if the protos are wrong."""
+def generate(generated: Path = GENERATED) -> None:
+    """Replaces a folder with code made from protos/; leaves the old code in place if the protos are wrong."""
     with tempfile.TemporaryDirectory(dir=ROOT, prefix=".protos-") as folder:
         target = Path(folder) / "generated"
         target.mkdir()
@@ -56,9 +56,9 @@ def generate() -> None:
         for plugin in ("mypy", "mypy_grpc"):
             flags += [f"--plugin=protoc-gen-{plugin}={plugin_path(plugin)}", f"--{plugin}_out=quiet:{target}"]
         run_protoc(flags, [*own_files(), "buf/validate/validate.proto"])
-        if GENERATED.exists():
-            shutil.rmtree(GENERATED)
-        target.rename(GENERATED)
+        if generated.exists():
+            shutil.rmtree(generated)
+        target.rename(generated)
 
 
 def write_image(path: Path) -> None:

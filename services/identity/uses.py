@@ -26,7 +26,7 @@ class Uses:
 
     async def check(self, session_ids: Sequence[str]) -> Sequence[bool]:
         """Which sessions and service keys are alive at this instant: one statement that only reads."""
-        alive = await self._database.read(lambda tx: sessions.check(tx, session_ids=session_ids))
+        alive = await self._database.read(lambda tx: sessions.check(tx, session_ids=session_ids), hot=True)
         self._used.update(compress(session_ids, alive))
         return alive
 

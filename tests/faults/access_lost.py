@@ -42,7 +42,7 @@ from tests.faults.witnesses import Posts, Witness, sums
 BATCHES_PER_ROUND = 10
 _MEMBER_WAYS = tuple(loss for loss in LOSSES if loss.of == "member")
 _GUEST_WAYS = tuple(loss for loss in LOSSES if loss.of == "guest")
-_MEMBERS, _GUESTS = len(_MEMBER_WAYS), 15
+_MEMBERS, _GUESTS = len(_MEMBER_WAYS), 18
 PER_BATCH = _MEMBERS + _GUESTS
 _POSTERS = 3
 _CHANGED = 0.3
@@ -61,6 +61,9 @@ _HELD_SECONDS = 0.9
 _AFTER_SECONDS = 0.6
 _SECRET_SECONDS = 20
 _DELIVERED_SECONDS = 10
+_END_GRACE = """
+    UPDATE guest.guests SET expire_at = created_at, grace_end_at = statement_timestamp() WHERE member_id = %s
+"""
 _GRACE = """
     UPDATE guest.guests SET expire_at = least(expire_at, asked.at), grace_end_at = asked.at
     FROM (
@@ -148,8 +151,11 @@ async def _control(bench: Bench, protection: str) -> _Sum:
 class _Stage:
     """One workspace with one channel, its owner who posts, who stays, and who is about to lose access."""
 
-    def __init__(self, owner: Person, workspace_id: str, conversation_id: str, *, channel_id: str = "") -> None:
+    def __init__(
+        self, owner: Person, workspace_id: str, conversation_id: str, *, channel_id: str = "", other_link: str = ""
+    ) -> None:
         self.owner = owner
+        self.other_link = other_link
         self.channel_id = channel_id or conversation_id
         self.workspace_id = workspace_id
         self.conversation_id = conversation_id
@@ -228,7 +234,7 @@ async def _batch(bench: Bench, found: _Sum, *, holds_sends: bool, is_direct: boo
     await _expire(bench, expired, delays)
     await asyncio.gather(*(witness.start() for witness in stage.witnesses))
     losing = [
-        _take_access(stage, witness, delay)
+        _take_access(bench, stage, witness, delay)
         for witness, delay in zip(stage.witnesses, delays, strict=True)
         if witness.how != EXPIRED
     ]
@@ -247,8 +253,9 @@ async def _set(bench: Bench) -> tuple[_Stage, Witness]:
     """A private channel: what a member sees of it hangs on taking part."""
     owner, stayer, *others = await bench.people.take(2 + PER_BATCH)
     workspace_id = await make_workspace(owner)
-    conversation_id = (await make_channels(owner, workspace_id, 1))[0]
-    stage = _Stage(owner, workspace_id, conversation_id)
+    conversation_id, other_id = await make_channels(owner, workspace_id, 2)
+    other_link = await make_guest_link(owner, workspace_id, other_id)
+    stage = _Stage(owner, workspace_id, conversation_id, other_link=other_link)
     link = await make_guest_link(owner, workspace_id, conversation_id)
     losers, guests = others[:_MEMBERS], others[_MEMBERS:]
     joined = await asyncio.gather(
@@ -297,11 +304,23 @@ async def _expire(bench: Bench, guests: Sequence[Witness], delays: Sequence[floa
         guest.near_loss_from, guest.lost_at = asked_at + later, answered_at + later
 
 
-async def _take_access(stage: _Stage, witness: Witness, delay: float) -> None:
+async def _take_access(bench: Bench, stage: _Stage, witness: Witness, delay: float) -> None:
+    async def end_grace(member_id: str) -> None:
+        async with await bench.cluster.admin() as admin:
+            await admin.execute(_END_GRACE, [member_id])
+
     witness.near_loss_from = time.monotonic() + delay
     await asyncio.sleep(delay)
     loss = next(each for each in LOSSES if each.name == witness.how)
-    place = Place(stage.owner, stage.workspace_id, stage.conversation_id, stage.channel_id, str(uuid.uuid4()))
+    place = Place(
+        owner=stage.owner,
+        workspace_id=stage.workspace_id,
+        conversation_id=stage.conversation_id,
+        channel_id=stage.channel_id,
+        request_id=str(uuid.uuid4()),
+        end_grace=end_grace,
+        other_link=stage.other_link,
+    )
     while witness.lost_at is None:
         try:
             later = await loss.take(place, witness)

@@ -1,13 +1,18 @@
 """The ways in which access to a conversation is lost, each by the RPC that a client would call."""
 
+import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+import grpc
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
+from guildhall.guest.v1 import guest_invite_service_pb2 as invites
+from guildhall.guest.v1 import guest_invite_service_pb2_grpc as invites_rpc
 from guildhall.guest.v1 import guest_service_pb2 as guests
 from guildhall.guest.v1 import guest_service_pb2_grpc as guests_rpc
 from guildhall.membership.v1 import member_service_pb2 as members
@@ -19,11 +24,13 @@ from tests.faults.people import Person
 from tests.faults.witnesses import Witness
 
 EXPIRED, POLICY, SHARED_LEFT = "guest's grace ended", "guest policy tightened", "member left the shared channel"
+PROMOTED, REPLACED = "guest promoted, then taken out", "guest's grace ended, then let in to another channel"
 LOCK_GUESTS = """
     UPDATE guest.guests SET expire_at = created_at, grace_end_at = created_at + interval '24 hours'
     WHERE member_id = ANY(CAST(%s AS uuid[]))
 """
 _SOON = timedelta(seconds=2)
+_TOLD_SECONDS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +42,10 @@ class Place:
     conversation_id: str
     channel_id: str
     request_id: str
+    end_grace: Callable[[str], Awaitable[None]]
+    """Has the clock end a guest."""
+    other_link: str
+    """Lets guests in to another channel."""
 
     async def ask(self, stub: Any, request: Any, *, by: Person | None = None) -> None:
         """The RPC of a request, in this workspace."""
@@ -114,6 +125,29 @@ async def _move_history(place: Place, witness: Witness) -> float:
     return 0.0
 
 
+async def _promote(place: Place, witness: Witness) -> float:
+    """As a full member they take part; from when they are taken out, nothing that was granted to them counts."""
+    place_of_guest = {"workspace_id": place.workspace_id, "member_id": witness.member_id}
+    request = guests.PromoteGuestRequest(**place_of_guest, role=guests.PROMOTED_ROLE_MEMBER)
+    await place.ask(guests_rpc.GuestServiceStub, request)
+    give_up = time.monotonic() + _TOLD_SECONDS
+    while True:
+        try:
+            return await _take_out(place, witness)
+        except grpc.aio.AioRpcError as error:
+            # messaging is told of the promotion by an event.
+            if error.code() != grpc.StatusCode.NOT_FOUND or time.monotonic() > give_up:
+                raise
+        await asyncio.sleep(0.05)
+
+
+async def _replace(place: Place, witness: Witness) -> float:
+    await place.end_grace(witness.member_id)
+    request = invites.RedeemGuestInviteRequest(token=place.other_link)
+    await place.ask(invites_rpc.GuestInviteServiceStub, request, by=witness.person)
+    return 0.0
+
+
 async def _tighten(place: Place, _witness: Witness) -> float:
     policy = guests.GuestPolicy(workspace_id=place.workspace_id, grace=Duration())
     request = guests.UpdateGuestPolicyRequest(policy=policy, update_mask=FieldMask(paths=["grace"]))
@@ -138,6 +172,8 @@ LOSSES = (
     Loss("history start moved", "guest", "conversation", _move_history),
     Loss(POLICY, "guest", "", _tighten),
     Loss(EXPIRED, "guest", "", _never),
+    Loss(PROMOTED, "guest", "workspace", _promote),
+    Loss(REPLACED, "guest", "workspace", _replace),
     Loss(SHARED_LEFT, "direct", "workspace", _leave_shared),
 )
 

@@ -21,7 +21,7 @@ from guildhall.messaging.v1 import reaction_service_pb2_grpc as reactions_rpc
 from tests.faults.ledger import key_of
 from tests.faults.people import Person
 
-_OF_WORKSPACE = frozenset({"Subscribe", "ListConversations"})
+_OF_WORKSPACE = frozenset({"Subscribe", "ListConversations", "SearchMessages"})
 """Calls that are answered to whoever is still in the workspace."""
 _CALM_SECONDS = 0.3
 _HURRY_SECONDS = 0.15
@@ -159,6 +159,7 @@ class Witness:
                 self._list_reactions,
                 self._list_revisions,
                 self._list_conversations,
+                self._search,
             ):
                 with contextlib.suppress(grpc.aio.AioRpcError):
                     await read()
@@ -180,6 +181,14 @@ class Witness:
         self.seen.read |= {key for message in page.messages for key in _said(message)}
         if page.messages:
             self._latest_id = page.messages[0].message_id
+
+    async def _search(self) -> None:
+        """In all that they see: what they no longer see must not be found there."""
+        request = messages.SearchMessagesRequest(workspace_id=self._workspace_id, query="secret", page_size=30)
+        began = time.monotonic()
+        page = await self.person.call(messages_rpc.MessageServiceStub, "SearchMessages", request)
+        self.seen.opened.append(("SearchMessages", began))
+        self.seen.read |= {key for message in page.messages for key in _said(message)}
 
     async def _get_message(self) -> None:
         request = messages.GetMessageRequest(**self._place(self._latest_id))

@@ -49,3 +49,28 @@ async def test_work_that_loses_its_connection_each_time_is_given_up_after_the_se
         assert len(begun) == 2
     finally:
         await database.close()
+
+
+async def test_a_statement_of_a_hot_path_is_planned_once_whatever_it_is_asked(suite: Suite) -> None:
+    database = Database(suite.settings("guest"), pool_size=1)
+    # A plan for one row looks so much cheaper than one for any number of them that it would be made each time.
+    asked = text("SELECT count(*) FROM generate_series(1, CAST(:rows AS int))")
+    plans = text("SELECT sum(generic_plans), sum(custom_plans) FROM pg_prepared_statements WHERE statement ~ 'series'")
+
+    async def ask(tx: AsyncConnection) -> None:
+        await tx.execute(asked, {"rows": 1})
+
+    async def count(tx: AsyncConnection) -> list[int]:
+        return [int(number) for number in (await tx.execute(plans)).one()]
+
+    try:
+        for _ in range(30):
+            await database.read(ask, hot=True)
+            await database.read(ask)
+        generic, custom = await database.read(count, hot=True)
+        assert generic >= 20
+        assert custom == 0
+        generic, custom = await database.read(count)
+        assert custom >= 20
+    finally:
+        await database.close()

@@ -57,7 +57,8 @@ def _auth() -> Any:
 def statements_of_calls(frame: Frame) -> Iterator[list[str]]:
     """What is sent to the database for calls, in order; not what goes on in the background."""
     sent: list[str] = []
-    engines = [frame.database._transactions.sync_engine, frame.database._statements.sync_engine]
+    database = frame.database
+    engines = [pool.sync_engine for pool in (database._transactions, database._statements, database._hot)]
 
     def note(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
         if CURRENT.get(None) is not None:

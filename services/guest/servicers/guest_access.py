@@ -21,7 +21,7 @@ class GuestAccessService(rpc.GuestAccessServiceServicer):
     async def BatchCheckGuests(self, request: pb.BatchCheckGuestsRequest, context: Any) -> pb.BatchCheckGuestsResponse:
         """One statement for the batch."""
         questions = [(q.workspace_id, q.member_id, q.conversation_id or None) for q in request.questions]
-        rows = await self._database.read(lambda tx: guests.check(tx, questions))
+        rows = await self._database.read(lambda tx: guests.check(tx, questions), hot=True)
         return pb.BatchCheckGuestsResponse(verdicts=map(wire.verdict, rows))
 
     async def ListGuestChannels(

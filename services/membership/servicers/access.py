@@ -66,7 +66,7 @@ class AccessService(AccessStreamRpcs, rpc.AccessServiceServicer):
             )
             for question in request.questions
         ]
-        rows = await self._database.read(lambda tx: verdicts.standings(tx, questions))
+        rows = await self._database.read(lambda tx: verdicts.standings(tx, questions), hot=True)
         return pb.BatchCheckAccessResponse(
             verdicts=[
                 wire.verdict(row, question.capability) for row, question in zip(rows, request.questions, strict=True)

@@ -36,7 +36,7 @@ class AccessStreamRpcs(rpc.AccessServiceServicer):
         self, request: pb.GetAccessRevisionsRequest, context: Any
     ) -> pb.GetAccessRevisionsResponse:
         """The revisions, in the order of the workspaces."""
-        found = await self._database.read(lambda tx: revisions.access_revisions(tx, request.workspace_ids))
+        found = await self._database.read(lambda tx: revisions.access_revisions(tx, request.workspace_ids), hot=True)
         return pb.GetAccessRevisionsResponse(access_revisions=found)
 
     async def BumpAccessRevision(

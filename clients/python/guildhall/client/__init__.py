@@ -1,0 +1,25 @@
+"""Guildhall's client for Python: one caller, whose tokens, repetitions, pages and streams look after themselves."""
+
+from guildhall.client.calls import Client
+from guildhall.client.errors import (
+    Conflict,
+    GuildhallError,
+    InvalidRequest,
+    NotAllowed,
+    NotFound,
+    NotSignedIn,
+    TooMuch,
+    Unavailable,
+)
+
+__all__ = [
+    "Client",
+    "Conflict",
+    "GuildhallError",
+    "InvalidRequest",
+    "NotAllowed",
+    "NotFound",
+    "NotSignedIn",
+    "TooMuch",
+    "Unavailable",
+]

@@ -1,0 +1,172 @@
+"""Policies of the examples: kinds that are not Kubernetes' own are held against our names, ports and secrets only."""
+
+import ast
+import inspect
+
+from services.chassis.database import Database
+from services.chassis.tls import NAMES
+from tests.kubernetes.given import SECRETS
+from tests.kubernetes.objects import (
+    Object,
+    Objects,
+    container,
+    environment,
+    find,
+    get,
+    name,
+    of_component,
+    of_kind,
+)
+from tests.rules.sources import SERVICES, sources
+
+VERSIONS = {
+    "Certificate": "cert-manager.io/v1",
+    "Issuer": "cert-manager.io/v1",
+    "GRPCRoute": "gateway.networking.k8s.io/v1",
+    "HTTPRoute": "gateway.networking.k8s.io/v1",
+    "Cluster": "postgresql.cnpg.io/v1",
+    "ExternalSecret": "external-secrets.io/v1",
+}
+RESERVED = 10
+"""Connections that are left for the superuser, and for whoever looks after the database."""
+
+
+def of_other_versions(examples: Objects) -> list[str]:
+    """Objects of kinds that nobody here knows, or in a version that is not the one they are written for."""
+    others = [one for one in examples if one["kind"] not in ("Namespace", "Job")]
+    return [
+        f"{name(one)} is of {one['apiVersion']}" for one in others if VERSIONS.get(one["kind"]) != one["apiVersion"]
+    ]
+
+
+def wrong_certificates(certificates: Objects) -> list[str]:
+    """Certificates that are missing, that name nobody or two, or by which somebody outside could pass for a service."""
+    found = []
+    for called in (*SERVICES, "gateway"):
+        one = find(certificates, "Certificate", called)
+        spec = one["spec"] if one is not None else {}
+        if spec.get("dnsNames") != [called] or called not in NAMES:
+            found.append(f"no certificate is {called}'s alone: its name in it is who it is")
+        if spec.get("secretName") != f"{called}-tls":
+            found.append(f"{called}'s certificate is not where its pods look")
+        wanted = {"client auth"} if called == "gateway" else {"server auth", "client auth"}
+        if set(spec.get("usages", [])) != wanted:
+            found.append(f"{called}'s certificate is for something else than {sorted(wanted)}")
+        if spec.get("issuerRef") != {"name": "guildhall", "kind": "Issuer"}:
+            found.append(f"{called}'s certificate is not from the suite's own authority")
+    edge = get(certificates, "Certificate", "edge")["spec"]
+    if NAMES & set(edge["dnsNames"]) or set(edge["usages"]) != {"server auth"}:
+        found.append("the public's certificate opens a service's port")
+    if edge["issuerRef"]["name"] == "guildhall" or edge["secretName"] != "edge-tls":
+        found.append("the public's certificate is not the public's")
+    return [*found, *_wrong_authority(certificates)]
+
+
+def _wrong_authority(certificates: Objects) -> list[str]:
+    authority = get(certificates, "Certificate", "guildhall-ca")["spec"]
+    issuer = get(certificates, "Issuer", "guildhall")["spec"]
+    fits = authority.get("isCA") is True and issuer == {"ca": {"secretName": authority["secretName"]}}
+    kept = authority["privateKey"].get("rotationPolicy") == "Never"
+    return [] if fits and kept else ["the suite's authority is not one that stays"]
+
+
+def wrong_routes(routes: Objects, objects: Objects) -> list[str]:
+    """Routes to what is not there, and host names that belong to routes of two kinds."""
+    found = []
+    hosts: dict[str, set[str]] = {}
+    for route in routes:
+        for host in route["spec"]["hostnames"]:
+            hosts.setdefault(host, set()).add(route["kind"])
+        for rule in route["spec"]["rules"]:
+            for backend in rule["backendRefs"]:
+                service = find(objects, "Service", backend["name"])
+                ports = service["spec"]["ports"] if service is not None else []
+                if not any(port["port"] == backend["port"] and "h2c" in port.get("appProtocol", "") for port in ports):
+                    found.append(f"{name(route)} leads to {backend['name']}:{backend['port']}, which takes no HTTP/2")
+    return [*found, *(f"{host} belongs to two kinds of routes" for host, kinds in hosts.items() if len(kinds) > 1)]
+
+
+def connections(objects: Objects) -> int:
+    """What all pods of an installation can hold open at a PostgreSQL, in the middle of a rollout of all."""
+    most = {one["metadata"]["name"]: one["spec"]["maxReplicas"] for one in of_kind(objects, "HorizontalPodAutoscaler")}
+    own: int = inspect.signature(Database.__init__).parameters["pool_size"].default
+    total = 0
+    for workload in of_component(objects, "serve"):
+        total += _pools() * own * (most[workload["metadata"]["name"]] + 1)
+    for workload in of_component(objects, "worker"):
+        total += _pools() * _pool_of_workers() * (workload["spec"]["replicas"] + 1)
+    return total + len(of_component(objects, "migrate", "database-roles"))
+
+
+def _pools() -> int:
+    """How many pools of that size a process has."""
+    (database,) = sources("services/chassis/database.py")
+    return sum(
+        isinstance(node, ast.Call) and ast.unparse(node.func) == "self._engine" for node in ast.walk(database.tree)
+    )
+
+
+def _pool_of_workers() -> int:
+    (worker,) = sources("services/chassis/worker.py")
+    (size,) = (
+        keyword.value
+        for node in ast.walk(worker.tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "Database"
+        for keyword in node.keywords
+        if keyword.arg == "pool_size"
+    )
+    return int(ast.literal_eval(size))
+
+
+def wrong_database(examples: Objects, objects: Objects) -> list[str]:
+    """A PostgreSQL that is not the one the installation looks for, too small for it, or that could forget a commit."""
+    (cluster,) = of_kind(examples, "Cluster")
+    called, namespace = cluster["metadata"]["name"], cluster["metadata"]["namespace"]
+    job = container(get(objects, "Job", "database-roles"), "guildhall")
+    found = []
+    if not environment(objects, job)["DATABASE"].startswith(f"{called}-rw.{namespace}/"):
+        found.append("the installation looks for another database")
+    (rule,) = get(objects, "NetworkPolicy", "database-clients")["spec"]["egress"]
+    wanted = {
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}},
+        "podSelector": {"matchLabels": {"cnpg.io/cluster": called}},
+    }
+    if rule["to"] != [wanted]:
+        found.append("the installation's policies lead to another database")
+    settings = cluster["spec"]["postgresql"]
+    if int(settings["parameters"]["max_connections"]) < connections(objects) + RESERVED:
+        found.append(f"all pods together may want {connections(objects)} connections")
+    synchronous = settings.get("synchronous", {})
+    if not synchronous.get("number") or synchronous.get("dataDurability") != "required":
+        found.append("a failover could lose what was acknowledged")
+    if cluster["spec"].get("enableSuperuserAccess") is not True:
+        found.append("nobody can make the roles")
+    return found
+
+
+def wrong_secrets(examples: Objects) -> list[str]:
+    """External Secrets that make no Secret of ours, or one without its keys."""
+    found = []
+    for one in of_kind(examples, "ExternalSecret"):
+        target = one["spec"]["target"]
+        made = set(target.get("template", {}).get("data", {})) or {
+            each["secretKey"] for each in one["spec"].get("data", [])
+        }
+        if target["name"] not in SECRETS:
+            found.append(f"{name(one)} makes a Secret that nobody reads")
+        elif "dataFrom" not in one["spec"] and made != SECRETS[target["name"]]:
+            found.append(f"{name(one)} makes {sorted(made)}, not {sorted(SECRETS[target['name']])}")
+    return found
+
+
+def wrong_admin(job: Object, objects: Objects) -> list[str]:
+    """A Job of an operator that runs another image, or on another database, than the installation's identity."""
+    server = container(get(objects, "Deployment", "identity"), "guildhall")
+    one = container(job, "guildhall")
+    found = [] if one["image"] == server["image"] else ["it runs another image than identity"]
+    url = "GUILDHALL_DATABASE_URL"
+    if environment([], one).get(url) != environment(objects, server)[url]:
+        found.append("it looks for another database than identity")
+    if job["spec"].get("backoffLimit") != 0 or "ttlSecondsAfterFinished" not in job["spec"]:
+        found.append("it may do its work twice, or leave a secret in its log")
+    return found
