@@ -294,12 +294,18 @@ async def test_calls_go_on_while_every_certificate_and_their_authority_change(ow
     load = await load_of(own_suite)
     folder = own_suite.stack.settings.layout.certificates
     before = {service: presented(own_suite, service).serial_number for service in SERVICES}
+    loop = asyncio.get_running_loop()
+    waited: list[float] = []
+
+    def settle(seconds: float) -> None:
+        """Lets the services be asked meanwhile; with LOOK_SECONDS at 0 they need no longer."""
+        waited.append(seconds)
+        asyncio.run_coroutine_threadsafe(load.more(), loop).result()
+
     async with load.running():
-        certificates.add_ca(folder)
-        await load.more()
-        certificates.renew(folder)
-        await load.more()
-        certificates.drop_older_cas(folder)
+        await asyncio.to_thread(rotations.rotate_certificates, own_suite.stack, with_ca=True, settle=settle)
+    assert waited == [rotations.SETTLED_SECONDS] * 2
+    assert (folder / "ca.pem").read_text().count("BEGIN CERTIFICATE") == 1
     # Verified by the new authority alone, which only the new certificates are of.
     after = {service: await asyncio.to_thread(presented, own_suite, service) for service in SERVICES}
     for service in SERVICES:
