@@ -47,7 +47,7 @@ def ensure(folder: Path, names: tuple[str, ...] = NAMES) -> dict[str, Certificat
     return {name: files(folder, name) for name in names}
 
 
-def renew(folder: Path, names: tuple[str, ...] = NAMES, *, lifetime: timedelta = _LIFETIME) -> None:
+def renew(folder: Path, names: tuple[str, ...] = NAMES, *, lifetime: timedelta | None = None) -> None:
     """Issue a new certificate and key per name, by the CA that is there."""
     ca, ca_key = _ensure_ca(folder)
     for name in names:
@@ -95,7 +95,7 @@ def _issue(
     name: str,
     ca: x509.Certificate,
     ca_key: ec.EllipticCurvePrivateKey,
-    lifetime: timedelta = _LIFETIME,
+    lifetime: timedelta | None = None,
 ) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
@@ -103,7 +103,7 @@ def _issue(
     if name != EDGE:  # the edge's certificate is shown to the public and must not open a service's port
         usages.append(ExtendedKeyUsageOID.CLIENT_AUTH)
     certificate = (
-        _builder(subject, ca.subject, key.public_key(), lifetime)
+        _builder(subject, ca.subject, key.public_key(), lifetime or _LIFETIME)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_key_usage(signs_certificates=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage(usages), critical=False)

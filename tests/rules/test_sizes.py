@@ -9,7 +9,7 @@ from tests.rules.sources import Source, everything, report, service_sources, sou
 
 FILE_LINES = 400
 FUNCTION_LINES = 60
-FRAME_LINES = 2800
+FRAME_LINES = 2830
 """The frame's lines that are not empty; about 2 000 is what it was meant to be.
 
 The latest hundred are for channels that follow a change of certificates: gRPC has none that do."""
