@@ -34,6 +34,8 @@ PROTOS = ROOT / "protos"
 GENERATED = ROOT / "generated"
 RELEASED = PROTOS / "released"
 """The descriptor set of each release, for `buf breaking`."""
+COMMENTED = Path("guildhall", "contracts.binpb")
+"""Beside the generated code: the contracts with their comments, which the code does not hold."""
 SERVICES = {"identity", "membership", "guest", "messaging"}
 
 
@@ -49,13 +51,14 @@ def generate(generated: Path = GENERATED) -> None:
     with tempfile.TemporaryDirectory(dir=ROOT, prefix=".protos-") as folder:
         target = Path(folder) / "generated"
         target.mkdir()
-        image = Path(folder) / "image.pb"
+        image = Path(folder) / "image.binpb"
         write_image(image)
         check_options(image)
         flags = [f"--{kind}_out={target}" for kind in ("python", "grpc_python")]
         for plugin in ("mypy", "mypy_grpc"):
             flags += [f"--plugin=protoc-gen-{plugin}={plugin_path(plugin)}", f"--{plugin}_out=quiet:{target}"]
         run_protoc(flags, [*own_files(), "buf/validate/validate.proto"])
+        image.rename(target / COMMENTED)
         if generated.exists():
             shutil.rmtree(generated)
         target.rename(generated)

@@ -18,5 +18,7 @@ class StubsHook(BuildHookInterface[Any]):
         import build_protos
 
         build_protos.generate(HERE / "generated")
+        # The comments of the contracts, for the gateway's reference; in the stubs they are docstrings.
+        (HERE / "generated" / build_protos.COMMENTED).unlink()
         for package in ("guildhall", "buf"):
             build_data["force_include"][str(HERE / "generated" / package)] = package

@@ -53,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def write(options: argparse.Namespace) -> None:
-    """Writes envoy.json and the descriptor set it names into the folder. ValueError if a service has no upstream."""
+    """Writes envoy.json and the files it names into the folder. ValueError if a service has no upstream."""
     # Imported late: it reads every contract, and `drain` is to stay small.
     from deploy.envoy import config
 
@@ -78,7 +78,7 @@ def write(options: argparse.Namespace) -> None:
         trusted_hops=options.trusted_hops,
         max_heap_bytes=options.max_heap_bytes,
     )
-    config.write_descriptor_set(descriptor_file)
+    config.write_files(settings)
     (options.output / "envoy.json").write_text(config.render(settings))
 
 

@@ -1,6 +1,6 @@
 """The gateway's whole configuration, made from the contracts and `GatewaySettings`.
 
-    write_descriptor_set(settings.descriptor_file)
+    write_files(settings)
     Path("envoy.json").write_text(render(settings))
 
 and then `envoy --disable-hot-restart -c envoy.json`: with hot restart, a second gateway on the machine does not start.
@@ -11,9 +11,16 @@ import json
 from deploy.envoy.clusters import clusters, socket_address
 from deploy.envoy.descriptors import public_rpcs, write_descriptor_set
 from deploy.envoy.listeners import listeners
+from deploy.envoy.pages import write_pages
 from deploy.envoy.settings import DEVELOPMENT_ORIGINS, GatewaySettings, Json, extension
 
-__all__ = ["DEVELOPMENT_ORIGINS", "GatewaySettings", "render", "write_descriptor_set"]
+__all__ = ["DEVELOPMENT_ORIGINS", "GatewaySettings", "render", "write_files"]
+
+
+def write_files(settings: GatewaySettings) -> None:
+    """Writes every file that the configuration refers to, certificates apart: descriptors and pages, in one folder."""
+    write_descriptor_set(settings.descriptor_file)
+    write_pages(settings.pages_folder)
 
 
 def render(settings: GatewaySettings) -> str:

@@ -35,8 +35,12 @@ def public_rpcs() -> list[PublicRpc]:
 
     An RPC without an access option raises: forgetting it must not open a door.
     """
-    rpcs = [_public_rpc(method) for method in _methods() if not _is_for_peers(method)]
-    return sorted(rpcs, key=lambda rpc: rpc.path)
+    return sorted(map(_public_rpc, public_methods()), key=lambda rpc: rpc.path)
+
+
+def public_methods() -> list[MethodDescriptor]:
+    """The descriptors of the same RPCs."""
+    return [method for method in _methods() if not _is_for_peers(method)]
 
 
 def peer_paths() -> list[str]:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from deploy.envoy.clusters import OWN_LISTENER, socket_address
 from deploy.envoy.descriptors import PublicRpc
+from deploy.envoy.pages import MOST_BYTES
 from deploy.envoy.replies import local_replies
 from deploy.envoy.routes import SIGNED_IN, STREAM_IDLE_SECONDS, virtual_host
 from deploy.envoy.settings import GatewaySettings, Json, extension
@@ -79,6 +80,7 @@ def _connection_manager(name: str, settings: GatewaySettings, rpcs: Sequence[Pub
         route_config={
             "name": name,
             "virtual_hosts": [virtual_host(settings, rpcs)],
+            "max_direct_response_body_size_bytes": MOST_BYTES,
             "validate_clusters": False,  # the last route's cluster does not exist, on purpose
         },
         http_filters=[

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 from deploy.envoy.descriptors import PublicRpc
+from deploy.envoy.pages import page_routes
 from deploy.envoy.settings import GatewaySettings, Json, any_of, extension
 
 SIGNED_IN = "signed-in"
@@ -29,7 +30,7 @@ def virtual_host(settings: GatewaySettings, rpcs: Iterable[PublicRpc]) -> Json:
     return {
         "name": "guildhall",
         "domains": ["*"],
-        "routes": [*(_route(rpc) for rpc in (*rpcs, *reflection)), _not_found()],
+        "routes": [*(_route(rpc) for rpc in (*rpcs, *reflection)), *page_routes(settings), _not_found()],
         "retry_policy": _retry_policy(),
         # x-forwarded-for is a list, of which a service would have to know how many hops to believe.
         "request_headers_to_add": [

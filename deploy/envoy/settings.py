@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeAlias
 
 from deploy.envoy.descriptors import PublicRpc
@@ -48,6 +49,11 @@ class GatewaySettings:
     max_connections: int = 20_000
     max_unary_calls: int = 256
     max_heap_bytes: int = 1 << 30
+
+    @property
+    def pages_folder(self) -> Path:
+        """Where the files of the pages are that the gateway answers by itself: beside the descriptor file."""
+        return Path(self.descriptor_file).parent / "pages"
 
     def __post_init__(self) -> None:
         problems = [

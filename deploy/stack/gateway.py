@@ -71,8 +71,6 @@ def _write_config(settings: Settings, config_file: Path, extra: Extra | None) ->
     layout, ports = settings.layout, settings.ports
     upstream = certificates.files(layout.certificates, "gateway")
     edge = certificates.files(layout.certificates, certificates.EDGE)
-    descriptor_file = layout.envoy / "descriptors.binpb"
-    config.write_descriptor_set(descriptor_file)
     replicas = range(settings.replicas)
     upstreams = {name: [(HOST, ports.service(name, replica)) for replica in replicas] for name in SERVICES}
     health_ports = {name: [ports.health(name, replica) for replica in replicas] for name in SERVICES}
@@ -90,11 +88,12 @@ def _write_config(settings: Settings, config_file: Path, extra: Extra | None) ->
         ca_file=str(upstream.ca),
         edge_cert_file=str(edge.certificate),
         edge_key_file=str(edge.key),
-        descriptor_file=str(descriptor_file),
+        descriptor_file=str(layout.envoy / "descriptors.binpb"),
         public_url=settings.public_url,
         allowed_origin_regex=config.DEVELOPMENT_ORIGINS,
         extra_rpcs=extra.rpcs if extra is not None else (),
     )
+    config.write_files(gateway)
     secrets.write_private(config_file, config.render(gateway).encode())
 
 
