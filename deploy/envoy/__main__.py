@@ -73,6 +73,7 @@ def write(options: argparse.Namespace) -> None:
         edge_cert_file=str(options.edge_tls / "tls.crt"),
         edge_key_file=str(options.edge_tls / "tls.key"),
         descriptor_file=str(descriptor_file),
+        secrets_folder=str(options.output),
         public_url=options.public_url,
         allowed_origins=options.allow_origin,
         trusted_hops=options.trusted_hops,

@@ -2,6 +2,7 @@
 
 import ipaddress
 
+from deploy.envoy.certificates import mutual_tls
 from deploy.envoy.settings import GatewaySettings, Json, any_of, extension
 
 OWN_LISTENER = "own-listener"
@@ -27,7 +28,7 @@ def _service(settings: GatewaySettings, name: str) -> Json:
         "health_checks": [_health_check()],
         "outlier_detection": _outlier_detection(),
         "circuit_breakers": _circuit_breakers(settings),
-        "transport_socket": _mutual_tls(settings, name),
+        "transport_socket": mutual_tls(settings, name),
         "transport_socket_matches": [
             {
                 "name": "health",
@@ -121,28 +122,6 @@ def _circuit_breakers(settings: GatewaySettings) -> Json:
     streams = {"priority": "HIGH", "max_pending_requests": 10_000, "max_requests": 50_000}
     retries = {"budget_percent": {"value": 20}, "min_retry_concurrency": 5}
     return {"thresholds": [{**one, "max_connections": 1_000, "retry_budget": retries} for one in (calls, streams)]}
-
-
-def _mutual_tls(settings: GatewaySettings, name: str) -> Json:
-    return extension(
-        "envoy.transport_sockets.tls",
-        "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
-        sni=name,
-        common_tls_context={
-            "tls_params": {"tls_minimum_protocol_version": "TLSv1_2"},
-            "alpn_protocols": ["h2"],
-            "tls_certificates": [
-                {
-                    "certificate_chain": {"filename": settings.cert_file},
-                    "private_key": {"filename": settings.key_file},
-                }
-            ],
-            "validation_context": {
-                "trusted_ca": {"filename": settings.ca_file},
-                "match_typed_subject_alt_names": [{"san_type": "DNS", "matcher": {"exact": name}}],
-            },
-        },
-    )
 
 
 def _http2() -> Json:

@@ -8,6 +8,7 @@ and then `envoy --disable-hot-restart -c envoy.json`: with hot restart, a second
 
 import json
 
+from deploy.envoy.certificates import write_secrets
 from deploy.envoy.clusters import clusters, socket_address
 from deploy.envoy.descriptors import public_rpcs, write_descriptor_set
 from deploy.envoy.listeners import listeners
@@ -16,11 +17,21 @@ from deploy.envoy.settings import DEVELOPMENT_ORIGINS, GatewaySettings, Json, ex
 
 __all__ = ["DEVELOPMENT_ORIGINS", "GatewaySettings", "render", "write_files"]
 
+# CVE-2023-44487: a client that opens streams only to reset them. Most of these many streams reset within this second:
+# the connection is closed.
+_HARDENING = {
+    "overload.premature_reset_total_stream_count": 500,
+    "overload.premature_reset_min_stream_lifetime_seconds": 1,
+    # And of what is read at once, the other connections of the worker get their turn after so many requests.
+    "http.max_requests_per_io_cycle": 50,
+}
+
 
 def write_files(settings: GatewaySettings) -> None:
-    """Writes every file that the configuration refers to, certificates apart: descriptors and pages, in one folder."""
+    """Writes every file that the configuration refers to, but for the certificates themselves."""
     write_descriptor_set(settings.descriptor_file)
     write_pages(settings.pages_folder)
+    write_secrets(settings)
 
 
 def render(settings: GatewaySettings) -> str:
@@ -37,6 +48,7 @@ def render(settings: GatewaySettings) -> str:
         "admin": {"address": socket_address(settings.admin_host, settings.admin_port)},
         "static_resources": {"listeners": listeners(settings, rpcs), "clusters": clusters(settings)},
         "overload_manager": _overload_manager(settings),
+        "layered_runtime": {"layers": [{"name": "hardening", "static_layer": _HARDENING}]},
     }
     return json.dumps(bootstrap, indent=2)
 

@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 
+from deploy.envoy.certificates import edge_tls
 from deploy.envoy.clusters import OWN_LISTENER, socket_address
 from deploy.envoy.descriptors import PublicRpc
+from deploy.envoy.limits import TOKEN_CLAIMS, rate_limit
 from deploy.envoy.pages import MOST_BYTES
 from deploy.envoy.replies import local_replies
-from deploy.envoy.routes import SIGNED_IN, STREAM_IDLE_SECONDS, virtual_host
+from deploy.envoy.routes import BUFFER_FILTER, JWT_FILTER, SIGNED_IN, STREAM_IDLE_SECONDS, virtual_host
 from deploy.envoy.settings import GatewaySettings, Json, extension
 
 # Headers by which somebody outside could pass for another user, another address or Envoy itself.
@@ -26,31 +28,25 @@ IDENTITY_HEADER_PREFIXES = ("x-envoy-", "x-guildhall-")
 PROXY_HEADERS = ("x-forwarded-for", "x-forwarded-proto")  # believed only where a proxy of one's own sets them
 _MAX_JSON_REQUEST_BYTES = 2 << 20  # 1 MiB of protobuf, grown by base64 and names
 _MAX_JSON_RESPONSE_BYTES = 16 << 20
+_MAX_REQUEST_BYTES = (1 << 20) + 5  # what a service reads of one message, and the five bytes before it
+_HANDSHAKE_SECONDS = 10
+_HEADERS_SECONDS = 5
+_READ_CLAIMS = f"{JWT_FILTER}.read"
 
 
 def listeners(settings: GatewaySettings, rpcs: Sequence[PublicRpc]) -> list[Json]:
     """The plain listener (HTTP/1.1 and HTTP/2 with prior knowledge) and the TLS listener."""
-    edge_tls = extension(
-        "envoy.transport_sockets.tls",
-        "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
-        common_tls_context={
-            "tls_params": {"tls_minimum_protocol_version": "TLSv1_2"},
-            "alpn_protocols": ["h2", "http/1.1"],
-            "tls_certificates": [
-                {
-                    "certificate_chain": {"filename": settings.edge_cert_file},
-                    "private_key": {"filename": settings.edge_key_file},
-                }
-            ],
-        },
-    )
     return [
         _listener("plain", settings, settings.port, {"filters": [_connection_manager("plain", settings, rpcs)]}),
         _listener(
             "tls",
             settings,
             settings.tls_port,
-            {"filters": [_connection_manager("tls", settings, rpcs)], "transport_socket": edge_tls},
+            {
+                "filters": [_connection_manager("tls", settings, rpcs)],
+                "transport_socket": edge_tls(settings),
+                "transport_socket_connect_timeout": f"{_HANDSHAKE_SECONDS}s",
+            },
         ),
     ]
 
@@ -86,8 +82,17 @@ def _connection_manager(name: str, settings: GatewaySettings, rpcs: Sequence[Pub
         http_filters=[
             extension("envoy.filters.http.cors", "envoy.extensions.filters.http.cors.v3.Cors"),
             extension("envoy.filters.http.grpc_web", "envoy.extensions.filters.http.grpc_web.v3.GrpcWeb"),
-            _json_transcoder(settings, rpcs),  # before jwt_authn: every filter after it sees the RPC's own path
+            _json_transcoder(settings, rpcs),  # before the others: every filter after it sees the RPC's own path
+            _statistics(rpcs),
+            _read_claims(settings),
+            rate_limit(settings),
             _jwt_authn(settings),
+            # A unary call goes on when it is whole: bodies that trickle in wait here, and take no service's time.
+            extension(
+                BUFFER_FILTER,
+                "envoy.extensions.filters.http.buffer.v3.Buffer",
+                max_request_bytes=_MAX_REQUEST_BYTES,
+            ),
             extension(
                 "envoy.filters.http.router",
                 "envoy.extensions.filters.http.router.v3.Router",
@@ -125,7 +130,7 @@ def _trust(settings: GatewaySettings) -> Json:
 
 def _limits() -> Json:
     return {
-        "request_headers_timeout": "10s",
+        "request_headers_timeout": f"{_HEADERS_SECONDS}s",
         "stream_idle_timeout": f"{STREAM_IDLE_SECONDS}s",
         "max_request_headers_kb": 16,
         "common_http_protocol_options": {
@@ -162,9 +167,52 @@ def _json_transcoder(settings: GatewaySettings, rpcs: Sequence[PublicRpc]) -> Js
     )
 
 
+def _statistics(rpcs: Sequence[PublicRpc]) -> Json:
+    """Counts calls and their times by method, and only by ours: what is no method of ours must not fill the memory."""
+    methods: dict[str, list[str]] = {}
+    for rpc in rpcs:
+        methods.setdefault(rpc.service, []).append(rpc.path.rpartition("/")[2])
+    return extension(
+        "envoy.filters.http.grpc_stats",
+        "envoy.extensions.filters.http.grpc_stats.v3.FilterConfig",
+        individual_method_stats_allowlist={
+            "services": [{"name": service, "method_names": names} for service, names in sorted(methods.items())]
+        },
+        enable_upstream_stats=True,
+    )
+
+
+def _read_claims(settings: GatewaySettings) -> Json:
+    """Tells the rate limits who calls, and refuses nobody: the filter behind them does, of whom they let through."""
+    return extension(
+        _READ_CLAIMS,
+        "envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication",
+        providers={"guildhall": {**_provider(settings), "payload_in_metadata": TOKEN_CLAIMS}},
+        rules=[
+            {
+                "match": {"prefix": "/"},
+                "requires": {
+                    "requires_any": {"requirements": [{"provider_name": "guildhall"}, {"allow_missing_or_failed": {}}]}
+                },
+            }
+        ],
+    )
+
+
 def _jwt_authn(settings: GatewaySettings) -> Json:
-    """Checks signature, issuer, audience and time of access tokens. A route that says nothing needs one."""
-    provider = {
+    """Insists on a valid token. A route that says nothing needs one."""
+    return extension(
+        JWT_FILTER,
+        "envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication",
+        providers={"guildhall": _provider(settings)},
+        requirement_map={SIGNED_IN: {"provider_name": "guildhall"}},
+        rules=[{"match": {"prefix": "/"}, "requires": {"provider_name": "guildhall"}}],
+    )
+
+
+def _provider(settings: GatewaySettings) -> Json:
+    """How access tokens are checked: signature, issuer, audience and time."""
+    return {
         "issuer": "guildhall",
         "audiences": ["guildhall"],
         "require_expiration": True,
@@ -185,13 +233,6 @@ def _jwt_authn(settings: GatewaySettings) -> Json:
             "async_fetch": {"fast_listener": True, "failed_refetch_duration": "1s"},
         },
     }
-    return extension(
-        "envoy.filters.http.jwt_authn",
-        "envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication",
-        providers={"guildhall": provider},
-        requirement_map={SIGNED_IN: {"provider_name": "guildhall"}},
-        rules=[{"match": {"prefix": "/"}, "requires": {"provider_name": "guildhall"}}],
-    )
 
 
 def _access_log() -> Json:

@@ -20,7 +20,7 @@ DOMAIN = "guildhall.gateway"
 class Refusal:
     """`condition` is a CEL expression over Envoy's attributes of the request; the first refusal that holds is sent.
 
-    It holds as well if Envoy gave the response `flag`, which costs less to look at than an expression.
+    It holds as well if Envoy gave the response one of the `flags`, which cost less to look at than an expression.
     """
 
     condition: str
@@ -28,7 +28,7 @@ class Refusal:
     grpc_code: int
     reason: str
     message: str
-    flag: str = ""
+    flags: tuple[str, ...] = ()
     retry_seconds: int = 0
 
     @property
@@ -47,14 +47,23 @@ class Refusal:
 REFUSALS = (
     # First, because the conditions are tried in turn: in an overload this is the one that must cost little.
     Refusal(
-        "response.code == 429",
+        "",  # the flags say it all
         429,
         code_pb2.RESOURCE_EXHAUSTED,
         "OVERLOADED",
         "Too many calls; try again later.",
-        # A cluster's circuit breaker. Envoy says 503 to it, which callers would take for a service that is away.
-        flag="UO",
+        # A cluster's circuit breaker, and the overload manager. Envoy says 503 to both, which callers would take for
+        # a service that is away.
+        flags=("UO", "OM"),
         retry_seconds=1,
+    ),
+    Refusal(
+        "response.code == 429",  # the flag RL comes too late for this
+        429,
+        code_pb2.RESOURCE_EXHAUSTED,
+        "RATE_LIMITED",
+        "Too many calls of this user, or from this address; try again later.",
+        retry_seconds=1,  # each bucket gets at least one more
     ),
     Refusal(
         'response.code_details.startsWith("jwt_authn_access_denied{Jwks_remote_fetch")',
@@ -139,9 +148,11 @@ def _for_grpc(refusal: Refusal) -> Json:
 def _for_json(refusal: Refusal) -> Json:
     """For all that the mapper before it, for gRPC callers, has let pass."""
     body = json.dumps(json_format.MessageToDict(refusal.status), separators=(",", ":"))
+    retry = [_header("retry-after", str(refusal.retry_seconds))] if refusal.retry_seconds else []
     return {
         "filter": _when(refusal),
         "status_code": refusal.http_status,
+        "headers_to_add": retry,
         "body_format_override": {
             "text_format_source": {"inline_string": body},
             "content_type": "application/json",
@@ -150,16 +161,20 @@ def _for_json(refusal: Refusal) -> Json:
 
 
 def _when(refusal: Refusal) -> Json:
-    condition = {
-        "extension_filter": extension(
-            "envoy.access_loggers.extension_filters.cel",
-            "envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter",
-            expression=refusal.condition,
+    alternatives: list[Json] = []
+    if refusal.flags:
+        alternatives.append({"response_flag_filter": {"flags": list(refusal.flags)}})
+    if refusal.condition:
+        alternatives.append(
+            {
+                "extension_filter": extension(
+                    "envoy.access_loggers.extension_filters.cel",
+                    "envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter",
+                    expression=refusal.condition,
+                )
+            }
         )
-    }
-    if not refusal.flag:
-        return condition
-    return {"or_filter": {"filters": [{"response_flag_filter": {"flags": [refusal.flag]}}, condition]}}
+    return alternatives[0] if len(alternatives) == 1 else {"or_filter": {"filters": alternatives}}
 
 
 def _header(key: str, value: str) -> Json:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
+from deploy.envoy import limits
 from deploy.envoy.descriptors import PublicRpc
 from deploy.envoy.pages import page_routes
 from deploy.envoy.settings import GatewaySettings, Json, any_of, extension
@@ -14,8 +15,8 @@ CLIENT_ADDRESS_HEADER = "x-guildhall-client-address"
 UNARY_SECONDS = 10
 DEFAULT_UNARY_SECONDS = 5
 STREAM_IDLE_SECONDS = 60  # more than twice the 25 s heartbeat: one that is late does not cost the stream
-_KEYS = "/guildhall.identity.v1.AuthService/GetJwks"
-_JWT_FILTER = "envoy.filters.http.jwt_authn"
+JWT_FILTER = "envoy.filters.http.jwt_authn"
+BUFFER_FILTER = "envoy.filters.http.buffer"
 _REFLECTION = tuple(
     f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo" for version in ("v1", "v1alpha")
 )
@@ -46,7 +47,7 @@ def virtual_host(settings: GatewaySettings, rpcs: Iterable[PublicRpc]) -> Json:
 def _route(rpc: PublicRpc) -> Json:
     # The route's own time-out, 15 s unless said otherwise, would cut every stream.
     action: Json = {"cluster": rpc.upstream, "timeout": "0s", "idle_timeout": f"{STREAM_IDLE_SECONDS}s"}
-    if rpc.streaming or rpc.path == _KEYS:
+    if rpc.streaming or rpc.path == limits.KEYS:
         # Limits of its own in the cluster. Without the keys the gateway would refuse every service's calls, so that
         # too many of identity's must not stop them.
         action["priority"] = "HIGH"
@@ -56,11 +57,15 @@ def _route(rpc: PublicRpc) -> Json:
             "max_stream_duration": f"{DEFAULT_UNARY_SECONDS}s",  # for callers that send no grpc-timeout
         }
     requirement = {"requirement_name": SIGNED_IN} if rpc.needs_token else {"disabled": True}
+    filters = {JWT_FILTER: _jwt_per_route(requirement)}
+    if rpc.streaming:
+        filters[BUFFER_FILTER] = any_of("envoy.extensions.filters.http.buffer.v3.BufferPerRoute", disabled=True)
     return {
         "name": rpc.path,
         "match": {"path": rpc.path},
         "route": action,
-        "typed_per_filter_config": {_JWT_FILTER: _jwt_per_route(requirement)},
+        "typed_per_filter_config": filters,
+        **limits.route_metadata(rpc),
     }
 
 
@@ -73,7 +78,7 @@ def _not_found() -> Json:
         "name": NOT_FOUND,
         "match": {"prefix": "/"},
         "route": {"cluster": NOWHERE, "cluster_not_found_response_code": "NOT_FOUND"},
-        "typed_per_filter_config": {_JWT_FILTER: _jwt_per_route({"disabled": True})},
+        "typed_per_filter_config": {JWT_FILTER: _jwt_per_route({"disabled": True})},
     }
 
 
@@ -106,8 +111,8 @@ def _cors(settings: GatewaySettings) -> Json:
         "envoy.extensions.filters.http.cors.v3.CorsPolicy",
         allow_origin_string_match=origins,
         allow_methods="GET, POST, PUT, PATCH, DELETE, OPTIONS",
-        allow_headers="authorization, content-type, grpc-timeout, x-grpc-web, x-user-agent",
-        expose_headers="grpc-message, grpc-status, grpc-status-details-bin, x-request-id",
+        allow_headers="authorization, content-type, grpc-timeout, traceparent, tracestate, x-grpc-web, x-user-agent",
+        expose_headers="grpc-message, grpc-status, grpc-status-details-bin, retry-after, x-request-id",
         max_age="600",
         allow_credentials=False,
         forward_not_matching_preflights=False,

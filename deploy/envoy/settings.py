@@ -25,6 +25,8 @@ class GatewaySettings:
     by them a load test puts a bare service behind the very same listener, filters and mutual TLS.
     `max_unary_calls` is how many unary calls each service has in flight from this gateway; those beyond are refused as
     OVERLOADED. Divided by the rate of a service, it is how long a call waits there at most: far below its deadline.
+    `calls_per_second_of_…` and `sign_ins_per_second_of_address` are the limits of `limits.py`, each with as much as in
+    10 s at once. `secrets_folder` is where `write_secrets` writes; without one, new certificates need a restart.
     """
 
     host: str
@@ -49,6 +51,11 @@ class GatewaySettings:
     max_connections: int = 20_000
     max_unary_calls: int = 256
     max_heap_bytes: int = 1 << 30
+    calls_per_second_of_user: int = 300
+    calls_per_second_of_address: int = 100
+    sign_ins_per_second_of_address: int = 5
+    most_counted_callers: int = 10_000
+    secrets_folder: str = ""
 
     @property
     def pages_folder(self) -> Path:

@@ -4,6 +4,9 @@ The bare service name is the DNS name in the certificate: it is what a PEER RPC 
 """
 
 import ipaddress
+import os
+import shutil
+import tempfile
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,6 +25,8 @@ NAMES = (*SERVICES, "gateway", EDGE)
 _RENEW_BEFORE = timedelta(days=30)
 _CA_LIFETIME = timedelta(days=3650)
 _LIFETIME = timedelta(days=365)
+_DATA = "..data"
+_VERSION_PREFIX = "version-"
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,33 @@ def drop_older_cas(folder: Path) -> None:
     """End the change of the CA: only the one that signs is trusted."""
     ca, _ = _ensure_ca(folder)
     write_private(folder / "ca.pem", ca.public_bytes(serialization.Encoding.PEM))
+
+
+def publish(source: CertificateFiles, folder: Path) -> CertificateFiles:
+    """Copy the files into a folder, all at once, in the way that Kubernetes mounts a secret; return where they are.
+
+    They are links through `..data`, a link to a folder per version. Whoever watches sees that one link move, and
+    never finds a certificate beside another's key. The version before is kept for who is reading it now.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    published = CertificateFiles(folder / "tls.crt", folder / "tls.key", folder / "ca.crt")
+    data = folder / _DATA
+    before = data.resolve().name if data.is_symlink() else ""
+    version = Path(tempfile.mkdtemp(prefix=_VERSION_PREFIX, dir=folder))
+    targets, origins = (list(vars(one).values()) for one in (published, source))
+    for target, origin in zip(targets, origins, strict=True):
+        write_private(version / target.name, origin.read_bytes())
+    partial = folder / f"{_DATA}.partial"
+    partial.unlink(missing_ok=True)
+    os.symlink(version.name, partial)
+    partial.replace(data)
+    for target in targets:
+        if not target.is_symlink():
+            target.symlink_to(f"{_DATA}/{target.name}")
+    for old in folder.glob(f"{_VERSION_PREFIX}*"):
+        if old.name not in (version.name, before):
+            shutil.rmtree(old)
+    return published
 
 
 def _ensure_ca(folder: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:

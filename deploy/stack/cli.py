@@ -174,11 +174,9 @@ def rotate_certificates(
     ca: Annotated[bool, typer.Option("--ca", help="A new CA as well; takes a good minute.")] = False,
 ) -> None:
     """Issue every certificate anew."""
-    from deploy.stack import gateway, rotations
+    from deploy.stack import rotations
 
     stack = _running_suite()
-    if ca and not hasattr(gateway, "publish_certificates"):
-        raise StackError("this gateway takes a new CA only when it starts: guildhall down, remove certs, guildhall up")
     with console.status("waiting until nothing uses the older ones") as waiting:
         waiting.stop()
 

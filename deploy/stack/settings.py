@@ -29,6 +29,11 @@ _OF_SERVICES = (
     "GUILDHALL_STORAGE_BYTES_PER_WORKSPACE",
     "GUILDHALL_WORKSPACE_CREATION",
 )
+_OF_GATEWAY = (
+    "GUILDHALL_CALLS_PER_SECOND_OF_USER",
+    "GUILDHALL_CALLS_PER_SECOND_OF_ADDRESS",
+    "GUILDHALL_SIGN_INS_PER_SECOND_OF_ADDRESS",
+)
 _LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -157,6 +162,8 @@ class Settings:
     log_level: str
     of_services: Mapping[str, str] = field(default_factory=dict)
     """What was set for the services themselves, and is handed on to them as it is."""
+    of_gateway: Mapping[str, int] = field(default_factory=dict)
+    """The gateway's limits that were set, by their names there."""
 
     @property
     def public_url(self) -> str:
@@ -188,6 +195,10 @@ def load(environment: Mapping[str, str], *, replicas: int = 1) -> Settings:
         problems.append(f"GUILDHALL_LOG_LEVEL must be one of {', '.join(_LOG_LEVELS)}, not {level!r}")
     if not 1 <= replicas <= MAX_REPLICAS:
         problems.append(f"--replicas must be from 1 to {MAX_REPLICAS}, not {replicas}")
+    limits = {name: environment[name] for name in _OF_GATEWAY if name in environment}
+    for name, text in limits.items():
+        if not re.fullmatch("[1-9][0-9]{0,5}|1000000", text):
+            problems.append(f"{name} must be from 1 to 1000000, not {text!r}")
     if problems:
         raise SettingsError(problems)
     return Settings(
@@ -196,6 +207,7 @@ def load(environment: Mapping[str, str], *, replicas: int = 1) -> Settings:
         replicas=replicas,
         log_level=level,
         of_services={name: value for name, value in environment.items() if name.startswith(_OF_SERVICES)},
+        of_gateway={name.removeprefix("GUILDHALL_").lower(): int(text) for name, text in limits.items()},
     )
 
 

@@ -25,6 +25,7 @@ from deploy.stack import gateway, suite
 from deploy.stack.processes import Program
 from deploy.stack.settings import SERVICES, Settings, StackError, instance_name, load
 from deploy.stack.supervisor import State, Supervisor
+from tests.support.limits import OUT_OF_THE_WAY
 
 T = TypeVar("T")
 REPLICAS = 2
@@ -212,6 +213,7 @@ def _free_settings(folder: Path) -> Settings:
             # A few senders make all of the load: what is looked for here is not where they are stopped.
             "GUILDHALL_MESSAGES_PER_SECOND_OF_SENDER": "1000000",
             "GUILDHALL_MESSAGES_PER_SECOND_OF_WORKSPACE": "1000000",
+            **OUT_OF_THE_WAY,
             "GUILDHALL_LOG_LEVEL": os.environ.get("GUILDHALL_LOG_LEVEL", "warning"),
         }
         found = load(environment, replicas=REPLICAS)

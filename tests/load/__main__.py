@@ -23,6 +23,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from deploy.stack.supervisor import Interrupted
 from tests.load import (
+    attacks,
     delivery,
     enumeration,
     footprint,
@@ -72,6 +73,7 @@ SCENARIOS = {
     "S2": Scenario("PublishMessages, 8 streams ÷ echo", throughput.s2, from_outside=True, needs_echo=True),
     "S4": Scenario("500 subscribers, 50/s: p99", delivery.s4, from_outside=True, people=delivery.PEOPLE),
     "sign-ins": Scenario("p99 beside 50 sign-ins at once ÷ at rest", signing_in.sign_ins, from_outside=True),
+    "attacks": Scenario("p99 beside slow clients and floods ÷ at rest", attacks.attacks, from_outside=True),
     "sessions": Scenario("session ended: its streams end, s", session_ends.sessions_end),
     "uploads": Scenario("memory of 100 uploads of 20 MiB at once", uploading.uploads),
     "S8": Scenario("goodput at 5 × the knee", overload.s8, from_outside=True),

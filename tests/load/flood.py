@@ -14,12 +14,11 @@ import grpc
 from tests.load.callers import CALL_SECONDS, Outcome, tell_progress
 from tests.load.generator import Control
 from tests.load.wire import Message, message_ids, now
+from tests.support import http2
 
 _SECOND = 1_000_000_000
 _TICK_SECONDS = 0.005
 _STREAMS = 900  # of a connection, at a time; the gateway allows 1 000
-_DATA, _HEADERS, _RESET, _SETTINGS, _PING, _GOAWAY, _WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
-_END_STREAM, _ACK, _END_HEADERS = 1, 1, 4
 _NAMES = {str(code.value[0]).encode(): code.name for code in grpc.StatusCode}
 # RFC 7541, appendix B: the characters of `grpc-status` and of its values.
 _CODES = {
@@ -70,25 +69,9 @@ def status_in(block: bytes) -> str:
 
 
 def header_block(authority: str, path: str, token: str) -> bytes:
-    """A gRPC request's headers: literals, none of them to be remembered."""
-
-    def text(value: str) -> bytes:
-        raw = value.encode()
-        if len(raw) < 127:
-            return bytes([len(raw)]) + raw
-        rest, length = len(raw) - 127, bytearray([127])
-        while rest >= 128:
-            length.append(rest % 128 + 128)
-            rest //= 128
-        return bytes([*length, rest]) + raw
-
-    parts = [b"\x83\x86\x04", text(path), b"\x01", text(authority), b"\x0f\x10", text("application/grpc")]
-    parts += [b"\x00", text("te"), text("trailers"), b"\x00", text("grpc-timeout"), text(f"{CALL_SECONDS:.0f}S")]
-    return b"".join([*parts, b"\x0f\x08", text(f"Bearer {token}")])
-
-
-def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
-    return b"%b%c%c%b%b" % (len(payload).to_bytes(3, "big"), kind, flags, stream.to_bytes(4, "big"), payload)
+    """The headers of each call of one person."""
+    own = (("grpc-timeout", f"{CALL_SECONDS:.0f}S"), ("authorization", f"Bearer {token}"))
+    return http2.request_headers(authority, path, own)
 
 
 class Connection(asyncio.Protocol):
@@ -115,22 +98,22 @@ class Connection(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         settings = b"\x00\x01\x00\x00\x00\x00" + b"\x00\x02\x00\x00\x00\x00" + b"\x00\x04\x00\x10\x00\x00"
-        hello = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _frame(_SETTINGS, 0, 0, settings)
-        transport.write(hello + _frame(_WINDOW_UPDATE, 0, 0, ((1 << 31) - 1 - 65_535).to_bytes(4, "big")))
+        hello = http2.PREFACE + http2.frame(http2.SETTINGS, 0, 0, settings)
+        transport.write(hello + http2.frame(http2.WINDOW_UPDATE, 0, 0, ((1 << 31) - 1 - 65_535).to_bytes(4, "big")))
 
     def send(self, requests: Sequence[bytes], started: int) -> int:
         """Begin calls, as many as the connection takes; returns how many."""
         assert self._transport is not None
         parts = []
         for request in requests:
-            data = b"\x00" + len(request).to_bytes(4, "big") + request
+            data = http2.message_data(request)
             if len(self.waiting) >= _STREAMS or self._window < len(data):
                 break
             self._window -= len(data)
             stream, self._next_stream = self._next_stream, self._next_stream + 2
             self.waiting[stream] = started
-            parts.append(_frame(_HEADERS, _END_HEADERS, stream, self._block))
-            parts.append(_frame(_DATA, _END_STREAM, stream, data))
+            parts.append(http2.frame(http2.HEADERS, http2.END_HEADERS, stream, self._block))
+            parts.append(http2.frame(http2.DATA, http2.END_STREAM, stream, data))
         self._transport.write(b"".join(parts))
         return len(parts) // 2
 
@@ -149,16 +132,16 @@ class Connection(asyncio.Protocol):
 
     def _take(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
         assert self._transport is not None
-        if kind == _HEADERS and flags & _END_STREAM:
+        if kind == http2.HEADERS and flags & http2.END_STREAM:
             self._end(stream, status_in(payload) or "UNKNOWN")
-        elif kind == _RESET:
+        elif kind == http2.RESET:
             self._end(stream, f"RESET {int.from_bytes(payload, 'big')}")
-        elif kind == _WINDOW_UPDATE and stream == 0:
+        elif kind == http2.WINDOW_UPDATE and stream == 0:
             self._window += int.from_bytes(payload, "big")
-        elif kind == _SETTINGS and not flags & _ACK:
-            self._transport.write(_frame(_SETTINGS, _ACK, 0, b""))
-        elif kind == _PING and not flags & _ACK:
-            self._transport.write(_frame(_PING, _ACK, 0, payload))
+        elif kind == http2.SETTINGS and not flags & http2.ACK:
+            self._transport.write(http2.frame(http2.SETTINGS, http2.ACK, 0, b""))
+        elif kind == http2.PING and not flags & http2.ACK:
+            self._transport.write(http2.frame(http2.PING, http2.ACK, 0, payload))
 
     def _end(self, stream: int, code: str) -> None:
         started = self.waiting.pop(stream, None)

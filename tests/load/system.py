@@ -23,6 +23,7 @@ from deploy.stack.supervisor import Child, Supervisor
 from tests.load import echo
 from tests.load.processors import tree_seconds
 from tests.load.wire import ECHO, ECHO_STREAM, Tls
+from tests.support.limits import OUT_OF_THE_WAY
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +111,7 @@ def free_settings(folder: Path) -> Settings:
             # A few senders make all of the load: what is looked for here is not where they are stopped.
             "GUILDHALL_MESSAGES_PER_SECOND_OF_SENDER": "1000000",
             "GUILDHALL_MESSAGES_PER_SECOND_OF_WORKSPACE": "1000000",
+            **OUT_OF_THE_WAY,
             "GUILDHALL_LOG_LEVEL": os.environ.get("GUILDHALL_LOG_LEVEL", "info"),
         }
         found = stack_settings.load(environment)

@@ -13,6 +13,7 @@ import pytest
 
 from deploy.stack.settings import Settings
 from tests.support.backends import free_settings
+from tests.support.limits import OUT_OF_THE_WAY
 
 GUILDHALL = [sys.executable, "-m", "deploy.stack.cli"]
 
@@ -52,6 +53,7 @@ def running() -> Iterator[Running]:
         "GUILDHALL_DATA_DIR": str(folder),
         "GUILDHALL_PORT_OFFSET": str(settings.ports.offset),
         "GUILDHALL_LOG_LEVEL": "info",
+        **OUT_OF_THE_WAY,
     }
     suite = Running(settings, environment)
     done = suite.guildhall("up", "--detach", seconds=120)

@@ -1,6 +1,10 @@
 """`guildhall rotate` on a suite that is called all the time: everything changes, and no call fails."""
 
+import json
+import os
+import signal
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,8 +17,9 @@ from guildhall.identity.v1 import user_service_pb2_grpc as users_rpc
 from guildhall.membership.v1 import workspace_service_pb2 as workspaces
 from guildhall.membership.v1 import workspace_service_pb2_grpc as workspaces_rpc
 
-from deploy.stack import restores, secrets
+from deploy.stack import gateway, restores, rotations, runs, secrets, suite
 from deploy.stack.settings import SERVICES
+from services.chassis.peer_channel import LONGEST_CALL_SECONDS, LOOK_SECONDS
 from services.chassis.settings import ServeSettings
 from tests.suite.conftest import Running
 from tests.support.backends import wait_until
@@ -76,6 +81,12 @@ def serials(folder: Path) -> dict[str, int]:
     }
 
 
+def shown(running: Running) -> str:
+    """What the doctor says of the certificates that servers show."""
+    findings = json.loads(running.guildhall("doctor", "--output", "json", seconds=120).stdout)["findings"]
+    return str(next(finding["level"] for finding in findings if finding["check"] == "certificates shown"))
+
+
 def rotated(running: Running, *arguments: str) -> str:
     """What a rotation printed."""
     done = running.guildhall("rotate", *arguments, seconds=120)
@@ -102,8 +113,47 @@ def test_passwords_certificates_and_the_signing_key_rotate_under_calls(running: 
     assert changed == {*(f"{service}.pem" for service in SERVICES), "gateway.pem", "edge.pem"}
     assert {file.stem for file in layout.keys.glob("*.pem")} == keys | {new_key}
     assert not list(layout.secrets.glob("*.coming"))
+    # The gateway too shows what is new, to the public; to the services it does so at its next connection.
+    wait_until(lambda: shown(running) == "ok", "every server shows its new certificate")
     # What migrates has the new password too.
     assert running.guildhall("migrate", seconds=120).returncode == 0
+
+
+def identity(running: Running) -> runs.ChildRecord:
+    """identity's process, as it is recorded now."""
+    run = runs.find(running.settings.layout.data)
+    assert run is not None
+    return next(child for child in run.children if child.name == "identity")
+
+
+def test_the_ca_changes_under_calls_through_the_gateway(running: Running) -> None:
+    folder = running.settings.layout.certificates
+    before = serials(folder)
+    calls = Calls(running)
+
+    def settle(seconds: float) -> None:
+        """Waits until every service has been called after it must have looked at its files again."""
+        assert seconds > LOOK_SECONDS
+        until = time.monotonic() + LOOK_SECONDS
+        wait_until(lambda: time.monotonic() > until, "they look")
+        calls.more()
+
+    with calls.going_on():
+        rotations.rotate_certificates(suite.assemble(running.settings), with_ca=True, settle=settle)
+    assert calls.failures == []
+    # Whoever calls a service that starts now connects by what is new alone, on both sides.
+    before_it = identity(running)
+    assert before_it.pid is not None
+    os.kill(before_it.pid, signal.SIGKILL)
+    wait_until(
+        lambda: identity(running).pid != before_it.pid and identity(running).state == "ready", "it runs", seconds=60
+    )
+    wait_until(lambda: gateway.is_ready(running.settings.ports.envoy_admin), "the gateway has found it", seconds=60)
+    after = Calls(running)
+    with after.going_on():
+        pass
+    assert after.failures == []
+    assert not set(before.values()) & set(serials(folder).values())
 
 
 def test_without_a_running_suite_nothing_rotates(running: Running, tmp_path: Path) -> None:
@@ -118,9 +168,6 @@ def test_the_runbook_has_the_statements_that_a_restore_runs_and_the_waits_that_a
     text = (ROOT / "docs" / "runbook.md").read_text()
     assert restores.AFTER_RESTORE.strip() in text
     assert restores.END_SESSIONS.strip() in text
-    from deploy.stack import rotations
-    from services.chassis.peer_channel import LONGEST_CALL_SECONDS
-
     assert f"wait {rotations.SETTLED_SECONDS:.0f} s" in text
     assert rotations.SETTLED_SECONDS > LONGEST_CALL_SECONDS
     assert ServeSettings.model_fields["drain_seconds"].default == 5

@@ -85,6 +85,14 @@ def test_what_is_set_for_the_services_is_handed_on_and_the_stacks_own_is_not(tmp
     }
 
 
+def test_limits_of_the_gateway_are_whole_numbers(tmp_path: Path) -> None:
+    given = {"GUILDHALL_DATA_DIR": str(tmp_path), "GUILDHALL_CALLS_PER_SECOND_OF_USER": "7"}
+    assert load(given).of_gateway == {"calls_per_second_of_user": 7}
+    for wrong in ("", "0", "-1", "1.5", "1000001", "many"):
+        with pytest.raises(SettingsError, match="GUILDHALL_SIGN_INS_PER_SECOND_OF_ADDRESS must be"):
+            load({**given, "GUILDHALL_SIGN_INS_PER_SECOND_OF_ADDRESS": wrong})
+
+
 def test_no_two_listeners_of_two_stacks_share_a_port() -> None:
     seen: set[int] = set()
     for offset in range(0, 50_000, 1000):
@@ -193,6 +201,36 @@ def test_a_new_ca_and_a_lost_key_make_new_certificates(tmp_path: Path) -> None:
     assert len({first, second, third}) == 3
     ca = x509.load_pem_x509_certificate((tmp_path / "ca.pem").read_bytes())
     x509.load_pem_x509_certificate(third).verify_directly_issued_by(ca)
+
+
+def test_a_renewed_certificate_is_another_by_the_same_authority(tmp_path: Path) -> None:
+    before = certificates.ensure(tmp_path)["gateway"]
+    old, authority = before.certificate.read_bytes(), before.ca.read_bytes()
+
+    certificates.renew(tmp_path, ("gateway",))
+
+    assert before.certificate.read_bytes() != old
+    assert before.ca.read_bytes() == authority
+    assert certificates.ensure(tmp_path)["gateway"].certificate.read_bytes() != old
+
+
+def test_certificates_are_published_all_at_once_by_one_link(tmp_path: Path) -> None:
+    (tmp_path / "certs").mkdir()
+    source = certificates.ensure(tmp_path / "certs")["gateway"]
+    folder = tmp_path / "published"
+    versions = []
+    for _ in range(3):
+        certificates.renew(tmp_path / "certs", ("gateway",))
+        published = certificates.publish(source, folder)
+        assert published.certificate.read_bytes() == source.certificate.read_bytes()
+        assert published.key.read_bytes() == source.key.read_bytes()
+        assert published.ca.read_bytes() == source.ca.read_bytes()
+        versions.append((folder / "..data").resolve())
+
+    assert len(set(versions)) == 3
+    assert [path.exists() for path in versions] == [False, True, True]
+    assert all(path.readlink().parts[0] == "..data" for path in vars(published).values())
+    assert published.key.resolve().stat().st_mode & 0o077 == 0
 
 
 def test_one_run_at_a_time_holds_a_data_directory(tmp_path: Path) -> None:
