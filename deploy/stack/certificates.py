@@ -52,11 +52,25 @@ def ensure(folder: Path, names: tuple[str, ...] = NAMES) -> dict[str, Certificat
     return {name: files(folder, name) for name in names}
 
 
-def renew(folder: Path, names: tuple[str, ...]) -> None:
-    """Make a new certificate and key for each name, by the same CA, however long the old ones would last."""
+def renew(folder: Path, names: tuple[str, ...] = NAMES, *, lifetime: timedelta | None = None) -> None:
+    """Issue a new certificate and key per name, by the CA that is there."""
     ca, ca_key = _ensure_ca(folder)
     for name in names:
-        _issue(files(folder, name), name, ca, ca_key)
+        _issue(files(folder, name), name, ca, ca_key, lifetime)
+
+
+def add_ca(folder: Path) -> None:
+    """Begin the change of the CA: a new one signs from now on, and is trusted beside the one before."""
+    before = (folder / "ca.pem").read_bytes()
+    certificate, key = _make_ca()
+    # The new one first: it is what `ensure` takes for the CA, should the change be interrupted here.
+    _write(folder / "ca.pem", folder / "ca-key.pem", certificate, key, trusted_too=before)
+
+
+def drop_older_cas(folder: Path) -> None:
+    """End the change of the CA: only the one that signs is trusted."""
+    ca, _ = _ensure_ca(folder)
+    write_private(folder / "ca.pem", ca.public_bytes(serialization.Encoding.PEM))
 
 
 def publish(source: CertificateFiles, folder: Path) -> CertificateFiles:
@@ -90,6 +104,12 @@ def _ensure_ca(folder: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateK
     found = _read(folder / "ca.pem", folder / "ca-key.pem")
     if found is not None and not _is_due(found[0]):
         return found
+    certificate, key = _make_ca()
+    _write(folder / "ca.pem", folder / "ca-key.pem", certificate, key)
+    return certificate, key
+
+
+def _make_ca() -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Guildhall development CA")])
     certificate = (
@@ -99,18 +119,23 @@ def _ensure_ca(folder: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateK
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .sign(key, hashes.SHA256())
     )
-    _write(folder / "ca.pem", folder / "ca-key.pem", certificate, key)
     return certificate, key
 
 
-def _issue(target: CertificateFiles, name: str, ca: x509.Certificate, ca_key: ec.EllipticCurvePrivateKey) -> None:
+def _issue(
+    target: CertificateFiles,
+    name: str,
+    ca: x509.Certificate,
+    ca_key: ec.EllipticCurvePrivateKey,
+    lifetime: timedelta | None = None,
+) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     usages = [ExtendedKeyUsageOID.SERVER_AUTH]
     if name != EDGE:  # the edge's certificate is shown to the public and must not open a service's port
         usages.append(ExtendedKeyUsageOID.CLIENT_AUTH)
     certificate = (
-        _builder(subject, ca.subject, key.public_key(), _LIFETIME)
+        _builder(subject, ca.subject, key.public_key(), lifetime or _LIFETIME)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_key_usage(signs_certificates=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
@@ -188,9 +213,14 @@ def _read(certificate_file: Path, key_file: Path) -> tuple[x509.Certificate, ec.
 
 
 def _write(
-    certificate_file: Path, key_file: Path, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey
+    certificate_file: Path,
+    key_file: Path,
+    certificate: x509.Certificate,
+    key: ec.EllipticCurvePrivateKey,
+    *,
+    trusted_too: bytes = b"",
 ) -> None:
     pem = serialization.Encoding.PEM
     form, encryption = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     write_private(key_file, key.private_bytes(pem, form, encryption))
-    write_private(certificate_file, certificate.public_bytes(pem))
+    write_private(certificate_file, certificate.public_bytes(pem) + trusted_too)

@@ -6,12 +6,16 @@ import select
 import signal
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Annotated
 
 try:
     import typer
     from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress, TaskID
     from rich.table import Table
 except ImportError:
     raise SystemExit("the guildhall command needs the stack extra: pip install 'guildhall[stack]'") from None
@@ -22,6 +26,10 @@ from deploy.stack.settings import Settings, StackError, load
 _DOWN_SECONDS = 90  # longer than all stages of a stop may take together
 
 app = typer.Typer(help="Guildhall's suite on one machine.", no_args_is_help=True, add_completion=False)
+rotate = typer.Typer(help="Change keys, certificates and passwords while the suite runs.", no_args_is_help=True)
+events = typer.Typer(help="What could not be delivered or done in twenty tries.", no_args_is_help=True)
+app.add_typer(rotate, name="rotate")
+app.add_typer(events, name="events")
 console = Console()
 errors = Console(stderr=True)
 
@@ -108,16 +116,111 @@ def token(
     print(tokens.fetch(run.gateway_address, settings.layout.mail, email, chosen))
 
 
-@app.command("renew-certificates")
-def renew_certificates() -> None:
-    """Give the running gateway new certificates, for the public and for the services, without a restart."""
-    from deploy.stack import certificates, gateway
+@app.command()
+def doctor(
+    output: Annotated[str, typer.Option(help="text or json")] = "text",
+    least_free_gib: Annotated[float, typer.Option(help="Less room on the data's disk is a failure.")] = 2.0,
+) -> None:
+    """Check the running suite, a line per check; exit code 0 only if nothing failed."""
+    from deploy.stack.doctor import visits
 
-    settings = load(os.environ)
-    _require_run(settings)
-    certificates.renew(settings.layout.certificates, gateway.OWN_CERTIFICATES)
-    gateway.publish_certificates(settings)
-    console.print("renewed: the next handshake shows them")
+    findings = visits.visit(load(os.environ), least_free_gib=least_free_gib)
+    raise typer.Exit(0 if visits.report(findings, console, as_json=output == "json") else 1)
+
+
+@app.command()
+def backup(folder: Annotated[Path, typer.Argument(help="Where to; it must not exist yet, or be empty.")]) -> None:
+    """Write the four schemas, as of one moment, and the files to a folder; the suite may run meanwhile."""
+    from deploy.stack import backups
+
+    with backups.running_database(load(os.environ)) as stack, _progress() as progress:
+        manifest = backups.write(stack, folder, progress)
+    console.print(f"backed up as of {manifest.taken_at}: {sum(manifest.rows.values())} rows, {manifest.parts} parts")
+    if manifest.blobs != "folder":
+        console.print(f"The files are in {manifest.blobs} and not in the backup: keep that bucket's versions.")
+    if manifest.damaged_files:
+        raise StackError(f"the store had lost bytes of these files before: {', '.join(manifest.damaged_files)}")
+
+
+@app.command()
+def restore(
+    folder: Annotated[Path, typer.Argument(help="What `guildhall backup` made.")],
+    verify_only: Annotated[bool, typer.Option("--verify-only", help="Compare its hashes; restore nothing.")] = False,
+    end_sessions: Annotated[
+        bool, typer.Option("--end-sessions", help="Everybody signs in again: sessions that ended since then too.")
+    ] = False,
+) -> None:
+    """Make a data directory, which must not exist yet or be empty, of a backup. Then: guildhall up."""
+    from deploy.stack import restores
+
+    with _progress() as progress:
+        if verify_only:
+            manifest = restores.verify(folder, progress)
+        else:
+            manifest = restores.restore(load(os.environ), folder, progress, end_sessions=end_sessions)
+    console.print(f"{'verified' if verify_only else 'restored'}, as of {manifest.taken_at}", highlight=False)
+
+
+@rotate.command("signing-key")
+def rotate_signing_key() -> None:
+    """Add a key for access tokens, which signs in ten minutes, and remove those that no token needs any more."""
+    for command in ("retire-signing-keys", "rotate-signing-key"):
+        if (code := _run_admin([command])) != 0:
+            raise typer.Exit(code)
+
+
+@rotate.command("certificates")
+def rotate_certificates(
+    ca: Annotated[bool, typer.Option("--ca", help="A new CA as well; takes a good minute.")] = False,
+) -> None:
+    """Issue every certificate anew."""
+    from deploy.stack import rotations
+
+    stack = _running_suite()
+    with console.status("waiting until nothing uses the older ones") as waiting:
+        waiting.stop()
+
+        def settle(seconds: float) -> None:
+            waiting.start()
+            time.sleep(seconds)
+            waiting.stop()
+
+        names = rotations.rotate_certificates(stack, with_ca=ca, settle=settle)
+    console.print(f"issued: {', '.join(names)}")
+
+
+@rotate.command("database-passwords")
+def rotate_database_passwords() -> None:
+    """Give every database role a new password."""
+    from deploy.stack import rotations
+
+    roles = rotations.database_passwords(_running_suite())
+    console.print(f"changed: {', '.join(roles)}")
+
+
+@events.command("list")
+def list_events() -> None:
+    """List them, each with whom it is for or from."""
+    from deploy.stack import dead_events
+
+    with _running_suite().admin_database() as admin:
+        for event in dead_events.find(admin):
+            print(event.id, event.service, event.table, event.kind, event.peer, event.since)
+
+
+@events.command("retry")
+def retry_events(
+    ids: Annotated[list[str] | None, typer.Argument(help="As listed.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All that are listed.")] = False,
+) -> None:
+    """Have some tried again, as often as new ones."""
+    from deploy.stack import dead_events
+
+    if not ids and not everything:
+        raise StackError("name events by their ids, or say --all")
+    with _running_suite().admin_database() as admin:
+        count = dead_events.retry(admin, ids or [], everything=everything)
+    console.print(f"{count} tried again")
 
 
 @app.command(add_help_option=False, context_settings={"ignore_unknown_options": True})
@@ -125,14 +228,37 @@ def admin(
     arguments: Annotated[list[str] | None, typer.Argument(metavar="COMMAND ...", help="--help lists them.")] = None,
 ) -> None:
     """Do what an operator does at the machine: administrators, service accounts, a person's data."""
-    given = arguments or ["--help"]
+    raise typer.Exit(_run_admin(arguments or ["--help"]))
+
+
+def _run_admin(arguments: list[str]) -> int:
     environment: dict[str, str] = {}
-    if not {"-h", "--help"} & set(given):
+    if not {"-h", "--help"} & set(arguments):
         settings = load(os.environ)
         _require_run(settings)
         stack = suite.prepare(settings)
         environment = services.environment(settings, "identity", postgres=stack.postgres, valkey=stack.valkey)
-    raise typer.Exit(processes.run([sys.executable, "-m", "services.identity", "admin", *given], environment))
+    return processes.run([sys.executable, "-m", "services.identity", "admin", *arguments], environment)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for each part of the work."""
+    with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=errors) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def tell(what: str, done: int, most: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what)
+            bars.update(tasks[what], completed=done, total=most)
+
+        yield tell
+
+
+def _running_suite() -> suite.Suite:
+    settings = load(os.environ)
+    _require_run(settings)
+    return suite.assemble(settings)
 
 
 def _require_run(settings: Settings) -> runs.Run:

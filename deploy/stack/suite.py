@@ -57,6 +57,12 @@ def prepare(settings: Settings) -> Suite:
     layout.create()
     secrets.ensure(layout.secrets, layout.keys)
     certificates.ensure(layout.certificates)
+    return assemble(settings)
+
+
+def assemble(settings: Settings) -> Suite:
+    """Put the stack together as it is, making and renewing nothing."""
+    layout = settings.layout
     postgres = Postgres(
         data_folder=layout.postgres,
         socket_folder=layout.postgres_sockets,

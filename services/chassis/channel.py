@@ -10,6 +10,7 @@ import grpc
 from services.chassis.call import CURRENT
 from services.chassis.coalesce import FLUSH_SECONDS, is_cancelled
 from services.chassis.errors import DeadlineExceeded, LimitReached, PeerUnavailable, info_of
+from services.chassis.peer_channel import PeerChannel
 from services.chassis.settings import ServeSettings
 from services.chassis.tls import channel_credentials
 
@@ -65,7 +66,10 @@ class Rpc(Protocol[Request_contra, Response_co]):
 
 
 def open_channel(settings: ServeSettings, peer: str) -> grpc.aio.Channel:
-    """A channel to a peer, whose certificate must name it. To be called inside the running loop."""
+    """A channel to a peer, whose certificate must name it; it follows changes of our own certificate.
+
+    To be called inside the running loop.
+    """
     target: str = getattr(settings, f"{peer}_address")
     options = [
         ("grpc.ssl_target_name_override", peer),
@@ -78,7 +82,10 @@ def open_channel(settings: ServeSettings, peer: str) -> grpc.aio.Channel:
         ("grpc.min_reconnect_backoff_ms", 100),
         ("grpc.max_reconnect_backoff_ms", 1_000),
     ]
-    return grpc.aio.secure_channel(target, channel_credentials(settings), options=options)
+    return PeerChannel(
+        [settings.tls_cert_file, settings.tls_key_file, settings.tls_ca_file],
+        lambda: grpc.aio.secure_channel(target, channel_credentials(settings), options=options),
+    )
 
 
 async def ask(

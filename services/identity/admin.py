@@ -10,7 +10,6 @@ import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Any, TypeVar
 
 from guildhall.identity.v1 import service_account_service_pb2 as pb
@@ -46,7 +45,7 @@ class Admin:
 
     database: Database
     secret: SecretKey
-    signing_keys_dir: Path
+    settings: AdminSettings
     options: argparse.Namespace
 
     async def transaction(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
@@ -134,13 +133,25 @@ async def delete_user(admin: Admin) -> None:
 async def rotate_signing_key(admin: Admin) -> None:
     """Adds a key for access tokens and prints its id. It signs 10 minutes after the running services have seen it."""
     try:
-        key_id = keys.add_key(admin.signing_keys_dir)
+        key_id = keys.add_key(admin.settings.signing_keys_dir)
     except ValueError as error:
         raise Refused(f"The folder {error}") from None
     except OSError as error:
         raise Refused(f"The folder cannot be written to: {error.strerror}") from None
     _print(key_id)
-    _tell("Nothing needs a restart. Remove the older files an hour from now, when no token of theirs is left.")
+    _tell("Nothing needs a restart. retire-signing-keys removes the older ones, once no token of theirs is left.")
+
+
+async def retire_signing_keys(admin: Admin) -> None:
+    """Removes the keys that no token needs any more, an hour after the next one began to sign; prints their ids."""
+    settings = admin.settings
+    try:
+        retired = keys.retire_keys(settings.signing_keys_dir, delay_seconds=settings.signing_key_delay_seconds)
+    except OSError as error:
+        raise Refused(f"The folder cannot be written to: {error.strerror}") from None
+    for key_id in retired:
+        _print(key_id)
+    _tell(f"{len(retired)} removed.")
 
 
 async def _find(tx: AsyncConnection, email: str) -> Row[Any]:
@@ -207,6 +218,7 @@ def _parser() -> argparse.ArgumentParser:
     listing = command("list-service-accounts", list_service_accounts)
     listing.add_argument("--output", choices=["text", "json"], default="text")
     command("rotate-signing-key", rotate_signing_key)
+    command("retire-signing-keys", retire_signing_keys)
     command("export-user", export_user).add_argument("email", metavar="EMAIL")
     deletion = command("delete-user", delete_user)
     deletion.add_argument("email", metavar="EMAIL")
@@ -224,7 +236,7 @@ def run(arguments: Sequence[str]) -> int:
 async def _run(options: argparse.Namespace, settings: AdminSettings) -> int:
     database = Database(settings, pool_size=1)
     try:
-        await options.does(Admin(database, SecretKey(settings.secret_key), settings.signing_keys_dir, options))
+        await options.does(Admin(database, SecretKey(settings.secret_key), settings, options))
     except Refused as error:
         _tell(str(error))
     except (Fault, exc.SQLAlchemyError) as error:

@@ -2,8 +2,8 @@
 
 They are rotated by their files alone, while the process runs. A new file's key is published at once, and signs only
 once it has been published for longer than any cache of public keys lives; then the last by name signs. A key is
-published as long as its file is there. Processes that see the same folder agree on all of it, as they go by the
-files' times.
+published as long as its file is there; `retire_keys` removes those that no token needs any more. Processes that see the
+same folder agree on all of it, as they go by the files' times.
 """
 
 import base64
@@ -28,6 +28,10 @@ log = structlog.get_logger()
 TTL = timedelta(minutes=5)
 LOOKS_PER_DELAY = 60
 """How often the folder is looked at while a new key waits: each 10 s with the usual delay of 10 minutes."""
+
+RETIRED_AFTER_SECONDS = 3600.0
+"""Between a key's first signature and the end of those before it: time enough for every process to have seen the new
+key, and for the tokens of the old ones to end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +147,17 @@ def add_key(folder: Path) -> str:
         os.fsync(file.fileno())
     partial.rename(folder / f"{key_id}.pem")
     return key_id
+
+
+def retire_keys(folder: Path, *, delay_seconds: float) -> list[str]:
+    """Removes the keys before the one that has signed for an hour or longer, and returns their ids. Repeatable."""
+    signing_since = time.time() - delay_seconds - RETIRED_AFTER_SECONDS
+    # When a file came into the folder, whatever time it was given: one that was copied there waits like a new one.
+    settled = [path for path in folder.glob("*.pem") if path.stat().st_ctime <= signing_since]
+    retired = sorted(settled, key=lambda path: path.stem)[:-1]
+    for path in retired:
+        path.unlink(missing_ok=True)
+    return [path.stem for path in retired]
 
 
 def read_keys(folder: Path) -> dict[str, Ed25519PrivateKey]:

@@ -29,6 +29,7 @@ class AdminSettings(DatabaseSettings):
 
     secret_key_file: KeyFile
     signing_keys_dir: Annotated[Path, AfterValidator(holds_keys)]
+    signing_key_delay_seconds: float = Field(default=600, ge=0, le=86_400, description="as identity's serve has it")
 
     @property
     def secret_key(self) -> bytes:

@@ -197,7 +197,7 @@ def worker(settings: MessagingWorkerSettings) -> None:
     works = {
         **purges.works(database),
         erasures.ERASE: erasures.eraser(database),
-        files.REMOVE_BLOBS: blob_remover(blobs),
+        files.REMOVE_BLOBS: blob_remover(database, blobs),
     }
     of_files = Sweeps(database, blobs)
     sweeps = [

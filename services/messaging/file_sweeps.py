@@ -9,6 +9,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.chassis.database import Database
+from services.chassis.errors import PeerUnavailable
 from services.chassis.worker import Work
 from services.messaging import files
 from services.messaging.blobs import Blobs, file_id_of
@@ -21,16 +22,22 @@ PAGES = 5
 """Of a thousand keys each, that one run looks at; the next one goes on from there."""
 DAY = timedelta(hours=24)
 
+# Whoever makes a backup holds this lock from before its snapshot until it has the files as well. What is free here was
+# free before, so a row that was gone then is in no snapshot, and nothing has to be held while the bytes are removed.
+IS_KEPT = text("SELECT NOT pg_try_advisory_xact_lock_shared(hashtext('guildhall blobs'))")
 KNOWN = text("SELECT CAST(id AS text) FROM files WHERE id = ANY(CAST(:ids AS uuid[]))")
 CLOCK = text("SELECT statement_timestamp()")
 
 Page = list[tuple[str, datetime]]
 
 
-def blob_remover(blobs: Blobs) -> Work:
-    """The work `file.remove_blobs`."""
+def blob_remover(database: Database, blobs: Blobs) -> Work:
+    """The work `file.remove_blobs`; it waits while a backup is made."""
 
     async def remove_blobs(subject_id: str, _row_id: str) -> None:
+        if await _is_kept(database):
+            # The row is put back, without counting a try.
+            raise PeerUnavailable
         await blobs.remove(subject_id)
 
     return remove_blobs
@@ -66,7 +73,10 @@ class Sweeps:
             if page is None:
                 self._pages = None
                 return
-            for file_id in await self._orphans_of(page):
+            orphans = await self._orphans_of(page)
+            if orphans and await _is_kept(self._database):
+                return
+            for file_id in orphans:
                 log.warning("orphaned_blobs", file_id=file_id)
                 await self._blobs.remove(file_id)
 
@@ -80,6 +90,15 @@ class Sweeps:
             return sorted(old - known)
 
         return await self._database.read(read)
+
+
+async def _is_kept(database: Database) -> bool:
+    """Whether a backup is being made that may need any of the bytes."""
+
+    async def look(tx: AsyncConnection) -> bool:
+        return bool((await tx.execute(IS_KEPT)).scalar_one())
+
+    return await database.read(look)
 
 
 def _is_older(file_id: str, moment: datetime) -> bool:

@@ -48,12 +48,22 @@ LOCK = text("""
     WHERE conversation_id = ANY(CAST(:conversation_ids AS uuid[])) ORDER BY conversation_id FOR UPDATE SKIP LOCKED
 """)
 # Head, messages and events in one snapshot: what is committed later has a higher number. The limits keep the planner
-# from reading whole tables for it.
+# from reading whole tables for it. A hole in the numbers, which a restore leaves (docs/runbook.md), is passed at once.
 FOLLOW = text(f"""
     WITH span AS MATERIALIZED (
         SELECT c.id, c.workspace_id, c.last_event_seq, p.event_seq AS after,
-            least(c.last_event_seq, p.event_seq + :most) AS upto
+            least(
+                c.last_event_seq, greatest(p.event_seq + :most, coalesce(next.event_seq - 1, c.last_event_seq))
+            ) AS upto
         FROM search_positions p JOIN conversations c ON c.id = p.conversation_id
+        CROSS JOIN LATERAL (
+            SELECT least(
+                (SELECT m.event_seq FROM messages m
+                WHERE m.conversation_id = c.id AND m.event_seq > p.event_seq ORDER BY m.event_seq LIMIT 1),
+                (SELECT e.event_seq FROM conversation_events e
+                WHERE e.conversation_id = c.id AND e.event_seq > p.event_seq ORDER BY e.event_seq LIMIT 1)
+            ) AS event_seq
+        ) next
         WHERE p.conversation_id = ANY(CAST(:locked_ids AS uuid[])) AND p.event_seq < c.last_event_seq
     ), touched AS MATERIALIZED (
         SELECT s.id AS conversation_id, s.workspace_id, t.message_id

@@ -1,8 +1,10 @@
 """Signing keys change under running services: nobody who is signed in notices."""
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -14,8 +16,9 @@ from guildhall.membership.v1 import workspace_service_pb2 as workspaces
 from guildhall.membership.v1 import workspace_service_pb2_grpc as workspaces_rpc
 
 from services.chassis import tokens
+from services.identity import keys
 from services.identity.__main__ import build
-from services.identity.keys import add_key
+from services.identity.keys import add_key, retire_keys
 from services.identity.settings import IdentitySettings
 from tests.support.suite import Person, Suite, answered, refused
 
@@ -99,3 +102,29 @@ async def test_a_new_key_is_published_then_signs_and_the_old_ones_tokens_stay_go
 def suite_call(suite: Suite, person: Person) -> Any:
     """A call to identity itself, whose verifier has not yet met the token."""
     return person.call(suite.stub(auth_rpc.AuthServiceStub).SignOut, auth.SignOutRequest())
+
+
+async def test_a_key_is_retired_under_a_running_identity_once_the_next_one_signs(
+    suite: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokens, "REFETCH_SECONDS", 0)
+    folder = tmp_path / "keys"
+    shutil.copytree(suite.stack.settings.layout.keys, folder)
+    async with restarted_identity(suite, signing_keys_dir=folder, signing_key_delay_seconds=0.5):
+        person = await suite.person()
+        new_key = add_key(folder)
+        newer = await refreshed(suite, person)
+        while key_of(newer.access_token) != new_key:
+            newer = await refreshed(suite, newer)
+        assert retire_keys(folder, delay_seconds=0.5) == []
+        await works(suite, person)
+
+        monkeypatch.setattr(keys, "RETIRED_AFTER_SECONDS", 0.0)
+        assert key_of(person.access_token) in retire_keys(folder, delay_seconds=0)
+
+        while await published(suite) != {new_key}:  # noqa: ASYNC110 - the folder is looked at when it is due
+            await asyncio.sleep(0.02)
+        await works(suite, newer)
+        assert (await refused(suite_call(suite, person))).code is grpc.StatusCode.UNAUTHENTICATED
+    # With the suite's own key again, before others need it who look for it less often.
+    await works(suite, person)

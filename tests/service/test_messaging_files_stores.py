@@ -85,7 +85,7 @@ async def test_files_go_through_a_bucket_as_through_a_folder(room: FileRoom, buc
         assert await room.download(room.admin, file_id, offset, length) == expected
     assert not room.blobs(file_id)
     await room.delete(room.admin, file_id)
-    await file_sweeps.blob_remover(blobs)(file_id, "")
+    await file_sweeps.blob_remover(room.suite.frames["messaging"].database, blobs)(file_id, "")
     await blobs.remove(file_id)
     assert await keys(blobs, file_id) == []
 
@@ -161,9 +161,9 @@ async def test_blobs_whose_store_is_away_are_removed_when_it_is_back(
     front.turn("500")
     # The kind of failure that puts work back without counting a try.
     with pytest.raises(PeerUnavailable):
-        await file_sweeps.blob_remover(blobs)(file_id, "")
+        await file_sweeps.blob_remover(room.suite.frames["messaging"].database, blobs)(file_id, "")
     front.turn("pass")
-    await file_sweeps.blob_remover(blobs)(file_id, "")
+    await file_sweeps.blob_remover(room.suite.frames["messaging"].database, blobs)(file_id, "")
     assert await keys(blobs, file_id) == []
 
 

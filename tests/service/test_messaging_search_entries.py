@@ -81,6 +81,20 @@ async def test_going_through_it_again_changes_nothing(library: Library, database
     assert library.rows(written, id=library.channel_id) == before
 
 
+async def test_a_hole_in_the_numbers_is_passed_at_once(library: Library, database: Database) -> None:
+    # What a restore leaves, so that nobody's old position is taken for a new one.
+    before = await library.sent(library.admin, "before")
+    library.rows(
+        "UPDATE conversations SET last_event_seq = last_event_seq + 1000000000 WHERE id = %(id)s", id=library.channel_id
+    )
+    after = await library.sent(library.admin, "after")
+    library.rows("UPDATE search_positions SET event_seq = 0 WHERE conversation_id = %(id)s", id=library.channel_id)
+    for _ in range(3):
+        await database.transaction(lambda tx: search_entries.follow(tx, conversation_ids=[library.channel_id]))
+    await library.settled()
+    assert entries(library) == sorted([before.message_id, after.message_id])
+
+
 async def test_what_nobody_was_woken_for_is_found_once_all_is_looked_at(library: Library) -> None:
     await library.sent(library.admin, "before it")
     await library.settled()

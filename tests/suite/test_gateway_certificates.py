@@ -69,7 +69,7 @@ def test_the_command_renews_what_the_public_is_shown_without_a_restart(running: 
     port = running.settings.ports.gateway_tls
     before = shown(port)
 
-    done = running.guildhall("renew-certificates")
+    done = running.guildhall("rotate", "certificates")
 
     assert done.returncode == 0, done.stderr
     wait_until(lambda: shown(port) != before)

@@ -12,7 +12,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from services.identity.keys import SigningKeys, add_key, read_keys
+from services.identity import keys as keys_module
+from services.identity.keys import SigningKeys, add_key, read_keys, retire_keys
 
 
 def write_key(folder: Path, name: str, key: Ed25519PrivateKey | ec.EllipticCurvePrivateKey | None = None) -> None:
@@ -191,3 +192,26 @@ def test_a_key_of_another_kind_is_refused(tmp_path: Path) -> None:
     write_key(tmp_path, "elliptic", ec.generate_private_key(ec.SECP256R1()))
     with pytest.raises(ValueError, match="not Ed25519"):
         read_keys(tmp_path)
+
+
+def test_keys_before_the_one_that_has_signed_for_long_are_retired(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("2026-01", "2026-02", "2026-03"):
+        write_key(tmp_path, name)
+    # The time at which a file came into a folder cannot be set back; what is an hour is moved instead.
+    monkeypatch.setattr(keys_module, "RETIRED_AFTER_SECONDS", 0.0)
+    assert retire_keys(tmp_path, delay_seconds=0) == ["2026-01", "2026-02"]
+    assert list(read_keys(tmp_path)) == ["2026-03"]
+    assert retire_keys(tmp_path, delay_seconds=0) == []
+
+
+def test_no_key_is_retired_while_the_next_one_waits_or_has_signed_for_less_than_an_hour(tmp_path: Path) -> None:
+    for name in ("2026-01", "2026-02"):
+        write_key(tmp_path, name)
+        # Nor for a time that a copied file brings along: nobody has seen that key before.
+        age(tmp_path, name, 7 * 24 * 3600)
+    assert retire_keys(tmp_path, delay_seconds=600) == []
+    assert retire_keys(tmp_path, delay_seconds=-3000) == []
+    assert sorted(read_keys(tmp_path)) == ["2026-01", "2026-02"]
+    assert retire_keys(tmp_path, delay_seconds=-3601) == ["2026-01"]
