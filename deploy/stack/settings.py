@@ -69,6 +69,10 @@ class Ports:
         """Where Prometheus asks."""
         return self._of(15071, service, replica)
 
+    def worker_metrics(self, service: str) -> int:
+        """Where Prometheus asks the service's worker."""
+        return self._of(15081, service, 0)
+
     def needed(self, replicas: int) -> dict[int, str]:
         """Every port that a stack of so many replicas listens on, and who needs it."""
         ports = {
@@ -77,6 +81,7 @@ class Ports:
             self.envoy_admin: "Envoy's admin interface",
         }
         for service in SERVICES:
+            ports[self.worker_metrics(service)] = f"{service}-worker's metrics"
             for replica in range(replicas):
                 name = instance_name(service, replica)
                 ports[self.service(service, replica)] = name

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
+from services.chassis import metrics
 from services.chassis.errors import DeadlineExceeded, Overloaded, PeerUnavailable
 
 Item = TypeVar("Item")
@@ -26,12 +27,14 @@ class Coalescer(Generic[Item, Result]):
     `flush(items, timeout_seconds)` returns one result for each item, in order; an exception among them fails only its
     own item. What it raises fails the whole batch, and no other. `on_expired` is told of an item that ran out of time
     while it waited, before anything behind it is flushed; `on_left` of each that no longer waits, for whatever reason.
+    `name` is what metrics and traces call it.
     """
 
     def __init__(
         self,
         flush: Callable[[Sequence[Item], float], Awaitable[Sequence[Result | BaseException]]],
         *,
+        name: str,
         batch_limit: int = 500,
         queue_limit: int = 5000,
         on_batch: Callable[[int], None] | None = None,
@@ -46,11 +49,20 @@ class Coalescer(Generic[Item, Result]):
         self._on_left = on_left
         self._waiting: deque[tuple[Item, float, asyncio.Future[Result]]] = deque()
         self._running: asyncio.Task[None] | None = None
+        self._batch_items, self._flush_seconds = metrics.BATCH_ITEMS.labels(name), metrics.FLUSH_SECONDS.labels(name)
+        self._refused = metrics.REFUSED.labels(name)
+        metrics.WAITING.labels(name).set_function(lambda: len(self._waiting))
 
     @property
     def is_full(self) -> bool:
         """True if nothing more is taken."""
         return len(self._waiting) >= self._queue_limit
+
+    def require_room(self) -> None:
+        """OVERLOADED if nothing more is taken."""
+        if self.is_full:
+            self._refused.inc()
+            raise Overloaded
 
     async def ask(self, item: Item, *, deadline: float) -> Result:
         """The result for one item. `deadline` is on time.monotonic()'s clock. Cancelling it leaves the batch alone."""
@@ -58,8 +70,7 @@ class Coalescer(Generic[Item, Result]):
 
     def submit(self, item: Item, *, deadline: float) -> asyncio.Future[Result]:
         """Queues one item, behind all that were queued before. OVERLOADED if too many wait."""
-        if self.is_full:
-            raise Overloaded
+        self.require_room()
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, deadline, future))
         if self._running is None:
@@ -108,7 +119,8 @@ class Coalescer(Generic[Item, Result]):
         """Flushes one batch and hands out its results."""
         if self._on_batch:
             self._on_batch(len(batch))
-        longest = max(deadline for _, deadline, _ in batch) - time.monotonic()
+        begun = time.monotonic()
+        longest = max(deadline for _, deadline, _ in batch) - begun
         timeout = min(longest, FLUSH_SECONDS)
         results: Sequence[Result | BaseException]
         try:
@@ -125,6 +137,8 @@ class Coalescer(Generic[Item, Result]):
             results = [PeerUnavailable()] * len(batch)
         except Exception as error:
             results = [error] * len(batch)
+        self._batch_items.observe(len(batch))
+        self._flush_seconds.observe(time.monotonic() - begun)
         for (_, _, future), result in zip(batch, results, strict=True):
             if future.done():
                 continue

@@ -20,6 +20,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 from guildhall.options.v1 import access_pb2
 
+from services.chassis import metrics
 from services.chassis.call import CURRENT, Call
 from services.chassis.contracts import Rpc
 from services.chassis.errors import (
@@ -70,6 +71,7 @@ class Interceptors:
         self._sessions = sessions
         self._unary = 0
         self._streams = 0
+        metrics.IN_FLIGHT.set_function(lambda: self._unary)
 
     def wrap(self, rpc: Rpc, handler: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any, Any]:
         """The handler with everything before it."""

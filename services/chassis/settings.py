@@ -153,6 +153,8 @@ class WorkerSettings(DatabaseSettings, BrokerSettings, MailSettings):
     secret_key_file: KeyFile
     public_url: str = Field(default="http://127.0.0.1:8080", pattern="^https?://", description="the gateway, for links")
 
+    worker_metrics_listen: Address | None = Field(default=None, description="the worker's metrics; none without it")
+
     @property
     def secret_key(self) -> bytes:
         """The service's own key: at least 32 bytes, in hexadecimal."""
