@@ -7,6 +7,7 @@ from deploy.envoy.descriptors import PublicRpc
 from deploy.envoy.replies import local_replies
 from deploy.envoy.routes import SIGNED_IN, STREAM_IDLE_SECONDS, virtual_host
 from deploy.envoy.settings import GatewaySettings, Json, extension
+from deploy.envoy.tracing import tracing
 
 # Headers by which somebody outside could pass for another user, another address or Envoy itself.
 IDENTITY_HEADERS = (
@@ -74,6 +75,7 @@ def _connection_manager(name: str, settings: GatewaySettings, rpcs: Sequence[Pub
         server_name="guildhall",
         **_trust(settings),
         **_limits(),
+        **tracing(settings),
         access_log=[_access_log()],
         local_reply_config=local_replies(),
         route_config={

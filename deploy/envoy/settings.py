@@ -24,6 +24,8 @@ class GatewaySettings:
     by them a load test puts a bare service behind the very same listener, filters and mutual TLS.
     `max_unary_calls` is how many unary calls each service has in flight from this gateway; those beyond are refused as
     OVERLOADED. Divided by the rate of a service, it is how long a call waits there at most: far below its deadline.
+    `otlp_endpoint` is a collector of traces, `http://HOST:PORT`, by gRPC; without one nothing is traced. `traces_ratio` is
+    the share of calls that are traced of those that come without a `traceparent`.
     """
 
     host: str
@@ -48,6 +50,8 @@ class GatewaySettings:
     max_connections: int = 20_000
     max_unary_calls: int = 256
     max_heap_bytes: int = 1 << 30
+    otlp_endpoint: str = ""
+    traces_ratio: float = 0.01
 
     def __post_init__(self) -> None:
         problems = [
@@ -55,6 +59,8 @@ class GatewaySettings:
             for service, replicas in self.upstreams.items()
             if not replicas or len(replicas) != len(self.health_ports.get(service, ()))
         ]
+        if self.otlp_endpoint and not self.otlp_endpoint.startswith("http://"):
+            problems.append(f"the gateway sends traces in plain text, to http://HOST:PORT, not to {self.otlp_endpoint}")
         if problems:
             raise ValueError("; ".join(problems))
 

@@ -14,7 +14,7 @@ from sqlalchemy import event, exc
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
 
-from services.chassis import metrics
+from services.chassis import metrics, traces
 from services.chassis.errors import StorageUnavailable
 from services.chassis.settings import DatabaseSettings
 
@@ -87,6 +87,8 @@ class Database:
         event.listen(engine.sync_engine, "checkin", _note_idle)
         event.listen(engine.sync_engine, "checkout", _ping_idle)
         _show(engine, name, pool_size)
+        if traces.active is not None:
+            traces.active.watch(engine.sync_engine)
         return engine
 
     def _add_password(self, _dialect: Any, _record: Any, _args: Any, parameters: dict[str, Any]) -> None:

@@ -3,7 +3,9 @@
 from prometheus_client import Counter, Gauge
 from sqlalchemy import text
 
-EXPIRIES = Counter("guildhall_guest_expiries", "Guests who were locked or ended because their time was over.", ("state",))
+EXPIRIES = Counter(
+    "guildhall_guest_expiries", "Guests who were locked or ended because their time was over.", ("state",)
+)
 OVERDUE = Gauge("guildhall_guests_overdue", "Guests whose time is over, and whose rows do not say so yet.")
 OLDEST = Gauge("guildhall_guests_overdue_oldest_seconds", "Seconds since the time of the first of them was over.")
 

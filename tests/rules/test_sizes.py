@@ -10,7 +10,7 @@ from tests.rules.sources import Source, everything, report, service_sources, sou
 FILE_LINES = 400
 FUNCTION_LINES = 60
 FRAME_LINES = 3050
-"""The frame's lines that are not empty; about 2 000 is what it was meant to be, and a tenth of it measures and traces."""
+"""The frame's lines that are not empty; 2 000 were meant to be enough. A tenth of them measures and traces."""
 EXPLAINED_FROM = 5
 BANNED = {"utils", "util", "helpers", "helper", "common", "manager", "managers", "base", "impl"}
 
