@@ -24,8 +24,8 @@ class GatewaySettings:
     by them a load test puts a bare service behind the very same listener, filters and mutual TLS.
     `max_unary_calls` is how many unary calls each service has in flight from this gateway; those beyond are refused as
     OVERLOADED. Divided by the rate of a service, it is how long a call waits there at most: far below its deadline.
-    `otlp_endpoint` is a collector of traces, `http://HOST:PORT`, by gRPC; without one nothing is traced. `traces_ratio` is
-    the share of calls that are traced of those that come without a `traceparent`.
+    `otlp_endpoint` is a collector of traces, `http://HOST:PORT`, by gRPC; without one nothing is traced. `traces_ratio`
+    is the share of calls that are traced of those that come without a `traceparent`.
     """
 
     host: str

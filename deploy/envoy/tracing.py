@@ -1,4 +1,4 @@
-"""The gateway's own span of each call, sent to a collector by OTLP, and the `traceparent` that the services go on with."""
+"""The gateway's own span of each call, sent to a collector by OTLP; the services go on with its `traceparent`."""
 
 from urllib.parse import urlsplit
 

@@ -1,0 +1,98 @@
+"""What the dashboard and the alerts ask for is what a running suite exports, and the other way round."""
+
+from collections.abc import Iterable
+
+import pytest
+from prometheus_client import Metric
+
+from deploy.observability.panels import UNUSED
+from deploy.stack.settings import SERVICES
+from tests.suite.conftest import Running
+from tests.support.metrics import scraped
+from tests.support.promql import alerts, asked, queries
+
+OF_PROMETHEUS = {"up", "ALERTS"}
+"""Made by Prometheus itself."""
+OF_SCRAPING = {"service", "job", "instance"}
+"""Labels that the scrape configuration gives."""
+
+
+@pytest.fixture(scope="module")
+def exported(running: Running) -> dict[str, list[Metric]]:
+    """Everything that is exported, by process, after some calls."""
+    running.token("observed@example.com")
+    ports = running.settings.ports
+    return {
+        **{name: scraped(ports.metrics(name)) for name in SERVICES},
+        **{f"{name}-worker": scraped(ports.worker_metrics(name)) for name in SERVICES},
+        "gateway": scraped(ports.envoy_admin, "/stats/prometheus"),
+    }
+
+
+def names(families: Iterable[Metric]) -> set[str]:
+    """The series of metrics, those without a sample yet as well."""
+    found: set[str] = set()
+    for family in families:
+        found |= {sample.name for sample in family.samples}
+        endings = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}.get(family.type, ("",))
+        found |= {f"{family.name}{ending}" for ending in endings}
+    return found
+
+
+def unknown(asking: Iterable[str], exported: dict[str, list[Metric]]) -> set[str]:
+    """The metrics in queries that no process exports."""
+    known = OF_PROMETHEUS.union(*(names(families) for families in exported.values()))
+    return {metric for query in asking for metric in asked(query).metrics} - known
+
+
+def test_every_metric_of_the_dashboard_is_exported(exported: dict[str, list[Metric]]) -> None:
+    assert unknown(queries(), exported) == set()
+
+
+def test_every_metric_of_the_alerts_is_exported(exported: dict[str, list[Metric]]) -> None:
+    assert unknown([rule["expr"] for rule in alerts()], exported) == set()
+
+
+def test_a_metric_that_nobody_exports_is_found(exported: dict[str, list[Metric]]) -> None:
+    assert unknown(["rate(guildhall_made_up_total[5m]) / up"], exported) == {"guildhall_made_up_total"}
+
+
+def test_every_label_of_a_query_is_exported(exported: dict[str, list[Metric]]) -> None:
+    known = {
+        label for families in exported.values() for family in families for s in family.samples for label in s.labels
+    }
+    # Of what has not happened yet, a refusal say, no sample shows the labels.
+    known |= {"queue", "pool", "target", "outcome", "kind", "sweep", "state", "reason", "cause"}
+    asking = [*queries(), *(rule["expr"] for rule in alerts())]
+    assert {label for query in asking for label in asked(query).labels} - known - OF_SCRAPING == set()
+
+
+def test_every_metric_of_ours_is_on_the_dashboard_or_left_out_for_a_reason(exported: dict[str, list[Metric]]) -> None:
+    shown = {metric for query in queries() for metric in asked(query).metrics}
+    families = {family.name: family for found in exported.values() for family in found}
+    ours = {name for name in families if name.startswith(("guildhall_", "grpc_server_"))}
+    left_out = {name for name in ours if not names([families[name]]) & shown}
+    assert len(ours) > 30
+    assert left_out == set(UNUSED)
+
+
+def test_every_metric_of_ours_has_a_help_text(exported: dict[str, list[Metric]]) -> None:
+    families = [family for found in exported.values() for family in found]
+    assert [f.name for f in families if f.name.startswith(("guildhall_", "grpc_server_")) and not f.documentation] == []
+
+
+@pytest.mark.parametrize("process", [*SERVICES, *(f"{name}-worker" for name in SERVICES)])
+def test_every_process_tells_its_pools_and_its_memory(process: str, exported: dict[str, list[Metric]]) -> None:
+    found = {sample.name: sample for family in exported[process] for sample in family.samples}
+    assert "guildhall_database_pool_used_connections" in found
+    assert found["process_resident_memory_bytes"].value > 0
+    assert not [name for name in found if name.endswith("_created")], "twice the series for nothing"
+
+
+def test_no_label_holds_an_id_or_an_address(exported: dict[str, list[Metric]]) -> None:
+    for process in set(exported) - {"gateway"}:
+        for family in exported[process]:
+            for sample in family.samples:
+                for value in sample.labels.values():
+                    assert "@" not in value
+                    assert len(value) < 60, (family.name, value)
