@@ -58,9 +58,8 @@ def test_a_metric_that_nobody_exports_is_found(exported: dict[str, list[Metric]]
 
 
 def test_every_label_of_a_query_is_exported(exported: dict[str, list[Metric]]) -> None:
-    known = {
-        label for families in exported.values() for family in families for s in family.samples for label in s.labels
-    }
+    families = [family for found in exported.values() for family in found]
+    known = {label for family in families for sample in family.samples for label in sample.labels}
     # Of what has not happened yet, a refusal say, no sample shows the labels.
     known |= {"queue", "pool", "target", "outcome", "kind", "sweep", "state", "reason", "cause"}
     asking = [*queries(), *(rule["expr"] for rule in alerts())]
