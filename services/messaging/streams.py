@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from guildhall.messaging.v1 import event_service_pb2 as pb
@@ -169,6 +169,9 @@ class Stream:
         if len(self._waiting) >= MOST_FRAMES or self._waiting_bytes + len(given.entries) > MOST_BYTES:
             self.end(pb.STREAM_END_REASON_SLOW)
             return
+        if not self.joined and given.oldest_at is not None:
+            # What it catches up with was not late: it was away.
+            given = replace(given, oldest_at=None)
         self._waiting.append(given)
         self._waiting_bytes += len(given.entries)
         self._wake.set()
@@ -213,7 +216,7 @@ class Stream:
         if self._taken_at is None:
             return
         clock = time.time()
-        if self.joined and clock >= self._measured_at + 1:
+        if clock >= self._measured_at + 1:
             self._measured_at = clock
             metrics.DELIVERY_LAG.observe(max(0.0, clock - self._taken_at.timestamp()))
         self._taken_at = None
