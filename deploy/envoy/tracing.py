@@ -6,6 +6,7 @@ from deploy.envoy.clusters import discovery, socket_address
 from deploy.envoy.settings import GatewaySettings, Json, any_of, extension
 
 COLLECTOR = "traces"
+_SAMPLERS = "envoy.extensions.tracers.opentelemetry.samplers.v3"
 
 
 def tracing(settings: GatewaySettings) -> Json:
@@ -17,15 +18,31 @@ def tracing(settings: GatewaySettings) -> Json:
         "envoy.config.trace.v3.OpenTelemetryConfig",
         grpc_service={"envoy_grpc": {"cluster_name": COLLECTOR}, "timeout": "1s"},
         service_name="guildhall-gateway",
+        sampler=_sampler(settings),
     )
     return {
         "tracing": {
             "provider": provider,
-            "random_sampling": {"value": settings.traces_ratio * 100},
+            # The sampler decides: without its word, a caller's sampled `traceparent` would be overruled.
+            "random_sampling": {"value": 100},
             # Paths and queries hold secrets and what people look for: `/join/{token}`.
             "max_path_tag_length": 0,
         }
     }
+
+
+def _sampler(settings: GatewaySettings) -> Json:
+    share = {"numerator": round(settings.traces_ratio * 1_000_000), "denominator": "MILLION"}
+    of_others = extension(
+        "envoy.tracers.opentelemetry.samplers.trace_id_ratio_based",
+        f"{_SAMPLERS}.TraceIdRatioBasedSamplerConfig",
+        sampling_percentage=share,
+    )
+    return extension(
+        "envoy.tracers.opentelemetry.samplers.parent_based",
+        f"{_SAMPLERS}.ParentBasedSamplerConfig",
+        wrapped_sampler=of_others,
+    )
 
 
 def collector_cluster(settings: GatewaySettings) -> list[Json]:

@@ -1,5 +1,6 @@
 """One trace of one call, from the gateway to the statements, as a real collector gets it by OTLP."""
 
+import contextlib
 import http.client
 import os
 import shutil
@@ -245,9 +246,9 @@ def test_a_call_that_is_not_to_be_traced_is_not(caller: Caller, collector: tuple
 def test_no_text_of_a_persons_is_in_a_span(traced: Running, caller: Caller, collector: tuple[Collector, int]) -> None:
     found, (trace_id, traceparent) = collector[0], new_trace()
     token, path = traced.token(f"{MARK}@example.com"), f"/v1/users?emailPrefix={MARK}"
-    connection = http.client.HTTPConnection("127.0.0.1", traced.settings.ports.gateway, timeout=10)
-    connection.request("GET", path, headers={"authorization": f"Bearer {token}", "traceparent": traceparent})
-    connection.getresponse().read()
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", traced.settings.ports.gateway)) as connection:
+        connection.request("GET", path, headers={"authorization": f"Bearer {token}", "traceparent": traceparent})
+        connection.getresponse().read()
     found.until(lambda: {"guildhall-gateway", "guildhall-identity"} <= {s.service for s in found.of(trace_id)})
     last, traceparent = new_trace()
     caller.send(traceparent).result()

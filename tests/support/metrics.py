@@ -11,10 +11,16 @@ def own(name: str, **labels: str) -> float:
     return REGISTRY.get_sample_value(name, labels) or 0.0
 
 
-def scraped(port: int, path: str = "/metrics") -> list[Metric]:
+def answered(port: int, path: str = "/metrics") -> str:
     """What a process answers Prometheus."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
-        return list(text_string_to_metric_families(answer.read().decode()))
+        text: str = answer.read().decode()
+        return text
+
+
+def scraped(port: int) -> list[Metric]:
+    """The same, parsed."""
+    return list(text_string_to_metric_families(answered(port)))
 
 
 def sample(families: list[Metric], name: str, **labels: str) -> float:

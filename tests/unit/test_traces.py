@@ -62,7 +62,8 @@ def test_envoy_takes_a_collector_and_tells_it_no_path(settings: GatewaySettings,
     assert checked.returncode == 0, checked.stderr
     for listener in json.loads(file.read_text())["static_resources"]["listeners"]:
         tracing = listener["filter_chains"][0]["filters"][0]["typed_config"]["tracing"]
-        assert tracing["random_sampling"] == {"value": 25.0}
+        sampler = tracing["provider"]["typed_config"]["sampler"]["typed_config"]["wrapped_sampler"]["typed_config"]
+        assert sampler["sampling_percentage"] == {"numerator": 250_000, "denominator": "MILLION"}
         assert tracing["max_path_tag_length"] == 0
     assert "tracing" not in render(settings)
 
