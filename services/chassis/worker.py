@@ -4,6 +4,7 @@ Celery's threads only wait; everything async runs in one loop thread of its own.
 """
 
 import asyncio
+import itertools
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any
@@ -70,6 +71,12 @@ class Worker:
 
     def serve(self, works: Mapping[str, Work], sweeps: Mapping[str, Sweep]) -> None:
         """Takes tasks until SIGTERM."""
+
+        # Shown as 0 from the start: a counter that is first seen at 1 has not risen for Prometheus.
+        for kind, outcome in itertools.product(works, ("done", "failed", "postponed")):
+            metrics.TASKS.labels(kind, outcome)
+        for name, outcome in itertools.product(sweeps, ("done", "failed")):
+            metrics.SWEEPS.labels(name, outcome)
 
         @self.app.task(name=perform_task(self.app.main))  # type: ignore[untyped-decorator]
         def perform_row(row_id: str) -> None:

@@ -6,6 +6,8 @@ from sqlalchemy import text
 EXPIRIES = Counter(
     "guildhall_guest_expiries", "Guests who were locked or ended because their time was over.", ("state",)
 )
+for _state in ("locked", "ended"):
+    EXPIRIES.labels(_state)  # shown as 0 from the start, or the first has not risen for Prometheus
 OVERDUE = Gauge("guildhall_guests_overdue", "Guests whose time is over, and whose rows do not say so yet.")
 OLDEST = Gauge("guildhall_guests_overdue_oldest_seconds", "Seconds since the time of the first of them was over.")
 

@@ -21,15 +21,21 @@ SEARCH_BEHIND = Gauge(
 )
 SEARCH_LAG = Histogram(
     "guildhall_search_lag_seconds",
-    "Seconds from a conversation's first unread wake-up to its being searchable up to then.",
+    "Seconds, at most, from a message to its being searchable: from the first that was not, where several came.",
     buckets=(0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300),
 )
 UPLOADS_EXPIRED = Counter("guildhall_files_expired", "Files deleted because no message took them up in 24 hours.")
 BLOBS_REMOVED = Counter(
     "guildhall_blobs_removed", "Files whose bytes were removed from the store: deleted ones, and orphans.", ("cause",)
 )
+for _cause in ("deleted", "orphaned"):
+    BLOBS_REMOVED.labels(_cause)  # shown as 0 from the start, or the first has not risen for Prometheus
 
 
 def reason_name(reason: pb.StreamEndReason.ValueType) -> str:
     """STREAM_END_REASON_SLOW is slow."""
     return pb.StreamEndReason.Name(reason).removeprefix("STREAM_END_REASON_").lower()
+
+
+for _reason in pb.StreamEndReason.values()[1:]:
+    SUBSCRIPTION_ENDS.labels(reason_name(_reason))

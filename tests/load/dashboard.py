@@ -71,7 +71,7 @@ def draw_panel(axes: Any, url: str, panel: Any, seconds: int) -> None:
     axes.set_ylim(bottom=0)
     axes.grid(visible=True, alpha=0.3)
     if lines:
-        axes.legend(fontsize=5, loc="upper left", ncols=2, framealpha=0.6)
+        axes.legend(fontsize=6, loc="upper left", ncols=2, framealpha=0.6)
     else:
         axes.text(0.5, 0.5, "nothing yet", ha="center", transform=axes.transAxes, fontsize=8, color="grey")
 
@@ -81,7 +81,7 @@ def draw(url: str, seconds: int, file: str) -> None:
     import matplotlib.pyplot as plt
 
     height = sum(-(-len(panels) // dashboard.COLUMNS) for _, panels in rows())
-    figure = plt.figure(figsize=(18, 2.6 * height), layout="constrained")
+    figure = plt.figure(figsize=(15, 2.1 * height), layout="constrained")
     parts = figure.subfigures(
         nrows=sum(1 for _ in rows()),
         height_ratios=[-(-len(panels) // dashboard.COLUMNS) for _, panels in rows()],
@@ -94,7 +94,7 @@ def draw(url: str, seconds: int, file: str) -> None:
                 axes.axis("off")
             else:
                 draw_panel(axes, url, panel, seconds)
-    figure.savefig(file, dpi=80)
+    figure.savefig(file, dpi=75)
 
 
 if __name__ == "__main__":
