@@ -16,7 +16,7 @@ def clusters(settings: GatewaySettings) -> list[Json]:
 def _service(settings: GatewaySettings, name: str) -> Json:
     return {
         "name": name,
-        **_discovery([host for host, _ in settings.upstreams[name]]),
+        **discovery([host for host, _ in settings.upstreams[name]]),
         "connect_timeout": "1s",
         "lb_policy": "ROUND_ROBIN",
         # Below this share of healthy replicas Envoy would send to the dead ones as well.
@@ -43,7 +43,8 @@ def _service(settings: GatewaySettings, name: str) -> Json:
     }
 
 
-def _discovery(hosts: list[str]) -> Json:
+def discovery(hosts: list[str]) -> Json:
+    """How a cluster's hosts are found: addresses as they are, names by DNS."""
     if all(map(_is_address, hosts)):
         return {"type": "STATIC"}
     return {
@@ -143,7 +144,7 @@ def _own_listener(settings: GatewaySettings) -> Json:
     host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104 — compared, not bound
     return {
         "name": OWN_LISTENER,
-        **_discovery([host]),
+        **discovery([host]),
         "connect_timeout": "1s",
         "load_assignment": {
             "cluster_name": OWN_LISTENER,

@@ -14,6 +14,7 @@ from deploy.envoy.descriptors import public_rpcs, write_descriptor_set
 from deploy.envoy.listeners import listeners
 from deploy.envoy.pages import write_pages
 from deploy.envoy.settings import DEVELOPMENT_ORIGINS, GatewaySettings, Json, extension
+from deploy.envoy.tracing import collector_cluster
 
 __all__ = ["DEVELOPMENT_ORIGINS", "GatewaySettings", "render", "write_files"]
 
@@ -46,7 +47,10 @@ def render(settings: GatewaySettings) -> str:
     bootstrap: Json = {
         "node": {"id": "gateway", "cluster": "guildhall"},
         "admin": {"address": socket_address(settings.admin_host, settings.admin_port)},
-        "static_resources": {"listeners": listeners(settings, rpcs), "clusters": clusters(settings)},
+        "static_resources": {
+            "listeners": listeners(settings, rpcs),
+            "clusters": [*clusters(settings), *collector_cluster(settings)],
+        },
         "overload_manager": _overload_manager(settings),
         "layered_runtime": {"layers": [{"name": "hardening", "static_layer": _HARDENING}]},
     }

@@ -10,6 +10,7 @@ from deploy.envoy.pages import MOST_BYTES
 from deploy.envoy.replies import local_replies
 from deploy.envoy.routes import BUFFER_FILTER, JWT_FILTER, SIGNED_IN, STREAM_IDLE_SECONDS, virtual_host
 from deploy.envoy.settings import GatewaySettings, Json, extension
+from deploy.envoy.tracing import tracing
 
 # Headers by which somebody outside could pass for another user, another address or Envoy itself.
 IDENTITY_HEADERS = (
@@ -71,6 +72,7 @@ def _connection_manager(name: str, settings: GatewaySettings, rpcs: Sequence[Pub
         server_name="guildhall",
         **_trust(settings),
         **_limits(),
+        **tracing(settings),
         access_log=[_access_log()],
         local_reply_config=local_replies(),
         route_config={

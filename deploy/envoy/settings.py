@@ -27,6 +27,8 @@ class GatewaySettings:
     OVERLOADED. Divided by the rate of a service, it is how long a call waits there at most: far below its deadline.
     `calls_per_second_of_…` and `sign_ins_per_second_of_address` are the limits of `limits.py`, each with as much as in
     10 s at once. `secrets_folder` is where `write_secrets` writes; without one, new certificates need a restart.
+    `otlp_endpoint` is a collector of traces, `http://HOST:PORT`, by gRPC; without one nothing is traced. `traces_ratio`
+    is the share of calls that are traced of those that come without a `traceparent`.
     """
 
     host: str
@@ -51,6 +53,8 @@ class GatewaySettings:
     max_connections: int = 20_000
     max_unary_calls: int = 256
     max_heap_bytes: int = 1 << 30
+    otlp_endpoint: str = ""
+    traces_ratio: float = 0.01
     calls_per_second_of_user: int = 300
     calls_per_second_of_address: int = 100
     sign_ins_per_second_of_address: int = 5
@@ -68,6 +72,8 @@ class GatewaySettings:
             for service, replicas in self.upstreams.items()
             if not replicas or len(replicas) != len(self.health_ports.get(service, ()))
         ]
+        if self.otlp_endpoint and not self.otlp_endpoint.startswith("http://"):
+            problems.append(f"the gateway sends traces in plain text, to http://HOST:PORT, not to {self.otlp_endpoint}")
         if problems:
             raise ValueError("; ".join(problems))
 

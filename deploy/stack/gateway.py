@@ -105,6 +105,8 @@ def _write_config(settings: Settings, config_file: Path, extra: Extra | None) ->
         public_url=settings.public_url,
         allowed_origin_regex=config.DEVELOPMENT_ORIGINS,
         extra_rpcs=extra.rpcs if extra is not None else (),
+        otlp_endpoint=settings.of_services.get("GUILDHALL_OTLP_ENDPOINT", ""),
+        traces_ratio=float(settings.of_services.get("GUILDHALL_TRACES_RATIO", 0.01)),
     )
     limits: dict[str, Any] = dict(settings.of_gateway)
     gateway = dataclasses.replace(gateway, **limits)

@@ -85,7 +85,10 @@ def programs(settings: Settings, *, postgres: Postgres, valkey: Valkey) -> list[
                 name=f"{service}-worker",
                 command=[sys.executable, "-m", f"services.{service}", "worker"],
                 log_file=settings.layout.logs / f"{service}-worker.log",
-                environment=environment(settings, service, postgres=postgres, valkey=valkey),
+                environment={
+                    **environment(settings, service, postgres=postgres, valkey=valkey),
+                    "GUILDHALL_WORKER_METRICS_LISTEN": f"{HOST}:{settings.ports.worker_metrics(service)}",
+                },
                 after=(f"migrate-{service}", "valkey"),
             )
         )

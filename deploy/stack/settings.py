@@ -23,10 +23,12 @@ _OF_SERVICES = (
     "GUILDHALL_MAILS_PER_",
     "GUILDHALL_MESSAGES_PER_",
     "GUILDHALL_MOST_FILE_BYTES",
+    "GUILDHALL_OTLP_ENDPOINT",
     "GUILDHALL_SIGN_UP",
     "GUILDHALL_SIGNING_KEY_DELAY_SECONDS",
     "GUILDHALL_SMTP_",
     "GUILDHALL_STORAGE_BYTES_PER_WORKSPACE",
+    "GUILDHALL_TRACES_RATIO",
     "GUILDHALL_WORKSPACE_CREATION",
 )
 _OF_GATEWAY = (
@@ -74,6 +76,10 @@ class Ports:
         """Where Prometheus asks."""
         return self._of(15071, service, replica)
 
+    def worker_metrics(self, service: str) -> int:
+        """Where Prometheus asks the service's worker."""
+        return self._of(15081, service, 0)
+
     def needed(self, replicas: int) -> dict[int, str]:
         """Every port that a stack of so many replicas listens on, and who needs it."""
         ports = {
@@ -82,6 +88,7 @@ class Ports:
             self.envoy_admin: "Envoy's admin interface",
         }
         for service in SERVICES:
+            ports[self.worker_metrics(service)] = f"{service}-worker's metrics"
             for replica in range(replicas):
                 name = instance_name(service, replica)
                 ports[self.service(service, replica)] = name

@@ -7,6 +7,7 @@ from typing import Protocol, TypeVar
 
 import grpc
 
+from services.chassis import traces
 from services.chassis.call import CURRENT
 from services.chassis.coalesce import FLUSH_SECONDS, is_cancelled
 from services.chassis.errors import DeadlineExceeded, LimitReached, PeerUnavailable, info_of
@@ -82,9 +83,12 @@ def open_channel(settings: ServeSettings, peer: str) -> grpc.aio.Channel:
         ("grpc.min_reconnect_backoff_ms", 100),
         ("grpc.max_reconnect_backoff_ms", 1_000),
     ]
+    interceptors = traces.active.client_interceptors() if traces.active is not None else None
     return PeerChannel(
         [settings.tls_cert_file, settings.tls_key_file, settings.tls_ca_file],
-        lambda: grpc.aio.secure_channel(target, channel_credentials(settings), options=options),
+        lambda: grpc.aio.secure_channel(
+            target, channel_credentials(settings), options=options, interceptors=interceptors
+        ),
     )
 
 

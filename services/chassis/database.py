@@ -7,13 +7,14 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import psycopg
 from sqlalchemy import event, exc
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
-from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
 
+from services.chassis import metrics, traces
 from services.chassis.errors import StorageUnavailable
 from services.chassis.settings import DatabaseSettings
 
@@ -31,6 +32,22 @@ class ConnectionLost(StorageUnavailable):
     """The connection was dead before COMMIT was sent, so nothing has happened and all of it can be done again."""
 
 
+class CountedPool(AsyncAdaptedQueuePool):
+    """A pool that knows how many wait for one of its connections, and counts those who got none in time."""
+
+    waiting = 0
+
+    def _do_get(self) -> ConnectionPoolEntry:
+        self.waiting += 1
+        try:
+            return super()._do_get()
+        except exc.TimeoutError:
+            metrics.POOL_TIMEOUTS.labels(self.logging_name).inc()
+            raise
+        finally:
+            self.waiting -= 1
+
+
 class Database:
     """The service's pool. `on_outbox` is called after each commit that wrote an outbox row."""
 
@@ -39,18 +56,22 @@ class Database:
         self._settings = settings
         self._running: set[asyncio.Future[Any]] = set()
         self.on_outbox: Callable[[], None] = lambda: None
-        self._transactions = self._engine(pool_size)
+        self._transactions = self._engine(pool_size, name="transactions")
         # Connections of their own: switching one to autocommit and back costs half of what a statement does.
-        self._statements = self._engine(pool_size, isolation_level="AUTOCOMMIT", pool_reset_on_return=None)
+        self._statements = self._engine(
+            pool_size, name="statements", isolation_level="AUTOCOMMIT", pool_reset_on_return=None
+        )
         # PostgreSQL takes a batch of one for cheaper than its plan for any batch, and plans it anew each time: that
         # took a third of the time of storing a message. Not for all statements: a search lives by its parameters.
-        self._hot = self._engine(pool_size, isolation_level="AUTOCOMMIT", pool_reset_on_return=None)
+        self._hot = self._engine(pool_size, name="hot", isolation_level="AUTOCOMMIT", pool_reset_on_return=None)
         event.listen(self._hot.sync_engine, "connect", _plan_once)
 
-    def _engine(self, pool_size: int, **options: Any) -> AsyncEngine:
+    def _engine(self, pool_size: int, *, name: str, **options: Any) -> AsyncEngine:
         # No pool_pre_ping: asking before every transaction costs a third more; only idle connections are asked.
         engine = create_async_engine(
             self._settings.database_url.replace("postgresql://", "postgresql+psycopg://", 1),
+            poolclass=CountedPool,
+            pool_logging_name=name,
             pool_size=pool_size,
             max_overflow=0,
             pool_timeout=1,
@@ -69,6 +90,9 @@ class Database:
         event.listen(engine.sync_engine, "do_connect", self._add_password)
         event.listen(engine.sync_engine, "checkin", _note_idle)
         event.listen(engine.sync_engine, "checkout", _ping_idle)
+        _show(engine, name, pool_size)
+        if traces.active is not None:
+            traces.active.watch(engine.sync_engine)
         return engine
 
     def _add_password(self, _dialect: Any, _record: Any, _args: Any, parameters: dict[str, Any]) -> None:
@@ -181,6 +205,15 @@ def _plan_once(connection: Any, _record: ConnectionPoolEntry) -> None:
     cursor.execute("SET plan_cache_mode = force_generic_plan")
     cursor.close()
     connection.rollback()
+
+
+def _show(engine: AsyncEngine, name: str, pool_size: int) -> None:
+    """Has Prometheus read the pool when it asks; the engine has another one after `dispose`."""
+    metrics.POOL_SIZE.labels(name).set(pool_size)
+    metrics.POOL_USED.labels(name).set_function(lambda: cast(CountedPool, engine.pool).checkedout())
+    metrics.POOL_WAITING.labels(name).set_function(lambda: cast(CountedPool, engine.pool).waiting)
+    # A counter that is first seen at 1 has not risen for Prometheus.
+    metrics.POOL_TIMEOUTS.labels(name)
 
 
 def _note_idle(_connection: Any, record: ConnectionPoolEntry) -> None:

@@ -15,9 +15,8 @@ from grpc_reflection.v1alpha import _async as reflection
 from grpc_reflection.v1alpha import reflection_pb2
 from guildhall.events.v1 import event_sink_pb2 as events
 from guildhall.events.v1 import event_sink_pb2_grpc
-from prometheus_client import start_http_server
 
-from services.chassis import contracts
+from services.chassis import contracts, metrics
 from services.chassis.celery import make_app, send
 from services.chassis.channel import ask, open_channel
 from services.chassis.database import Database
@@ -132,6 +131,8 @@ class Frame:
         self.ports["service"] = self._server.add_secure_port(settings.listen, server_credentials(settings))
         _add_reflection(self._server)
         await self._server.start()
+        self.background(metrics.watch_loop())
+        self.background(metrics.watch_table(self.database, metrics.BACKLOGS, metrics.OF_BACKLOGS))
         self.background(self.relay.run())
         self.background(self.inbox.run())
         self.background(self.wakes.listen(self._heard))
@@ -164,15 +165,14 @@ class Frame:
 
     async def run(self) -> None:
         """Serves until SIGTERM or SIGINT."""
-        host, port = self.settings.metrics_listen.rsplit(":", 1)
-        metrics, _ = start_http_server(int(port), addr=host)
+        metrics_server = metrics.serve(self.settings.metrics_listen)
         stopping = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stopping.set)
         await self.start()
         await stopping.wait()
         await self.stop()
-        metrics.shutdown()
+        metrics_server.shutdown()
 
 
 def _collect_rarely() -> None:

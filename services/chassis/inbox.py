@@ -12,6 +12,7 @@ from guildhall.events.v1 import event_sink_pb2_grpc as rpc
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from services.chassis import metrics
 from services.chassis.call import current_call
 from services.chassis.database import Database
 from services.chassis.errors import InvalidRequest, PeerNotAllowed, PeerUnavailable
@@ -101,7 +102,7 @@ class Inbox(Sweep):
         """Applies one event that is due; False if there is none."""
         failing: list[tuple[str, str, Exception]] = []
 
-        async def unit(tx: AsyncConnection) -> Consumer | None:
+        async def unit(tx: AsyncConnection) -> str | None:
             failing.clear()
             row = (await tx.execute(NEXT)).one_or_none()
             if row is None:
@@ -113,21 +114,24 @@ class Inbox(Sweep):
                 failing.append((str(row.event_id), row.kind, error))
                 raise
             await tx.execute(APPLIED, {"event_id": row.event_id})
-            return self.consumers[row.kind]
+            return str(row.kind)
 
         try:
-            consumer = await self._database.transaction(unit)
-            if consumer is not None:
-                consumer.applied()
-            return consumer is not None
+            applied = await self._database.transaction(unit)
+            if applied is not None:
+                metrics.INBOX_APPLIED.labels(applied, "applied").inc()
+                self.consumers[applied].applied()
+            return applied is not None
         except Exception:
             if not failing:
                 raise
         event_id, kind, error = failing[0]
+        away = isinstance(error, PeerUnavailable)
+        metrics.INBOX_APPLIED.labels(kind, "postponed" if away else "failed").inc()
         log.warning("inbox_unapplied", event_id=event_id, kind=kind, error=type(error).__name__)
 
         async def put_back(tx: AsyncConnection) -> bool:
-            if isinstance(error, PeerUnavailable):
+            if away:
                 # A peer that is away may be so for an hour, and no event is to die of it.
                 await tx.execute(POSTPONED, {"event_id": event_id})
                 return False

@@ -20,6 +20,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 from guildhall.options.v1 import access_pb2
 
+from services.chassis import metrics, traces
 from services.chassis.call import CURRENT, Call
 from services.chassis.contracts import Rpc
 from services.chassis.errors import (
@@ -37,7 +38,7 @@ from services.chassis.errors import (
     status_of,
 )
 from services.chassis.sessions import Sessions
-from services.chassis.telemetry import STREAMS, CallLog, Counters
+from services.chassis.telemetry import STREAMS, CallLog, Counters, places
 from services.chassis.tls import peer_name
 from services.chassis.tokens import Claims, Verifier
 
@@ -70,6 +71,7 @@ class Interceptors:
         self._sessions = sessions
         self._unary = 0
         self._streams = 0
+        metrics.IN_FLIGHT.set_function(lambda: self._unary)
 
     def wrap(self, rpc: Rpc, handler: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any, Any]:
         """The handler with everything before it."""
@@ -203,7 +205,7 @@ class Interceptors:
 class _Passage:
     """One call's way in and out: errors outermost, then capacity; counted and logged at the end."""
 
-    __slots__ = ("_began", "_call", "_context", "_counters", "_interceptors", "_placed")
+    __slots__ = ("_began", "_call", "_context", "_counters", "_interceptors", "_placed", "_span")
 
     def __init__(
         self, interceptors: Interceptors, counters: Counters, context: grpc.aio.ServicerContext[Any, Any]
@@ -218,6 +220,9 @@ class _Passage:
         self._counters.begin()
         self._call = _begin(self._counters.rpc, self._context)
         CURRENT.set(self._call)
+        if traces.active is not None:
+            metadata = self._context.invocation_metadata()
+            self._span = traces.active.begin(self._call.rpc, metadata, request_id=self._call.request_id)
         try:
             self._interceptors.take_place(self._counters.streaming)
             self._placed = True
@@ -242,7 +247,7 @@ class _Passage:
         call = self._call
         fault = fault_of(error)
         if fault is None:
-            log.error("defect", rpc=call.rpc, request_id=call.request_id, exc=_trace(error))
+            log.error("defect", rpc=call.rpc, request_id=call.request_id, exc=places(error))
             fault = Internal()
         self._end(fault.code.name, fault.reason)
         status = status_of(fault, domain=self._interceptors.domain, request_id=call.request_id)
@@ -252,6 +257,8 @@ class _Passage:
     def _end(self, code: str, reason: str) -> None:
         seconds = time.perf_counter() - self._began
         self._counters.end(code, seconds)
+        if traces.active is not None:
+            traces.active.end(self._span, code, reason)
         self._interceptors.log.write(self._call, code=code, reason=reason, seconds=seconds)
 
 
@@ -383,14 +390,3 @@ def _begin(rpc: Rpc, context: grpc.aio.ServicerContext[Any, Any]) -> Call:
         user_agent=user_agent[:200] if peer == "gateway" else "",
         token=authorization[7:] if authorization[:7].lower() == "bearer " else "",
     )
-
-
-def _trace(error: BaseException) -> str:
-    """Where a defect is, without its text, which could hold personal data or a statement's parameters."""
-    frames = []
-    trace = error.__traceback__
-    while trace is not None:
-        frames.append(f"{trace.tb_frame.f_code.co_filename.rsplit('/', 2)[-1]}:{trace.tb_lineno}")
-        trace = trace.tb_next
-    cause = f" from {type(error.__cause__).__name__}" if error.__cause__ else ""
-    return f"{type(error).__name__}{cause} at {' > '.join(frames[-6:])}"

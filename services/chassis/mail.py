@@ -11,8 +11,9 @@ from pathlib import Path
 
 import uuid_utils
 
-from services.chassis import smtp, templates, webhook
+from services.chassis import metrics, smtp, templates, webhook
 from services.chassis.emails import mailbox
+from services.chassis.errors import PeerUnavailable
 from services.chassis.settings import MailSettings
 
 OWN = Path(__file__).parents[1]
@@ -35,6 +36,14 @@ class Mailer:
         It is done when it returns, also if the recipient was refused for good: repeating would change nothing.
         Errors: PeerUnavailable while nobody takes mails; others if this mail has failed. Both are to be repeated.
         """
+        try:
+            taken = await self._deliver(kind, to, row_id, parameters)
+        except Exception as error:
+            metrics.MAILS.labels(kind, "unavailable" if isinstance(error, PeerUnavailable) else "failed").inc()
+            raise
+        metrics.MAILS.labels(kind, "sent" if taken else "refused").inc()
+
+    async def _deliver(self, kind: str, to: str, row_id: str, parameters: Parameters) -> bool:
         to, plain = mailbox(to), {name: _plain(value) for name, value in parameters.items()}
         match self._settings.mail_delivery:
             case "files":
@@ -42,10 +51,11 @@ class Mailer:
                 await asyncio.to_thread(write_mail, self._settings.mail_dir, row_id, message)
             case "smtp":
                 message = self.compose(kind, to=to, row_id=row_id, parameters=plain, encoding="quoted-printable")
-                await smtp.deliver(self._settings, message, kind=kind, row_id=row_id)
+                return await smtp.deliver(self._settings, message, kind=kind, row_id=row_id)
             case "webhook":
                 event = {"id": row_id, "kind": kind, "to": to, "parameters": plain, "create_time": made_at(row_id)}
                 await webhook.deliver(self._settings, event)
+        return True
 
     def compose(
         self, kind: str, *, to: str, row_id: str, parameters: Parameters, encoding: str = "8bit"

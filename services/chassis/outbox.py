@@ -16,6 +16,7 @@ from guildhall.events.v1 import event_sink_pb2 as pb
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from services.chassis import metrics
 from services.chassis.database import OUTBOX_WRITTEN, Database
 from services.chassis.errors import PeerUnavailable
 from services.chassis.sweeps import Sweep
@@ -25,10 +26,12 @@ log = structlog.get_logger()
 WORKER = "worker"
 MOST_TRIES = 20
 
+# created_at is when it was due first, and stays: what is meant for later is not late by its age.
 WRITE = text("""
-    INSERT INTO outbox (id, target, kind, subject_id, payload, due_at)
+    INSERT INTO outbox (id, target, kind, subject_id, payload, created_at, due_at)
     VALUES (
-        :id, :target, :kind, :subject_id, :payload, statement_timestamp() + make_interval(secs => :delay_seconds)
+        :id, :target, :kind, :subject_id, :payload, statement_timestamp() + make_interval(secs => :delay_seconds),
+        statement_timestamp() + make_interval(secs => :delay_seconds)
     )
 """)
 CLAIM = text("""
@@ -121,6 +124,7 @@ class Relay(Sweep):
             if target == WORKER:
                 # The worker deletes the row; if the task is lost, the lease runs out and it is handed over again.
                 await self._hand_over(ids)
+                metrics.OUTBOX_SENT.labels(target, "sent").inc(len(ids))
                 return
             await self._deliver[target]([_event(row) for row in rows])
         except Exception as error:
@@ -132,8 +136,10 @@ class Relay(Sweep):
             log.warning("outbox_undelivered", target=target, rows=len(ids), error=type(error).__name__)
             # A broker or peer that is away may be so for an hour, and no row is to die of it.
             away = target == WORKER or isinstance(error, PeerUnavailable)
+            metrics.OUTBOX_SENT.labels(target, "postponed" if away else "failed").inc(len(ids))
             await self._database.transaction(lambda tx: postpone(tx, ids) if away else failed(tx, ids))
             return
+        metrics.OUTBOX_SENT.labels(target, "sent").inc(len(ids))
         await self._database.transaction(lambda tx: done(tx, ids))
 
 

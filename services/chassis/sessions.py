@@ -11,7 +11,7 @@ class Sessions:
 
     def __init__(self, check: Callable[[Sequence[str], float], Awaitable[Sequence[bool]]]) -> None:
         self.check = check
-        self._queue: Coalescer[str, bool] = Coalescer(check)
+        self._queue: Coalescer[str, bool] = Coalescer(check, name="sessions")
 
     async def require_alive(self, session_id: str, *, deadline: float) -> None:
         """SESSION_ENDED if it is not."""

@@ -3,6 +3,7 @@
 import email.policy
 import ipaddress
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 from urllib.parse import urlsplit
@@ -59,6 +60,15 @@ def webhook_url(value: str) -> str:
         raise ValueError("is not an https URL without a user in it")
     if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(parts.hostname)):
         raise ValueError("is not https; http is for this machine only, as mails hold tokens")
+    return value
+
+
+def traceable(value: str) -> str:
+    """Refuses to trace without the packages for it."""
+    try:
+        find_spec("opentelemetry.exporter.otlp.proto.grpc")
+    except ModuleNotFoundError:
+        raise ValueError("needs pip install 'guildhall[traces]'") from None
     return value
 
 
@@ -152,6 +162,12 @@ class WorkerSettings(DatabaseSettings, BrokerSettings, MailSettings):
 
     secret_key_file: KeyFile
     public_url: str = Field(default="http://127.0.0.1:8080", pattern="^https?://", description="the gateway, for links")
+
+    otlp_endpoint: Annotated[str, AfterValidator(traceable)] | None = Field(
+        default=None, pattern="^https?://", description="a collector of traces, by gRPC"
+    )
+    traces_ratio: float = Field(default=0.01, ge=0, le=1, description="of calls that come without a traceparent")
+    worker_metrics_listen: Address | None = Field(default=None, description="the worker's metrics; none without it")
 
     @property
     def secret_key(self) -> bytes:

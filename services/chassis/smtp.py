@@ -18,8 +18,8 @@ STEP_SECONDS = 10
 log = structlog.get_logger()
 
 
-async def deliver(settings: MailSettings, message: EmailMessage, *, kind: str, row_id: str) -> None:
-    """Gives one mail to the relay. A recipient or mail that it refuses for good is logged and given up.
+async def deliver(settings: MailSettings, message: EmailMessage, *, kind: str, row_id: str) -> bool:
+    """Gives one mail to the relay. A recipient or mail that it refuses for good is logged and given up: False.
 
     Errors: PeerUnavailable if no relay can be talked to; smtplib's if this mail is not taken now.
     """
@@ -44,6 +44,8 @@ async def deliver(settings: MailSettings, message: EmailMessage, *, kind: str, r
         if not codes or min(codes) < 500:
             raise
         log.error("mail_refused", kind=kind, row_id=row_id, code=max(codes))
+        return False
+    return True
 
 
 def _connect(settings: MailSettings) -> smtplib.SMTP:

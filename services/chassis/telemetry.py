@@ -72,6 +72,9 @@ class Counters:
         self.received, self.sent = RECEIVED.labels(*labels), SENT.labels(*labels)
         self._started, self._handling = STARTED.labels(*labels), HANDLING.labels(*labels)
         self._handled = functools.cache(lambda code: HANDLED.labels(*labels, code_name(code)))
+        # Shown as 0 from the start: a counter that is first seen at 1 has not risen for Prometheus.
+        for code in ("OK", "INTERNAL"):
+            self._handled(code)
 
     def begin(self) -> None:
         """Counts a call that arrived; the messages of a stream of requests are counted as they come."""
@@ -108,3 +111,14 @@ def code_name(code: str) -> str:
     # Go spells one of them with a single l.
     words = code.replace("CANCELLED", "CANCELED").split("_")
     return code if code == "OK" else "".join(word.capitalize() for word in words)
+
+
+def places(error: BaseException) -> str:
+    """Where a defect is, without its text, which could hold personal data or a statement's parameters."""
+    frames = []
+    trace = error.__traceback__
+    while trace is not None:
+        frames.append(f"{trace.tb_frame.f_code.co_filename.rsplit('/', 2)[-1]}:{trace.tb_lineno}")
+        trace = trace.tb_next
+    cause = f" from {type(error.__cause__).__name__}" if error.__cause__ else ""
+    return f"{type(error).__name__}{cause} at {' > '.join(frames[-6:])}"

@@ -4,15 +4,16 @@ Celery's threads only wait; everything async runs in one loop thread of its own.
 """
 
 import asyncio
+import itertools
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 
 import structlog
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.chassis import idempotency, inbox, outbox
+from services.chassis import idempotency, inbox, metrics, outbox
 from services.chassis.celery import make_app, run_worker
 from services.chassis.database import Database
 from services.chassis.errors import PeerUnavailable
@@ -35,6 +36,9 @@ BEGIN_WORK = text("""
 Work = Callable[[str, str], Awaitable[None]]
 """`work(subject_id, row_id)`: does what the row is about. It may be done twice, so its effect must bear that."""
 
+Sweep = Callable[[], Awaitable[None]]
+"""Looks for what is due, and does it or has it done."""
+
 
 class Worker:
     """One service's worker process. `works` maps an outbox row's kind to what does it, `sweeps` run each minute."""
@@ -47,6 +51,9 @@ class Worker:
         self.loop = asyncio.new_event_loop()
         threading.Thread(target=self.loop.run_forever, name="worker-loop", daemon=True).start()
         self.database = self.run(self._open(service))
+        if settings.worker_metrics_listen:
+            metrics.serve(settings.worker_metrics_listen)
+            asyncio.run_coroutine_threadsafe(metrics.watch_loop(), self.loop)
 
     async def _open(self, service: str) -> Database:
         database, wakes = Database(self.settings, pool_size=2), Wakes(self.settings.redis_url)
@@ -62,8 +69,14 @@ class Worker:
 
         return asyncio.run_coroutine_threadsafe(bounded(), self.loop).result()
 
-    def serve(self, works: Mapping[str, Work], sweeps: Sequence[Callable[[], Awaitable[None]]] = ()) -> None:
+    def serve(self, works: Mapping[str, Work], sweeps: Mapping[str, Sweep]) -> None:
         """Takes tasks until SIGTERM."""
+
+        # Shown as 0 from the start: a counter that is first seen at 1 has not risen for Prometheus.
+        for kind, outcome in itertools.product(works, ("done", "failed", "postponed")):
+            metrics.TASKS.labels(kind, outcome)
+        for name, outcome in itertools.product(sweeps, ("done", "failed")):
+            metrics.SWEEPS.labels(name, outcome)
 
         @self.app.task(name=perform_task(self.app.main))  # type: ignore[untyped-decorator]
         def perform_row(row_id: str) -> None:
@@ -71,14 +84,23 @@ class Worker:
 
         @self.app.task(name=sweep_task(self.app.main))  # type: ignore[untyped-decorator]
         def sweep() -> None:
-            for each in (self.forget, *sweeps):
-                try:
-                    self.run(_as_coroutine(each))
-                except Exception as error:  # the others are to run all the same
-                    log.warning("sweep_failed", sweep=getattr(each, "__name__", ""), error=type(error).__name__)
+            for name, each in {"forget_frame_rows": self.forget, **sweeps}.items():
+                self.sweep(name, each)
+            metrics.SWEPT_AT.set_to_current_time()
 
         run_worker(self.app)
         self.run(self.database.close())
+
+    def sweep(self, name: str, sweep: Sweep) -> None:
+        """Runs one sweep; if it fails, the others are to run all the same."""
+        outcome = "done"
+        with metrics.SWEEP_SECONDS.labels(name).time():
+            try:
+                self.run(_as_coroutine(sweep))
+            except Exception as error:
+                outcome = "failed"
+                log.warning("sweep_failed", sweep=name, error=type(error).__name__)
+        metrics.SWEEPS.labels(name, outcome).inc()
 
     async def perform(self, works: Mapping[str, Work], row_id: str) -> None:
         """Does one work row. A row that is gone has been done."""
@@ -93,13 +115,17 @@ class Worker:
         try:
             # Here, not around all of it: who takes too long must be counted as failed.
             async with asyncio.timeout(TASK_SECONDS - 5):
-                await works[row.kind](str(row.subject_id), row_id)
+                with metrics.TASK_SECONDS.labels(row.kind).time():
+                    await works[row.kind](str(row.subject_id), row_id)
         except Exception as error:
             log.warning("work_failed", kind=row.kind, row_id=row_id, error=type(error).__name__)
             # Nobody there to take it may last an hour, and no row is to die of it.
-            put_back = outbox.postpone if isinstance(error, PeerUnavailable) else outbox.failed
+            away = isinstance(error, PeerUnavailable)
+            metrics.TASKS.labels(row.kind, "postponed" if away else "failed").inc()
+            put_back = outbox.postpone if away else outbox.failed
             await self.database.transaction(lambda tx: put_back(tx, [row_id]))
             return
+        metrics.TASKS.labels(row.kind, "done").inc()
         await self.database.transaction(lambda tx: outbox.done(tx, [row_id]))
 
     async def forget(self) -> None:

@@ -7,10 +7,11 @@ from services.chassis.channel import open_channel
 from services.chassis.frame import Frame
 from services.chassis.inbox import Consumer
 from services.chassis.mail import Mailer
+from services.chassis.metrics import watch_table
 from services.chassis.settings import ServeSettings
 from services.chassis.sweeps import Sweep
 from services.chassis.worker import Work, Worker
-from services.guest import mailings, notices, purges, tasks
+from services.guest import mailings, metrics, notices, purges, tasks
 from services.guest.access import Access
 from services.guest.guests import member_removed
 from services.guest.peers import Identity, Membership, Messaging
@@ -39,6 +40,7 @@ def build(settings: ServeSettings) -> Frame:
     access, losses = Access(frame.database, membership), Losses(frame.database, membership)
     visibility = Visibility(frame.database, messaging)
     frame.background(Sweep("sight_losses", losses.settle_left).run())
+    frame.background(watch_table(frame.database, metrics.DUE, metrics.OF_DUE))
     frame.add(
         guest_invite_service_pb2_grpc.add_GuestInviteServiceServicer_to_server,
         GuestInviteService(

@@ -88,7 +88,7 @@ class Membership:
         self._members: member_service_pb2_grpc.MemberServiceAsyncStub
         self._access = access_service_pb2_grpc.AccessServiceStub(channel)
         self._members = member_service_pb2_grpc.MemberServiceStub(channel)
-        self._queue: Coalescer[access.AccessQuestion, access.AccessVerdict] = Coalescer(self._check)
+        self._queue: Coalescer[access.AccessQuestion, access.AccessVerdict] = Coalescer(self._check, name="access")
 
     async def rights(self, workspace_id: str, *, user_id: str = "", member_id: str = "") -> Rights | None:
         """What a person, or somebody in one stay of theirs, may do; None for who is no active member."""

@@ -3,7 +3,7 @@
 Nothing waits for it.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import Row, text
@@ -11,8 +11,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.chassis.database import Database
 from services.chassis.outbox import enqueue
-from services.chassis.worker import Work
-from services.guest import invites, notices, purges, redemptions
+from services.chassis.worker import Sweep, Work
+from services.guest import invites, metrics, notices, purges, redemptions
 
 EXPIRE = "guest.expire"
 
@@ -46,12 +46,13 @@ def works(database: Database) -> Mapping[str, Work]:
     async def expire(job_id: str, _row_id: str) -> None:
         found = await database.read(lambda tx: find_job(tx, job_id=job_id))
         if found is not None:
-            await database.transaction(lambda tx: materialise(tx, found))
+            for state in await database.transaction(lambda tx: materialise(tx, found)):
+                metrics.EXPIRIES.labels(state).inc()
 
     return {EXPIRE: expire, purges.PURGE: purges.workspace_purger(database)}
 
 
-def sweeps(database: Database) -> list[Callable[[], Awaitable[None]]]:
+def sweeps(database: Database) -> Mapping[str, Sweep]:
     """What the worker looks for each minute."""
 
     async def sweep_redemptions() -> None:
@@ -69,7 +70,12 @@ def sweeps(database: Database) -> list[Callable[[], Awaitable[None]]]:
     async def forget() -> None:
         await database.transaction(invites.forget)
 
-    return [sweep_redemptions, sweep_guests, sweep_notices, forget]
+    return {
+        "abandon_redemptions": sweep_redemptions,
+        "expire_guests": sweep_guests,
+        "queue_notices": sweep_notices,
+        "forget": forget,
+    }
 
 
 async def enqueue_due(tx: AsyncConnection) -> int:
@@ -88,7 +94,10 @@ async def find_job(tx: AsyncConnection, *, job_id: str) -> Row[Any] | None:
     return (await tx.execute(FIND, {"job_id": job_id})).one_or_none()
 
 
-async def materialise(tx: AsyncConnection, job: Row[Any]) -> None:
-    """Locks the guest, or ends them, if nothing has changed since the job was read; an extension wins (semantics 1)."""
-    await tx.execute(LOCK, job._asdict())
-    await tx.execute(END, job._asdict())
+async def materialise(tx: AsyncConnection, job: Row[Any]) -> list[str]:
+    """Locks the guest, or ends them, if nothing has changed since the job was read; an extension wins (semantics 1).
+
+    Returns what became of them: nothing, "locked", "ended", or one after the other.
+    """
+    steps = {"locked": LOCK, "ended": END}
+    return [state for state, step in steps.items() if (await tx.execute(step, job._asdict())).rowcount]

@@ -16,7 +16,7 @@ from services.chassis import command
 from services.chassis.database import Database
 from services.chassis.frame import Frame
 from services.chassis.inbox import Consumer
-from services.chassis.worker import Worker
+from services.chassis.worker import Sweep, Worker
 from services.identity import admin, departures, invites
 from services.identity.attempts import Attempts
 from services.identity.keys import SigningKeys
@@ -93,7 +93,11 @@ def worker(settings: IdentityWorkerSettings) -> None:
     mails = Mails(settings, process.database, process.secret)
     seals = Seals(settings.provider_keys_file)
     works = {**mails.works(), departures.ERASE_ANSWERS: departures.eraser(process.database)}
-    process.serve(works, sweeps=[lambda: forget(process.database), lambda: reseal_accounts(process.database, seals)])
+    sweeps: Mapping[str, Sweep] = {
+        "forget": lambda: forget(process.database),
+        "reseal_accounts": lambda: reseal_accounts(process.database, seals),
+    }
+    process.serve(works, sweeps=sweeps)
 
 
 if __name__ == "__main__":

@@ -106,7 +106,10 @@ def worker(settings: WorkerSettings) -> None:
             workspaces.PURGE: purges.workspace_purger(process),
             **erasures.works(process),
         },
-        sweeps=[lambda: tasks.forget(process.database), lambda: erasures.sweep(process.database)],
+        sweeps={
+            "forget": lambda: tasks.forget(process.database),
+            "erase_late": lambda: erasures.sweep(process.database),
+        },
     )
 
 

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.chassis import command
 from services.chassis.frame import Frame
 from services.chassis.inbox import Consumer
-from services.chassis.worker import Worker
+from services.chassis.worker import Sweep, Worker
 from services.messaging import ageing, erasures, files, group_conversations, purges, read_states
 from services.messaging.access import Access
 from services.messaging.blobs import open_blobs
@@ -200,12 +200,12 @@ def worker(settings: MessagingWorkerSettings) -> None:
         files.REMOVE_BLOBS: blob_remover(database, blobs),
     }
     of_files = Sweeps(database, blobs)
-    sweeps = [
-        of_files.expired,
-        of_files.orphans,
-        lambda: ageing.purge_messages(database),
-        lambda: ageing.purge_events(database),
-    ]
+    sweeps: Mapping[str, Sweep] = {
+        "expire_files": of_files.expired,
+        "remove_orphaned_blobs": of_files.orphans,
+        "purge_messages": lambda: ageing.purge_messages(database),
+        "purge_events": lambda: ageing.purge_events(database),
+    }
     process.serve(works, sweeps=sweeps)
 
 

@@ -134,7 +134,7 @@ def _frames(portions: Iterable[Portion]) -> list[Frame]:
     made: list[Frame] = []
     waiting: list[bytes] = []
     positions: dict[str, int] = {}
-    size = 0
+    size, oldest = 0, None
     for portion in portions:
         key = portion.reading.conversation_id
         if portion.reset_to is not None:
@@ -147,10 +147,12 @@ def _frames(portions: Iterable[Portion]) -> list[Frame]:
                 positions[key] = event.event_seq - 1
             expected = event.event_seq + 1
             if waiting and size + len(event.entry) > FRAME_BYTES:
-                made.append(Frame(b"".join(waiting), positions))
-                waiting, positions, size = [], {}, 0
+                made.append(Frame(b"".join(waiting), positions, oldest))
+                waiting, positions, size, oldest = [], {}, 0, None
             waiting.append(event.entry)
+            if event.at and event.event.HasField("message_created"):
+                oldest = min(oldest or event.at, event.at)
             positions[key] = event.event_seq
             size += len(event.entry)
-    made.append(Frame(b"".join(waiting), positions))
+    made.append(Frame(b"".join(waiting), positions, oldest))
     return made

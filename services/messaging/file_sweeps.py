@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.chassis.database import Database
 from services.chassis.errors import PeerUnavailable
 from services.chassis.worker import Work
-from services.messaging import files
+from services.messaging import files, metrics
 from services.messaging.blobs import Blobs, file_id_of
 
 log = structlog.get_logger()
@@ -39,6 +39,7 @@ def blob_remover(database: Database, blobs: Blobs) -> Work:
             # The row is put back, without counting a try.
             raise PeerUnavailable
         await blobs.remove(subject_id)
+        metrics.BLOBS_REMOVED.labels("deleted").inc()
 
     return remove_blobs
 
@@ -53,8 +54,10 @@ class Sweeps:
 
     async def expired(self) -> None:
         """Deletes uploads and files that no message has taken up within 24 hours."""
-        while await self._database.transaction(lambda tx: files.delete_expired(tx, most=BATCH)) == BATCH:
-            pass
+        expired = BATCH
+        while expired == BATCH:
+            expired = await self._database.transaction(lambda tx: files.delete_expired(tx, most=BATCH))
+            metrics.UPLOADS_EXPIRED.inc(expired)
 
     async def orphans(self, *, pages: int = PAGES) -> None:
         """Removes what is in the store for a day and has no row: what a crash, or a writer who came late, left there.
@@ -79,6 +82,7 @@ class Sweeps:
             for file_id in orphans:
                 log.warning("orphaned_blobs", file_id=file_id)
                 await self._blobs.remove(file_id)
+                metrics.BLOBS_REMOVED.labels("orphaned").inc()
 
     async def _orphans_of(self, page: Page) -> Sequence[str]:
         async def read(tx: AsyncConnection) -> list[str]:

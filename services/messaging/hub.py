@@ -17,7 +17,7 @@ from guildhall.messaging.v1 import event_service_pb2 as pb
 from services.chassis.call import Call
 from services.chassis.database import Database
 from services.chassis.errors import NotFound, Overloaded, PeerUnavailable
-from services.messaging import deliveries, events
+from services.messaging import deliveries, events, metrics
 from services.messaging.access import Access
 from services.messaging.errors import TooManyStreams
 from services.messaging.guards import Guard
@@ -61,6 +61,8 @@ class Hub:
         self._public: dict[str, frozenset[str]] = {}
         self._wake = asyncio.Event()
         self._draining = False
+        metrics.SUBSCRIPTIONS.labels("live").set_function(lambda: len(self._streams) - len(self._behind))
+        metrics.SUBSCRIPTIONS.labels("catching_up").set_function(lambda: len(self._behind))
 
     def wake(self, conversation_id: str = "") -> None:
         """Has a conversation read at once; all of them if none is named."""
@@ -180,6 +182,7 @@ class Hub:
                 response = pb.SubscribeResponse(heartbeat=pb.Heartbeat())
             beat_at = time.monotonic() + HEARTBEAT_SECONDS
             yield response
+            stream.note_written()
             if not isinstance(response, bytes) and response.HasField("end"):
                 return
 

@@ -17,7 +17,7 @@ from sqlalchemy import exc
 from services.chassis.coalesce import FLUSH_SECONDS, Coalescer
 from services.chassis.database import TRIES, Database
 from services.chassis.errors import DeadlineExceeded, Fault, NotFound, Overloaded, SessionEnded, fault_of
-from services.messaging import sends
+from services.messaging import metrics, sends
 from services.messaging.access import SEND, has_ended, is_guest, lock_of, time_of
 from services.messaging.errors import ConversationArchived
 from services.messaging.group_lookups import GroupLookups
@@ -73,6 +73,7 @@ class Outgoing:
         self._places, self._places_aside = Places(MOST_WAITING_OF_WORKSPACE), Places(MOST_WAITING_OF_WORKSPACE)
         self._queue: Coalescer[Send, Answer] = Coalescer(
             self._flush,
+            name="messages",
             batch_limit=BATCH,
             queue_limit=MOST_WAITING,
             on_expired=lambda send: _break(send, DeadlineExceeded()),
@@ -80,6 +81,7 @@ class Outgoing:
         )
         self._lanes: dict[str, _Lane] = {}
         self._lanes_writing = asyncio.Semaphore(MOST_LANES_WRITING)
+        metrics.SIDE_LANES.set_function(lambda: len(self._lanes))
 
     def submit(self, send: Send) -> asyncio.Future[Answer]:
         """Queues a message; messages of one conversation are stored in the order in which they were queued.
@@ -87,9 +89,8 @@ class Outgoing:
         Errors: LimitReached and Overloaded, at once: whoever feeds a stream must submit nothing more of it.
         """
         self._places.require(send.workspace_id)
-        if self._queue.is_full:
-            # Before it is counted: who comes back after an overload must not find the rate used up by it.
-            raise Overloaded
+        # Before it is counted: who comes back after an overload must not find the rate used up by it.
+        self._queue.require_room()
         self._rates.charge(workspace_id=send.workspace_id, user_id=send.user_id)
         answer = self._queue.submit(send, deadline=send.deadline)
         self._places.take(send.workspace_id)

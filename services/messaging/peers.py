@@ -37,12 +37,12 @@ class Membership:
         self._members = members_rpc.MemberServiceStub(channel)
         self._group_members = group_members_rpc.GroupMemberServiceStub(channel)
         self._user_groups = user_groups_rpc.UserGroupServiceStub(channel)
-        self._questions: Coalescer[access.AccessQuestion, access.AccessVerdict] = Coalescer(self.decide)
+        self._questions: Coalescer[access.AccessQuestion, access.AccessVerdict] = Coalescer(self.decide, name="access")
         # Apart: a batch that holds a question about a group costs half as much again for each of the others.
         self._group_questions: Coalescer[access.AccessQuestion, access.AccessVerdict] = Coalescer(
-            self.decide, queue_limit=MOST_GROUP_QUESTIONS
+            self.decide, name="access_in_groups", queue_limit=MOST_GROUP_QUESTIONS
         )
-        self._workspaces: Coalescer[str, int] = Coalescer(self._read_revisions)
+        self._workspaces: Coalescer[str, int] = Coalescer(self._read_revisions, name="access_revisions")
 
     async def check_access(
         self, *, workspace_id: str, user_id: str, capability: str, deadline: float
@@ -131,7 +131,7 @@ class Guests:
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._stub: guests_rpc.GuestAccessServiceAsyncStub
         self._stub = guests_rpc.GuestAccessServiceStub(channel)
-        self._questions: Coalescer[guests.GuestQuestion, guests.GuestVerdict] = Coalescer(self.decide)
+        self._questions: Coalescer[guests.GuestQuestion, guests.GuestVerdict] = Coalescer(self.decide, name="guests")
 
     async def check(
         self, *, workspace_id: str, member_id: str, conversation_id: str = "", deadline: float

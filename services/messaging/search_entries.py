@@ -18,6 +18,7 @@ from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.chassis.database import Database
+from services.messaging import metrics
 from services.messaging.search_keys import KEYS, MILLISECONDS, words_of
 
 log = structlog.get_logger()
@@ -102,7 +103,9 @@ class SearchEntries:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._behind: dict[str, None] = {}
+        self._behind: dict[str, float] = {}
+        """Since when, on time.monotonic()'s clock."""
+        metrics.SEARCH_BEHIND.set_function(lambda: len(self._behind))
         self._woken = asyncio.Event()
         self._look_at = float("-inf")
         """When all conversations are to be looked at next, on time.monotonic()'s clock."""
@@ -110,7 +113,7 @@ class SearchEntries:
     def wake(self, conversation_id: str) -> None:
         """Something was written to a conversation. The empty id says that wake-ups may have been lost."""
         if conversation_id:
-            self._behind[conversation_id] = None
+            self._behind.setdefault(conversation_id, time.monotonic())
         else:
             self._look_at = float("-inf")
         self._woken.set()
@@ -123,7 +126,7 @@ class SearchEntries:
             try:
                 if begun >= self._look_at:
                     self._look_at = begun + LOOK_SECONDS
-                    self._behind |= dict.fromkeys(await self._find_behind())
+                    self._note(await self._find_behind(), begun)
                 if self._behind:
                     await self._follow()
             except Exception as error:
@@ -146,12 +149,20 @@ class SearchEntries:
             after = rows[-1].id
 
     async def _follow(self) -> None:
-        chosen = list(itertools.islice(self._behind, MOST_CONVERSATIONS))
-        for conversation_id in chosen:
-            del self._behind[conversation_id]
-        behind = await self._database.transaction(lambda tx: follow(tx, conversation_ids=chosen))
-        # At the end of the line: a conversation with much to go through does not keep the others waiting.
-        self._behind |= dict.fromkeys(behind)
+        chosen = {key: self._behind.pop(key) for key in list(itertools.islice(self._behind, MOST_CONVERSATIONS))}
+        behind = await self._database.transaction(lambda tx: follow(tx, conversation_ids=list(chosen)))
+        now = time.monotonic()
+        for conversation_id, since in chosen.items():
+            if conversation_id in behind:
+                # At the end of the line: one with much to go through does not keep the others waiting.
+                self._note([conversation_id], since)
+            else:
+                metrics.SEARCH_LAG.observe(now - since)
+
+    def _note(self, conversation_ids: Sequence[str], since: float) -> None:
+        for conversation_id in conversation_ids:
+            # Woken meanwhile, it has waited for longer all the same.
+            self._behind[conversation_id] = min(since, self._behind.get(conversation_id, since))
 
 
 async def _look(tx: AsyncConnection, *, after: str) -> Sequence[Row[Any]]:

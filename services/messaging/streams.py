@@ -1,14 +1,15 @@
 """One subscriber's stream: what they see and up to where, what waits to be written, and how it ends."""
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from guildhall.messaging.v1 import event_service_pb2 as pb
 
-from services.messaging import events
+from services.messaging import events, metrics
 from services.messaging.access import Viewer, shares
 from services.messaging.events import Reading, Seen
 from services.messaging.peers import GuestChannels
@@ -41,6 +42,8 @@ class Frame:
     """As in an EventBatch."""
     positions: Mapping[str, int]
     """Where the client stands once it has been written; LOST for a conversation that it no longer sees."""
+    oldest_at: datetime | None = None
+    """When the oldest message was sent that is new in it."""
 
 
 class Stream:
@@ -75,6 +78,8 @@ class Stream:
         self._written: dict[str, int] = {}
         self._waiting: deque[Frame] = deque()
         self._waiting_bytes = 0
+        self._taken_at: datetime | None = None
+        self._measured_at = 0.0
         self._end: pb.SubscribeResponse | None = None
         self._wake = asyncio.Event()
 
@@ -164,6 +169,9 @@ class Stream:
         if len(self._waiting) >= MOST_FRAMES or self._waiting_bytes + len(given.entries) > MOST_BYTES:
             self.end(pb.STREAM_END_REASON_SLOW)
             return
+        if not self.joined and given.oldest_at is not None:
+            # What it catches up with was not late: it was away.
+            given = replace(given, oldest_at=None)
         self._waiting.append(given)
         self._waiting_bytes += len(given.entries)
         self._wake.set()
@@ -172,6 +180,7 @@ class Stream:
         """Ends it with the first reason given. What waits is dropped: the client resumes from what was written."""
         if self.ended:
             return
+        metrics.SUBSCRIPTION_ENDS.labels(metrics.reason_name(reason)).inc()
         self._waiting.clear()
         places = {} if reason == pb.STREAM_END_REASON_ACCESS_ENDED else self._written
         self._end = pb.SubscribeResponse(end=pb.StreamEnd(reason=reason, positions=events.positions(places)))
@@ -194,12 +203,23 @@ class Stream:
             return self._end
         if not self._waiting:
             return None
+        self._taken_at = self._waiting[0].oldest_at
         taken = [self._pop().entries]
         size = len(taken[0])
         while self._waiting and size + len(self._waiting[0].entries) <= FRAME_BYTES:
             taken.append(self._pop().entries)
             size += len(taken[-1])
         return events.response(b"".join(taken))
+
+    def note_written(self) -> None:
+        """What `next` gave has been written: measures how late, of a live stream and at most once a second."""
+        if self._taken_at is None:
+            return
+        clock = time.time()
+        if clock >= self._measured_at + 1:
+            self._measured_at = clock
+            metrics.DELIVERY_LAG.observe(max(0.0, clock - self._taken_at.timestamp()))
+        self._taken_at = None
 
     def _pop(self) -> Frame:
         taken = self._waiting.popleft()

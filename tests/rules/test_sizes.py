@@ -9,10 +9,11 @@ from tests.rules.sources import Source, everything, report, service_sources, sou
 
 FILE_LINES = 400
 FUNCTION_LINES = 60
-FRAME_LINES = 2830
-"""The frame's lines that are not empty; about 2 000 is what it was meant to be.
+FRAME_LINES = 3160
+"""The frame's lines that are not empty; 2 000 were meant to be enough.
 
-The latest hundred are for channels that follow a change of certificates: gRPC has none that do."""
+A tenth of them measures and traces; a hundred are for channels that follow a change of certificates: gRPC has none that
+do."""
 EXPLAINED_FROM = 5
 BANNED = {"utils", "util", "helpers", "helper", "common", "manager", "managers", "base", "impl"}
 

@@ -104,7 +104,7 @@ async def test_a_redemption_killed_before_its_decision_leaves_no_guest_and_spend
         "UPDATE redemptions SET started_at = started_at - interval '60 seconds' WHERE user_id = %(id)s",
         id=person.user_id,
     )
-    for sweep in tasks.sweeps(house.suite.frames["guest"].database):
+    for sweep in tasks.sweeps(house.suite.frames["guest"].database).values():
         await sweep()
     states = house.sql("SELECT state FROM redemptions WHERE user_id = %(id)s", id=person.user_id)
     assert states == [("ABANDONED",)]

@@ -45,13 +45,13 @@ async def test_a_redemption_killed_before_its_decision_leaves_nothing_behind(hou
     database = house.suite.frames["guest"].database
     redemption_id = await database.transaction(lambda tx: redemptions.begin(tx, **attempt(house, made, person)))
     member_id = await add_pending(house, person, redemption_id)
-    for sweep in tasks.sweeps(database):
+    for sweep in tasks.sweeps(database).values():
         await sweep()
     assert states(house, person) == ["STARTED"], "it may still be under way"
     house.sql(
         "UPDATE redemptions SET started_at = started_at - interval '60 seconds' WHERE id = %(id)s", id=redemption_id
     )
-    for sweep in tasks.sweeps(database):
+    for sweep in tasks.sweeps(database).values():
         await sweep()
     assert states(house, person) == ["ABANDONED"]
     await until_gone(house, member_id)

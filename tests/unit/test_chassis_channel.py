@@ -109,7 +109,7 @@ async def test_a_batch_that_a_peer_does_not_answer_is_unavailable_before_the_cal
         request = sessions.CheckSessionsRequest(session_ids=items)
         return list((await ask(silent[1].CheckSessions, request, timeout_seconds=timeout_seconds)).alive)
 
-    queue: Coalescer[str, bool] = Coalescer(flush)
+    queue: Coalescer[str, bool] = Coalescer(flush, name="test")
     deadline = time.monotonic() + 0.5
 
     with pytest.raises(PeerUnavailable):

@@ -55,7 +55,7 @@ def ask(queue: Coalescer[str, Any], item: str, *, seconds: float = 60) -> asynci
 
 
 async def test_calls_that_wait_at_the_same_moment_share_one_batch(peer: Peer) -> None:
-    queue = Coalescer(peer.flush)
+    queue = Coalescer(peer.flush, name="test")
     callers = [ask(queue, item) for item in "abc"]
 
     items, answer = await peer.sent()
@@ -66,7 +66,7 @@ async def test_calls_that_wait_at_the_same_moment_share_one_batch(peer: Peer) ->
 
 
 async def test_a_call_joins_only_a_batch_that_has_not_been_sent(peer: Peer) -> None:
-    queue = Coalescer(peer.flush)
+    queue = Coalescer(peer.flush, name="test")
     before = ask(queue, "session")
     _, first = await peer.sent()
 
@@ -81,7 +81,7 @@ async def test_a_call_joins_only_a_batch_that_has_not_been_sent(peer: Peer) -> N
 
 
 async def test_one_flush_is_in_flight_and_the_next_batch_gathers_meanwhile(peer: Peer) -> None:
-    queue = Coalescer(peer.flush)
+    queue = Coalescer(peer.flush, name="test")
     callers = [ask(queue, "a")]
     _, first = await peer.sent()
 
@@ -99,7 +99,7 @@ async def test_one_flush_is_in_flight_and_the_next_batch_gathers_meanwhile(peer:
 
 
 async def test_a_call_at_rest_is_sent_without_waiting_for_company(peer: Peer) -> None:
-    queue = Coalescer(peer.flush)
+    queue = Coalescer(peer.flush, name="test")
 
     caller = ask(queue, "a")
     await queued()
@@ -112,7 +112,7 @@ async def test_a_call_at_rest_is_sent_without_waiting_for_company(peer: Peer) ->
 
 
 async def test_a_queue_at_rest_starts_again(peer: Peer) -> None:
-    queue = Coalescer(peer.flush)
+    queue = Coalescer(peer.flush, name="test")
 
     for expected in (1, 2):
         caller = ask(queue, "a")
@@ -122,7 +122,7 @@ async def test_a_queue_at_rest_starts_again(peer: Peer) -> None:
 
 
 async def test_an_error_fails_only_its_own_item(peer: Peer) -> None:
-    queue = Coalescer(peer.flush)
+    queue = Coalescer(peer.flush, name="test")
     callers = [ask(queue, item) for item in "abc"]
     _, answer = await peer.sent()
 
@@ -134,7 +134,7 @@ async def test_an_error_fails_only_its_own_item(peer: Peer) -> None:
 
 
 async def test_a_flush_that_raises_fails_its_batch_and_no_other(peer: Peer) -> None:
-    queue = Coalescer(peer.flush)
+    queue = Coalescer(peer.flush, name="test")
     lost = [ask(queue, item) for item in "ab"]
     _, first = await peer.sent()
     kept = ask(queue, "c")
@@ -148,7 +148,7 @@ async def test_a_flush_that_raises_fails_its_batch_and_no_other(peer: Peer) -> N
 
 
 async def test_a_flush_whose_call_was_cancelled_under_it_fails_its_batch_and_no_other(peer: Peer) -> None:
-    queue = Coalescer(peer.flush)
+    queue = Coalescer(peer.flush, name="test")
     lost = [ask(queue, item) for item in "ab"]
     _, first = await peer.sent()
     kept = ask(queue, "c")
@@ -163,7 +163,7 @@ async def test_a_flush_whose_call_was_cancelled_under_it_fails_its_batch_and_no_
 
 
 async def test_a_flush_with_too_few_results_fails_its_batch_instead_of_mixing_answers_up(peer: Peer) -> None:
-    queue = Coalescer(peer.flush)
+    queue = Coalescer(peer.flush, name="test")
     callers = [ask(queue, item) for item in "ab"]
     _, answer = await peer.sent()
 
@@ -173,7 +173,7 @@ async def test_a_flush_with_too_few_results_fails_its_batch_instead_of_mixing_an
 
 
 async def test_a_cancelled_caller_never_cancels_a_batch_that_was_sent(peer: Peer) -> None:
-    queue = Coalescer(peer.flush)
+    queue = Coalescer(peer.flush, name="test")
     leaving, staying = ask(queue, "a"), ask(queue, "b")
     _, answer = await peer.sent()
 
@@ -187,7 +187,7 @@ async def test_a_cancelled_caller_never_cancels_a_batch_that_was_sent(peer: Peer
 
 
 async def test_a_caller_cancelled_while_waiting_leaves_the_queue(peer: Peer) -> None:
-    queue = Coalescer(peer.flush)
+    queue = Coalescer(peer.flush, name="test")
     callers = [ask(queue, "a")]
     _, first = await peer.sent()
     leaving, staying = ask(queue, "b"), ask(queue, "c")
@@ -204,7 +204,7 @@ async def test_a_caller_cancelled_while_waiting_leaves_the_queue(peer: Peer) -> 
 
 
 async def test_a_batch_all_of_whose_callers_left_still_ends_and_the_queue_goes_on(peer: Peer) -> None:
-    queue = Coalescer(peer.flush)
+    queue = Coalescer(peer.flush, name="test")
     leaving = ask(queue, "a")
     _, first = await peer.sent()
     leaving.cancel()
@@ -229,7 +229,7 @@ async def test_a_batch_all_of_whose_callers_left_still_ends_and_the_queue_goes_o
 async def test_the_time_of_a_flush_is_the_longest_callers_or_two_seconds(
     peer: Peer, seconds: list[float], lowest: float, highest: float
 ) -> None:
-    queue = Coalescer(peer.flush)
+    queue = Coalescer(peer.flush, name="test")
     callers = [ask(queue, "x", seconds=each) for each in seconds]
 
     items, answer = await peer.sent()
@@ -241,7 +241,7 @@ async def test_the_time_of_a_flush_is_the_longest_callers_or_two_seconds(
 
 
 async def test_a_flush_that_takes_longer_than_its_time_is_given_up(peer: Peer) -> None:
-    queue = Coalescer(peer.flush)
+    queue = Coalescer(peer.flush, name="test")
     caller = ask(queue, "a", seconds=0.01)
     _, answer = await peer.sent()
 
@@ -253,7 +253,7 @@ async def test_a_flush_that_takes_longer_than_its_time_is_given_up(peer: Peer) -
 
 
 async def test_items_whose_time_is_over_leave_the_queue(peer: Peer) -> None:
-    queue = Coalescer(peer.flush)
+    queue = Coalescer(peer.flush, name="test")
     first = ask(queue, "a")
     _, answer = await peer.sent()
     late, timely = ask(queue, "b", seconds=-1), ask(queue, "c")
@@ -270,7 +270,7 @@ async def test_items_whose_time_is_over_leave_the_queue(peer: Peer) -> None:
 
 
 async def test_the_queue_is_bounded(peer: Peer) -> None:
-    queue = Coalescer(peer.flush, queue_limit=2)
+    queue = Coalescer(peer.flush, name="test", queue_limit=2)
     callers = [ask(queue, "a")]
     _, first = await peer.sent()
     callers += [ask(queue, item) for item in "bc"]
@@ -289,7 +289,7 @@ async def test_the_queue_is_bounded(peer: Peer) -> None:
 
 async def test_a_batch_is_bounded_and_the_rest_goes_with_the_next(peer: Peer) -> None:
     sizes: list[int] = []
-    queue = Coalescer(peer.flush, batch_limit=2, on_batch=sizes.append)
+    queue = Coalescer(peer.flush, name="test", batch_limit=2, on_batch=sizes.append)
     callers = [ask(queue, item) for item in "abc"]
 
     for expected in (["a", "b"], ["c"]):
@@ -309,7 +309,7 @@ async def test_a_flush_runs_in_an_empty_context() -> None:
         seen.append(contextvars.copy_context())
         return items
 
-    queue = Coalescer(flush)
+    queue = Coalescer(flush, name="test")
     identity.set("the first caller")
 
     assert await queue.ask("a", deadline=time.monotonic() + 60) == "a"
@@ -324,7 +324,7 @@ async def test_a_flush_is_referenced_by_its_queue_while_it_runs(peer: Peer) -> N
         flushing.append(asyncio.current_task())
         return await peer.flush(items, timeout_seconds)
 
-    queue = Coalescer(flush)
+    queue = Coalescer(flush, name="test")
     caller = ask(queue, "a")
     _, answer = await peer.sent()
     caller.cancel()
@@ -349,7 +349,7 @@ async def test_who_ran_out_of_time_is_told_before_what_waits_behind_it_is_flushe
         told.extend(items)
         return items
 
-    queue: Coalescer[str, str] = Coalescer(flush, on_expired=lambda item: told.append(f"{item} expired"))
+    queue: Coalescer[str, str] = Coalescer(flush, name="test", on_expired=lambda item: told.append(f"{item} expired"))
     late = queue.submit("late", deadline=time.monotonic() - 1)
     behind = queue.submit("behind", deadline=time.monotonic() + 5)
 
@@ -360,7 +360,7 @@ async def test_who_ran_out_of_time_is_told_before_what_waits_behind_it_is_flushe
 
 async def test_each_item_that_no_longer_waits_is_told_once_whatever_became_of_it(peer: Peer) -> None:
     left: list[str] = []
-    queue: Coalescer[str, str] = Coalescer(peer.flush, queue_limit=3, on_left=left.append)
+    queue: Coalescer[str, str] = Coalescer(peer.flush, name="test", queue_limit=3, on_left=left.append)
     soon = time.monotonic() + 60
     given_up = queue.submit("given up", deadline=soon)
     given_up.cancel()
