@@ -9,7 +9,7 @@ from tests.rules.sources import Source, everything, report, service_sources, sou
 
 FILE_LINES = 400
 FUNCTION_LINES = 60
-FRAME_LINES = 3050
+FRAME_LINES = 3100
 """The frame's lines that are not empty; 2 000 were meant to be enough. A tenth of them measures and traces."""
 EXPLAINED_FROM = 5
 BANNED = {"utils", "util", "helpers", "helper", "common", "manager", "managers", "base", "impl"}
