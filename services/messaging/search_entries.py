@@ -31,6 +31,8 @@ LOOK_SECONDS = 60.0
 PAUSE_SECONDS = 0.25
 PAUSE_FACTOR = 19.0
 """It rests nineteen times as long as it works: a twentieth of one processor, whatever is sent."""
+LONGEST_PAUSE_SECONDS = 2.0
+"""But no longer: on a machine that is overloaded, most of the time that work takes is waited, not used."""
 FIRST = "00000000-0000-0000-0000-000000000000"
 PAGE = 1000
 
@@ -132,7 +134,8 @@ class SearchEntries:
             except Exception as error:
                 # What was being worked on is found again by the next look.
                 log.warning("search_entries_failed", error=type(error).__name__)
-            await asyncio.sleep(max(PAUSE_SECONDS, PAUSE_FACTOR * (time.monotonic() - begun)))
+            pause = PAUSE_FACTOR * (time.monotonic() - begun)
+            await asyncio.sleep(min(max(PAUSE_SECONDS, pause), LONGEST_PAUSE_SECONDS))
             if not self._behind:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(LOOK_SECONDS):
