@@ -9,7 +9,7 @@ from tests.rules.sources import Source, everything, report, service_sources, sou
 
 FILE_LINES = 400
 FUNCTION_LINES = 60
-FRAME_LINES = 3160
+FRAME_LINES = 3200
 """The frame's lines that are not empty; 2 000 were meant to be enough.
 
 A tenth of them measures and traces; a hundred are for channels that follow a change of certificates: gRPC has none that
