@@ -27,7 +27,7 @@ UP_SECONDS = 300
 
 def compose_command() -> list[str]:
     """Compose, as a plugin of Docker or by itself."""
-    for command in (["docker", "compose"], ["docker-compose"], [str(ROOT / ".tools/bin/docker-compose")]):
+    for command in (["docker", "compose"], ["docker-compose"]):
         if shutil.which(command[0]) and subprocess.run([*command, "version"], capture_output=True).returncode == 0:
             return command
     pytest.skip("Docker Compose is not installed here")
