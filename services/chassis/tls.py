@@ -12,12 +12,28 @@ _ENCODED = {name.encode(): name for name in NAMES}
 
 def server_credentials(settings: ServeSettings) -> grpc.ServerCredentials:
     """Credentials that demand a client certificate of our authority; the files are read again at each handshake."""
+    used = _read(settings)
 
-    def configuration() -> grpc.ServerCertificateConfiguration:
-        pair = (settings.tls_key_file.read_bytes(), settings.tls_cert_file.read_bytes())
-        return grpc.ssl_server_certificate_configuration([pair], root_certificates=settings.tls_ca_file.read_bytes())
+    def changed() -> grpc.ServerCertificateConfiguration | None:
+        nonlocal used
+        found = _read(settings)
+        if found == used:
+            # Given anew each time, gRPC replaces what other handshakes are using, and the process dies of it.
+            return None
+        used = found
+        return _configuration(found)
 
-    return grpc.dynamic_ssl_server_credentials(configuration(), configuration, require_client_authentication=True)
+    return grpc.dynamic_ssl_server_credentials(_configuration(used), changed, require_client_authentication=True)
+
+
+def _read(settings: ServeSettings) -> tuple[bytes, bytes, bytes]:
+    key, certificate = settings.tls_key_file.read_bytes(), settings.tls_cert_file.read_bytes()
+    return key, certificate, settings.tls_ca_file.read_bytes()
+
+
+def _configuration(found: tuple[bytes, bytes, bytes]) -> grpc.ServerCertificateConfiguration:
+    key, certificate, authority = found
+    return grpc.ssl_server_certificate_configuration([(key, certificate)], root_certificates=authority)
 
 
 def channel_credentials(settings: ServeSettings) -> grpc.ChannelCredentials:

@@ -161,7 +161,7 @@ async def _begin(bench: Bench, name: str) -> tuple[Round, Callers]:
     workspace_id, members = await bench.home()
     guest = (await bench.people.take(WRITERS + 1))[WRITERS]
     # No write is given up: whether each was answered at the first try is what the writer's codes say.
-    manners = Manners(gives_up_at_once=0)
+    manners = Manners(gives_up_at_once=0, try_seconds=_CALL_SECONDS)
     round_ = Round(bench, name, workspace_id=workspace_id, members=members, manners=manners)
     await round_.begin()
     channel_id = round_.conversation_ids[0]
