@@ -105,7 +105,8 @@ class Writer:
         started_at = time.monotonic()
         code: grpc.StatusCode | None = None
         try:
-            answer = await person.call(rpc.MessageServiceStub, "SendMessage", request, seconds=self._manners.try_seconds)
+            most = self._manners.try_seconds
+            answer = await person.call(rpc.MessageServiceStub, "SendMessage", request, seconds=most)
             self._ledger.acknowledge(write, message_id=answer.message.message_id, seq=answer.message.seq)
         except grpc.aio.AioRpcError as error:
             code = error.code()
