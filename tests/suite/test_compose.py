@@ -13,8 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 import yaml
+from guildhall.identity.v1 import auth_service_pb2 as auth
+from guildhall.identity.v1 import auth_service_pb2_grpc as auth_rpc
 from rich.console import Console
 
 from deploy.stack import story
@@ -81,6 +84,12 @@ class Project:
             for found in json.loads(containers.docker("inspect", *self.run("ps", "--all", "--quiet").split()))
         }
 
+    def sign_up(self, email: str) -> None:
+        """Somebody signs up, who is sent a mail."""
+        request = auth.SignUpRequest(email=email, password=story.PASSWORD, name="First", request_id=str(uuid.uuid4()))
+        with grpc.insecure_channel(f"127.0.0.1:{self.port}", options=[("grpc.enable_http_proxy", 0)]) as channel:
+            auth_rpc.AuthServiceStub(channel).SignUp(request, timeout=10)
+
     def answers(self) -> bool:
         """Whether the gateway hands out identity's keys. Docker itself takes connections before it is there."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=2)
@@ -117,7 +126,11 @@ def project() -> Iterator[Project]:
     try:
         found.up()
         wait_until(found.answers, "the gateway answers", seconds=60)
+        found.sign_up("first@example.com")
+        wait_until(lambda: any(found.mail_folder.glob("*.eml")), "a worker sends the first mail", seconds=90)
         yield found
+    except TimeoutError as error:
+        raise AssertionError(f"{error}\n{found.run('logs', '--tail', '20')}") from None
     finally:
         found.run("--profile", "admin", "down", "--volumes", "--timeout", "40", seconds=180)
         shutil.rmtree(folder, ignore_errors=True)
