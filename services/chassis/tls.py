@@ -23,7 +23,11 @@ def server_credentials(settings: ServeSettings) -> grpc.ServerCredentials:
         used = found
         return _configuration(found)
 
-    return grpc.dynamic_ssl_server_credentials(_configuration(used), changed, require_client_authentication=True)
+    return grpc.dynamic_ssl_server_credentials(
+        _configuration(used),
+        changed,  # type: ignore[arg-type]  # by gRPC's documentation None is for "unchanged"; its type does not know
+        require_client_authentication=True,
+    )
 
 
 def _read(settings: ServeSettings) -> tuple[bytes, bytes, bytes]:
