@@ -20,7 +20,7 @@ try:
 except ImportError:
     raise SystemExit("the guildhall command needs the stack extra: pip install 'guildhall[stack]'") from None
 
-from deploy.stack import processes, runs, secrets, services, suite, supervisor, up
+from deploy.stack import health, processes, runs, secrets, services, suite, supervisor, up
 from deploy.stack.settings import Settings, StackError, load
 
 _DOWN_SECONDS = 90  # longer than all stages of a stop may take together
@@ -70,9 +70,9 @@ def status() -> None:
     run = _require_run(load(os.environ))
     table = Table("process", "state", "pid", "restarts", "since", "health")
     for child in run.children:
-        health = services.health(child.health_port) if child.health_port and child.pid else ""
+        answer = health.health(child.health_port) if child.health_port and child.pid else ""
         since = timedelta(seconds=int(time.time() - child.started_at)) if child.pid else ""
-        table.add_row(child.name, child.state, str(child.pid or ""), str(child.restarts), str(since), health)
+        table.add_row(child.name, child.state, str(child.pid or ""), str(child.restarts), str(since), answer)
     console.print(f"gateway {run.gateway_address}, pid {run.pid}, {'ready' if run.ready else 'starting'}")
     console.print(table)
 

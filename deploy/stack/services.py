@@ -1,10 +1,8 @@
 """The processes of the services: their environment, migrations, servers, workers, and the one beat."""
 
-import contextlib
 import sys
-from collections.abc import Callable
 
-from deploy.stack import certificates, secrets
+from deploy.stack import certificates, health, secrets
 from deploy.stack.postgres import Postgres
 from deploy.stack.processes import Program
 from deploy.stack.roles import DATABASE
@@ -75,7 +73,7 @@ def programs(settings: Settings, *, postgres: Postgres, valkey: Valkey) -> list[
                     log_file=settings.layout.logs / f"{name}.log",
                     environment=environment(settings, service, postgres=postgres, valkey=valkey, replica=replica),
                     after=(f"migrate-{service}", "valkey"),
-                    ready=health_probe(health_port),
+                    ready=health.probe(health_port),
                     health_port=health_port,
                 )
             )
@@ -100,36 +98,6 @@ def programs(settings: Settings, *, postgres: Postgres, valkey: Valkey) -> list[
         after=("valkey",),
     )
     return [*declared, beat]
-
-
-def health_probe(port: int) -> Callable[[], bool]:
-    """A question to one health port that answers quickly, whatever the process there is doing."""
-
-    def probe() -> bool:
-        return health(port) == "SERVING"
-
-    return probe
-
-
-def health(port: int, timeout_seconds: float = 0.3) -> str:
-    """What grpc.health.v1 says on a port: SERVING, NOT_SERVING, or `no answer`."""
-    # Imported late: gRPC takes longer to import than `guildhall down` takes to run.
-    import grpc
-    from grpc_health.v1 import health_pb2
-
-    with contextlib.closing(
-        grpc.insecure_channel(f"{HOST}:{port}", options=[("grpc.enable_http_proxy", 0)])
-    ) as channel:
-        check = channel.unary_unary(
-            "/grpc.health.v1.Health/Check",
-            request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
-            response_deserializer=health_pb2.HealthCheckResponse.FromString,
-        )
-        try:
-            answer = check(health_pb2.HealthCheckRequest(service=""), timeout=timeout_seconds)
-        except grpc.RpcError:
-            return "no answer"
-    return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
 
 
 def _target(settings: Settings, peer: str) -> str:

@@ -38,14 +38,14 @@ SERVICE_CONFIG = json.dumps(
         "loadBalancingConfig": [{"round_robin": {}}],
         "methodConfig": [
             {
-                # Every PEER RPC is repeatable.
+                # Every PEER RPC is repeatable. CANCELLED is what a server that stops makes of calls it has not begun.
                 "name": [{}],
                 "retryPolicy": {
                     "maxAttempts": 3,
                     "initialBackoff": "0.02s",
                     "maxBackoff": "0.2s",
                     "backoffMultiplier": 2,
-                    "retryableStatusCodes": ["UNAVAILABLE"],
+                    "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
                 },
             }
         ],

@@ -37,6 +37,8 @@ log = structlog.get_logger()
 
 PEERS = ("identity", "membership", "guest", "messaging")
 STOP_SECONDS = 20.0
+NOTICE_SECONDS = 2.0
+"""In which the gateway has asked about this server's health: it asks each second, for a second at most."""
 SERVER_OPTIONS = [
     ("grpc.so_reuseport", 0),
     ("grpc.max_receive_message_length", 1 << 20),
@@ -146,10 +148,12 @@ class Frame:
     async def stop(self) -> None:
         """Drains: out of the balancing first, then the streams, then the calls, then everything else."""
         await self._health.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
+        # Until the gateway has noticed, it sends calls to this server; streams that were told by then would come back.
+        notice_seconds = min(NOTICE_SECONDS, self.settings.drain_seconds / 2)
+        await asyncio.sleep(notice_seconds)
         for tell in self._drains:
             tell()
-        # Longer than the gateway's health check, or it would still send calls to a server that takes none.
-        await asyncio.sleep(self.settings.drain_seconds)
+        await asyncio.sleep(self.settings.drain_seconds - notice_seconds)
         await self._server.stop(STOP_SECONDS)
         for task in self._background:
             task.cancel()

@@ -9,7 +9,7 @@ from contextlib import suppress
 from guildhall.messaging.v1 import message_service_pb2 as pb
 
 from services.chassis.call import Call
-from services.chassis.errors import Fault, fault_of, status_of
+from services.chassis.errors import DeadlineExceeded, Fault, fault_of, status_of
 from services.messaging import wire
 from services.messaging.bodies import BodyMac, is_plain, mentioned
 from services.messaging.outgoing import Answer, Outgoing, ends_stream
@@ -57,6 +57,10 @@ class Publication:
                 raise self._failure
         finally:
             reading.cancel()
+            if self._open:
+                # What a batch under way has handed to a side lane can no longer be dropped by its future, and would be
+                # stored without the messages before it, which are dropped here: repeated, those would stand behind it.
+                self._line.broken_by = self._line.broken_by or DeadlineExceeded()
             for _, future in self._open:
                 _give_up(future)
             with suppress(asyncio.CancelledError):

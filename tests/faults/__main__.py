@@ -22,7 +22,15 @@ from rich.table import Table
 
 from deploy.stack.settings import StackError
 from deploy.stack.supervisor import Interrupted
-from tests.faults import access_lost, commit_answers_cut, database_killed, replica_killed, row_locked, wakes_lost
+from tests.faults import (
+    access_lost,
+    commit_answers_cut,
+    database_killed,
+    replica_killed,
+    rolling_restart,
+    row_locked,
+    wakes_lost,
+)
 from tests.faults.bench import Bench, Result
 from tests.faults.cluster import Cluster, running_cluster
 from tests.faults.people import People
@@ -33,6 +41,7 @@ SCENARIOS: dict[str, tuple[str, Callable[[Bench], Awaitable[Result]]]] = {
     "F2": ("kill -9 all of PostgreSQL", database_killed.run),
     "F3": ("kill -9 Valkey, data gone", wakes_lost.run),
     "F7": ("the answer to COMMIT is cut", commit_answers_cut.run),
+    "F8": ("rolling restart of services, workers and Envoy", rolling_restart.run),
     "F12": ("access lost while secrets are posted", access_lost.run),
     "F13": ("one conversation's row locked for 2 s", row_locked.run),
 }

@@ -5,6 +5,7 @@ what touches a process is handed over.
 """
 
 import asyncio
+import copy
 import os
 import queue
 import random
@@ -14,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,9 +23,9 @@ import psutil
 import psycopg
 
 from deploy.stack import gateway, suite
-from deploy.stack.processes import Program
+from deploy.stack.processes import Program, describe_exit
 from deploy.stack.settings import SERVICES, Settings, StackError, instance_name, load
-from deploy.stack.supervisor import State, Supervisor
+from deploy.stack.supervisor import Child, State, Supervisor
 from tests.support.limits import OUT_OF_THE_WAY
 
 T = TypeVar("T")
@@ -32,6 +33,18 @@ REPLICAS = 2
 READY_SECONDS = 60
 BOOT_SECONDS = 120
 _AWAY = float("inf")
+_STOP_SECONDS = 40
+"""Longer than a service takes at most: its drain, and 20 s for the last calls."""
+
+
+@dataclass(frozen=True)
+class Restart:
+    """How one process was replaced."""
+
+    ended: str
+    stop_seconds: float
+    away_seconds: float
+    """From its end until the gateway sends calls to its successor."""
 
 
 class Cluster:
@@ -43,6 +56,7 @@ class Cluster:
         self._supervisor = supervisor
         self._asked: queue.Queue[tuple[Callable[[], Any], Future[Any]]] = queue.Queue()
         self._declared = {name: child.program for name, child in supervisor.children.items()}
+        self._gateway, self._gateway_settings = "envoy", stack.settings
 
     @property
     def folder(self) -> Path:
@@ -125,6 +139,56 @@ class Cluster:
         await self._do(start)
         await self.ready(name)
 
+    async def restart(self, name: str) -> Restart:
+        """SIGTERM to one process, as an operator or an orchestrator ends it; waits until its successor is ready."""
+        child = self._supervisor.children[name]
+
+        def end() -> Any:
+            if child.process is None:
+                raise RuntimeError(f"{name} does not run")
+            child.crashes = 0
+            child.process.send_signal(signal.SIGTERM)
+            return child.process
+
+        process, told_at = await self._do(end), time.monotonic()
+        while child.process is process:
+            if time.monotonic() > told_at + _STOP_SECONDS:
+                raise TimeoutError(f"{name} did not end within {_STOP_SECONDS} s of SIGTERM")
+            await asyncio.sleep(0.02)
+        ended_at = time.monotonic()
+        await self.ready(name)
+        return Restart(child.ended, ended_at - told_at, time.monotonic() - ended_at)
+
+    async def replace_gateway(self, *, drain_seconds: float) -> str:
+        """Starts a second Envoy on the first one's ports; the first sends its clients away, and is then ended: how.
+
+        Without drain seconds it is ended at once, with what it has under way.
+        """
+        ports = copy.copy(self.settings.ports)
+        is_first = self._gateway == "envoy"
+        ports.envoy_admin += 1 if is_first else 0
+        settings = replace(self.settings, ports=ports)
+        name = "envoy-2" if is_first else "envoy"
+        program = replace(gateway.program(settings), name=name)
+        self._declared[name] = program
+        await self._do(lambda: self._supervisor.children.update({name: Child(program)}))
+        retired_name, self._gateway, self._gateway_settings = self._gateway, name, settings
+        await self.ready(name)
+        retired = self._supervisor.children[retired_name]
+        process = retired.process
+        if process is None or retired.program.drain is None:
+            raise RuntimeError(f"{retired_name} does not run")
+        if drain_seconds:
+            await asyncio.to_thread(retired.program.drain)
+            await asyncio.sleep(drain_seconds)
+
+        def retire() -> None:
+            del self._supervisor.children[retired_name], self._declared[retired_name]
+            process.send_signal(signal.SIGTERM)
+
+        await self._do(retire)
+        return describe_exit(await asyncio.to_thread(process.wait, _STOP_SECONDS))
+
     async def run_as(
         self, service: str, *, launcher: tuple[str, ...] = (), environment: Mapping[str, str] | None = None
     ) -> None:
@@ -167,7 +231,7 @@ class Cluster:
         while not (
             all(child.pid is not None or child.program.one_shot for child in children)
             and all(child.state in (State.READY, State.DONE) for child in children)
-            and await asyncio.to_thread(gateway.is_ready, self.settings.ports.envoy_admin)
+            and await asyncio.to_thread(gateway.is_ready, self._gateway_settings.ports.envoy_admin)
         ):
             if time.monotonic() > deadline:
                 states = ", ".join(f"{child.program.name}: {child.state}" for child in children)

@@ -40,6 +40,8 @@ class Manners:
     takes_silence_for_success: bool = False
     gives_up_at_once: float = 0.3
     """The share of writes that are not repeated, so that some end as UNKNOWN."""
+    try_seconds: float = TRY_SECONDS
+    """The deadline of each call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +105,8 @@ class Writer:
         started_at = time.monotonic()
         code: grpc.StatusCode | None = None
         try:
-            answer = await person.call(rpc.MessageServiceStub, "SendMessage", request, seconds=TRY_SECONDS)
+            most = self._manners.try_seconds
+            answer = await person.call(rpc.MessageServiceStub, "SendMessage", request, seconds=most)
             self._ledger.acknowledge(write, message_id=answer.message.message_id, seq=answer.message.seq)
         except grpc.aio.AioRpcError as error:
             code = error.code()

@@ -58,19 +58,26 @@ class Prober:
             await asyncio.sleep(_PAUSE_SECONDS)
 
 
-def probers(person: Person, workspace_id: str, conversation_id: str) -> dict[str, Prober]:
-    """One for each service."""
+def questions(
+    person: Person, workspace_id: str, conversation_id: str, *, seconds: float = _CALL_SECONDS
+) -> dict[str, Callable[[], Awaitable[object]]]:
+    """One for each service. Guest's own answer is NOT_FOUND."""
     page = messages.ListMessagesRequest(workspace_id=workspace_id, conversation_id=conversation_id, page_size=1)
     listing = members.ListMembersRequest(workspace_id=workspace_id, page_size=1)
     guest = guests.GetGuestRequest(workspace_id=workspace_id, member_id=str(uuid.uuid4()))
-    questions = {
-        "identity": (auth_rpc.AuthServiceStub, "GetJwks", auth.GetJwksRequest()),
-        "membership": (members_rpc.MemberServiceStub, "ListMembers", listing),
-        "guest": (guests_rpc.GuestServiceStub, "GetGuest", guest),
-        "messaging": (messages_rpc.MessageServiceStub, "ListMessages", page),
-    }
 
     def asking(stub: object, method: str, request: object) -> Callable[[], Awaitable[object]]:
-        return lambda: person.call(stub, method, request, seconds=_CALL_SECONDS)
+        return lambda: person.call(stub, method, request, seconds=seconds)
 
-    return {service: Prober(asking(*question)) for service, question in questions.items()}
+    return {
+        "identity": asking(auth_rpc.AuthServiceStub, "GetJwks", auth.GetJwksRequest()),
+        "membership": asking(members_rpc.MemberServiceStub, "ListMembers", listing),
+        "guest": asking(guests_rpc.GuestServiceStub, "GetGuest", guest),
+        "messaging": asking(messages_rpc.MessageServiceStub, "ListMessages", page),
+    }
+
+
+def probers(person: Person, workspace_id: str, conversation_id: str) -> dict[str, Prober]:
+    """One for each service."""
+    asked = questions(person, workspace_id, conversation_id)
+    return {service: Prober(question) for service, question in asked.items()}

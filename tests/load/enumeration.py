@@ -18,7 +18,7 @@ import grpc
 from argon2 import PasswordHasher
 from guildhall.identity.v1 import auth_service_pb2 as auth
 
-from deploy.stack import processes, services
+from deploy.stack import health, processes, services
 from deploy.stack.settings import HOST
 from tests.load.generator import Control
 from tests.load.lab import Figure, Lab
@@ -147,7 +147,7 @@ async def _without_dummy(lab: Lab) -> AsyncIterator[str]:
         environment=environment,
     )
     process = processes.spawn(program)
-    probe = services.health_probe(stack.settings.ports.health("identity", replica))
+    probe = health.probe(stack.settings.ports.health("identity", replica))
     try:
         async with asyncio.timeout(_READY_SECONDS):
             while not await asyncio.to_thread(probe):  # noqa: ASYNC110

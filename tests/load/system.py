@@ -15,7 +15,7 @@ import psycopg
 from rich.console import Console
 
 from deploy.envoy.descriptors import PublicRpc
-from deploy.stack import certificates, gateway, roles, secrets, services, suite
+from deploy.stack import certificates, gateway, health, roles, secrets, suite
 from deploy.stack import settings as stack_settings
 from deploy.stack.processes import Program
 from deploy.stack.settings import HOST, SERVICES, Settings
@@ -140,7 +140,7 @@ def programs(stack: suite.Suite) -> list[Program]:
         name=echo.NAME,
         command=[sys.executable, *command],
         log_file=settings.layout.logs / "echo.log",
-        ready=services.health_probe(health_port),
+        ready=health.probe(health_port),
     )
     envoy = gateway.program(settings, gateway.Extra(echo.NAME, port, health_port, rpcs))
     envoy = dataclasses.replace(envoy, after=(*envoy.after, echo.NAME))

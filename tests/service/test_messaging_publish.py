@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any
 
 import grpc
@@ -18,6 +18,7 @@ from guildhall.messaging.v1 import message_service_pb2_grpc as rpc
 
 from services.chassis.database import Database
 from services.messaging import sends
+from services.messaging.servicers.messages import MessageService
 from tests.service.test_messaging_conversations import Room
 from tests.support.suite import Person, Suite, refusal_of
 
@@ -203,6 +204,44 @@ async def test_a_locked_conversation_does_not_keep_the_others_waiting(room: Room
             results = await publisher.close()
     assert [result.receipt.seq for result in results] == [1, 2, 3, 4, 5, 6]
     assert await room.texts(room.admin, stalled) == ["0", "1", "2", "3", "4", "last"]
+
+
+async def test_of_a_stream_that_breaks_nothing_is_stored_that_came_after_what_was_dropped(room: Room) -> None:
+    # A client repeats both: were the second stored alone, the first would come to stand behind it.
+    stalled, slow = room.channel_id, await room.channel()
+    service = next(
+        tell.__self__  # type: ignore[attr-defined]
+        for tell in room.suite.frames["messaging"]._drains
+        if isinstance(tell.__self__, MessageService)  # type: ignore[attr-defined]
+    )
+
+    def waiting() -> int:
+        lane = service._outgoing._lanes.get(stalled)
+        return len(lane.waiting) if lane is not None else -1
+
+    async def until(condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(10):
+            while not condition():  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(0.005)
+
+    with room.suite.database("messaging") as row, room.suite.database("messaging") as table, row.transaction():
+        row.execute("SELECT 1 FROM conversations WHERE id = %s FOR NO KEY UPDATE", (stalled,))
+        other = asyncio.ensure_future(room.sent(room.admin, "another's", to=stalled))
+        await until(lambda: waiting() == 0)
+        async with publishing(room, room.admin) as publisher:
+            await publisher.write([room.send_request("first", to=stalled)])
+            await until(lambda: waiting() == 1)
+            with table.transaction():
+                # The batch with the second message is under way while the stream breaks.
+                table.execute("LOCK TABLE messages IN SHARE MODE")
+                await publisher.write([room.send_request("second", to=stalled), room.send_request("x", to=slow)])
+                await until(lambda: waiting() == 2)
+                publisher.cancel()
+                await until(lambda: not service._publications)
+        row.execute("COMMIT")
+        await other
+    await room.sent(room.admin, "last", to=stalled)
+    assert await room.texts(room.admin, stalled) == ["another's", "last"]
 
 
 async def test_many_publishers_and_senders_of_one_conversation_leave_no_hole(room: Room) -> None:

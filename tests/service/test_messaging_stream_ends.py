@@ -5,14 +5,17 @@ from typing import Any
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from guildhall.identity.v1 import auth_service_pb2 as auth
 from guildhall.identity.v1 import auth_service_pb2_grpc as auth_rpc
 from guildhall.messaging.v1 import event_service_pb2 as pb
 from guildhall.messaging.v1 import event_service_pb2_grpc as rpc
 
+from services.chassis import frame as chassis_frame
 from services.messaging import hub
+from services.messaging.__main__ import build
 from tests.service.test_messaging_conversations import Room
-from tests.service.test_messaging_streams import append_directly, listening, replica
+from tests.service.test_messaging_streams import append_directly, channel_to, listening, replica
 from tests.support.suite import Suite, refused
 
 LONG = 300
@@ -95,6 +98,28 @@ async def test_a_replica_that_goes_away_says_so_and_the_stream_goes_on_elsewhere
     async with listening(room, room.admin, resume=resume) as again:
         await again.until(lambda: again.events)
         assert again.texts(room.channel_id) == ["two"]
+
+
+async def test_a_replica_takes_streams_until_the_gateway_has_noticed_that_it_goes(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Told at once, a stream would come back to where it was sent from, and be refused.
+    monkeypatch.setattr(chassis_frame, "NOTICE_SECONDS", 3.0)
+    changes = {"listen": "127.0.0.1:0", "health_listen": "127.0.0.1:0", "drain_seconds": 6}
+    frame = build(room.suite.settings("messaging", **changes))
+    await frame.start()
+    stopping = asyncio.create_task(frame.stop())
+    health_address = f"127.0.0.1:{frame.ports['health']}"
+    async with (
+        grpc.aio.insecure_channel(health_address, options=[("grpc.enable_http_proxy", 0)]) as health,
+        channel_to(room.suite, frame.ports["service"]) as channel,
+    ):
+        watch = health_pb2_grpc.HealthStub(health).Watch(health_pb2.HealthCheckRequest(), timeout=10)
+        while (await watch.read()).status != health_pb2.HealthCheckResponse.NOT_SERVING:
+            pass
+        async with listening(room, room.admin, channel=channel) as listener:
+            assert (await listener.finish()).reason == pb.STREAM_END_REASON_DRAINED
+    await stopping
 
 
 async def test_a_stream_that_nobody_answers_for_ends_with_its_position(

@@ -110,14 +110,15 @@ async def replica(room: Room, **changes: object) -> AsyncIterator[tuple[Frame, g
     await frame.start()
     port = suite.stack.settings.ports.service("messaging")
     try:
-        async with _channel(suite, frame.ports["service"]) as channel:
+        async with channel_to(suite, frame.ports["service"]) as channel:
             yield frame, channel
     finally:
         assert port != frame.ports["service"]
         await frame.stop()
 
 
-def _channel(suite: Suite, port: int) -> grpc.aio.Channel:
+def channel_to(suite: Suite, port: int) -> grpc.aio.Channel:
+    """A channel to a messaging process of a test's own, with the gateway's certificate."""
     from deploy.stack import certificates
 
     files = certificates.files(suite.stack.settings.layout.certificates, "gateway")

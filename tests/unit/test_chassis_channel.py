@@ -11,7 +11,7 @@ from guildhall.identity.v1 import session_service_pb2 as sessions
 from guildhall.identity.v1 import session_service_pb2_grpc as rpc
 
 from services.chassis.call import CURRENT, Call
-from services.chassis.channel import HOP_SECONDS, ask
+from services.chassis.channel import HOP_SECONDS, SERVICE_CONFIG, ask
 from services.chassis.coalesce import Coalescer
 from services.chassis.errors import DeadlineExceeded, PeerUnavailable
 
@@ -149,3 +149,41 @@ async def test_a_call_without_time_left_asks_nobody(silent: tuple[Silent, Any], 
         await ask(stub.CheckSessions, sessions.CheckSessionsRequest())
 
     assert not peer.given
+
+
+async def test_a_call_that_a_stopping_server_has_not_begun_is_made_at_another() -> None:
+    async def server(port: int = 0) -> tuple[grpc.aio.Server, int, Silent]:
+        started, peer = grpc.aio.server(options=[("grpc.so_reuseport", 0)]), Silent()
+        rpc.add_SessionServiceServicer_to_server(peer, started)
+        port = started.add_insecure_port(f"127.0.0.1:{port}")
+        await started.start()
+        return started, port, peer
+
+    servers = [await server(), await server()]
+    target = "ipv4:" + ",".join(f"127.0.0.1:{port}" for _, port, _ in servers)
+    options = [("grpc.enable_http_proxy", 0), ("grpc.service_config", SERVICE_CONFIG)]
+    options += [(f"grpc.{which}_reconnect_backoff_ms", 100) for which in ("initial", "min", "max")]
+    failed: list[str] = []
+    stopped = asyncio.Event()
+    async with grpc.aio.insecure_channel(target, options=options) as channel:
+        stub = rpc.SessionServiceStub(channel)
+
+        async def ask_again_and_again() -> None:
+            while not stopped.is_set():
+                try:
+                    await stub.CheckSessions(sessions.CheckSessionsRequest(), timeout=5)
+                except grpc.aio.AioRpcError as error:
+                    failed.append(error.code().name)
+
+        asking = [asyncio.create_task(ask_again_and_again()) for _ in range(20)]
+        for turn in range(8):
+            leaving, port, _ = servers[turn % 2]
+            await leaving.stop(10)
+            servers[turn % 2] = await server(port)
+            async with asyncio.timeout(10):
+                await servers[turn % 2][2].asked.wait()
+        stopped.set()
+        await asyncio.gather(*asking)
+    for each, _, _ in servers:
+        await each.stop(None)
+    assert failed == []

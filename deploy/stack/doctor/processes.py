@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from deploy.stack import services
+from deploy.stack import health
 from deploy.stack.doctor.findings import Finding, fail, ok, warn
 from deploy.stack.runs import ChildRecord, Run
 from deploy.stack.settings import Settings
@@ -38,9 +38,9 @@ def _check_child(child: ChildRecord, settings: Settings) -> Finding:
     if state in ("", "Z"):
         return fail(check, f"pid {child.pid} is gone", f"read why it ended: tail -n 50 {log}")
     if child.health_port is not None:
-        health = services.health(child.health_port, _HEALTH_SECONDS)
-        if health != "SERVING":
-            seen = f"pid {child.pid}, health on port {child.health_port}: {health}"
+        answer = health.health(child.health_port, _HEALTH_SECONDS)
+        if answer != "SERVING":
+            seen = f"pid {child.pid}, health on port {child.health_port}: {answer}"
             return fail(
                 check, seen, f"read its log: tail -n 50 {log}; if it hangs, kill -9 {child.pid}: it is restarted"
             )
