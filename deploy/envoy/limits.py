@@ -1,4 +1,5 @@
-"""How many calls the gateway lets through: of a user, of an address without a token, and where a password is tried.
+"""How many calls the gateway lets through: of a user, of a service account, of an address without a token, and where a
+password is tried.
 
 The buckets are this gateway's own: n gateways let through n times as much, and so do the two listeners of each.
 """
@@ -28,6 +29,7 @@ SIGN_INS = frozenset(
 
 _NAMESPACE = "guildhall"
 _OTHERS = "others"  # the group of all RPCs that have none of their own
+_NO_SCOPE = "-"  # a user's; a service account's token has one
 _NOBODY = "nobody"  # a caller without a valid token; a user's id is a UUID
 
 
@@ -57,12 +59,14 @@ def rate_limit(settings: GatewaySettings) -> Json:
         max_dynamic_descriptors=settings.most_counted_callers,
         always_consume_default_token_bucket=False,
         rate_limits=[
-            {"actions": [_claim("user", "sub")]},
+            {"actions": [_claim("user", "sub"), _claim("scope", "scope", default_value=_NO_SCOPE)]},
+            {"actions": [_claim("account", "sub"), _claim("scope", "scope")]},
             {"actions": [caller_or_nobody, group_or_others, _ADDRESS]},
             {"actions": [_route_group(), _ADDRESS]},
         ],
         descriptors=[
-            _bucket(settings.calls_per_second_of_user, user=""),
+            _bucket(settings.calls_per_second_of_user, user="", scope=_NO_SCOPE),
+            _bucket(settings.calls_per_second_of_service_account, account="", scope=""),
             _bucket(everybody_elses, caller=_NOBODY, group=_OTHERS, masked_remote_address=""),
             _bucket(settings.sign_ins_per_second_of_address, group="sign-ins", masked_remote_address=""),
             # Of its own, because the gateway itself asks for the keys, and may do so from the address of a flood.

@@ -56,6 +56,7 @@ class GatewaySettings:
     otlp_endpoint: str = ""
     traces_ratio: float = 0.01
     calls_per_second_of_user: int = 300
+    calls_per_second_of_service_account: int = 3_000
     calls_per_second_of_address: int = 100
     sign_ins_per_second_of_address: int = 5
     most_counted_callers: int = 10_000

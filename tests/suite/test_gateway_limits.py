@@ -9,6 +9,8 @@ import httpx
 import pytest
 from google.protobuf import json_format
 from google.rpc import code_pb2, error_details_pb2, status_pb2
+from guildhall.identity.v1 import auth_service_pb2 as auth
+from guildhall.identity.v1 import auth_service_pb2_grpc as auth_rpc
 from guildhall.identity.v1 import user_service_pb2 as users
 from guildhall.identity.v1 import user_service_pb2_grpc as users_rpc
 
@@ -17,6 +19,7 @@ from tests.support.edges import Edge, channel_to, gateway_beside, reason_of, sta
 
 PER_SECOND = {
     "calls_per_second_of_user": 2,
+    "calls_per_second_of_service_account": 4,
     "calls_per_second_of_address": 1,
     "sign_ins_per_second_of_address": 1,
     "most_counted_callers": 40,
@@ -146,6 +149,23 @@ def test_a_user_is_counted_wherever_they_call_from(called_from: Callers, running
     called_from("127.0.0.10", token).until_refused(*ME)
 
     assert called_from("127.0.0.11", token).is_refused(*ME)
+
+
+def test_a_service_account_is_counted_by_itself_and_has_a_limit_of_its_own(
+    called_from: Callers, running: Running
+) -> None:
+    made = running.guildhall("admin", "create-service-account", "limits", "--scope", "identity.users")
+    key = running.guildhall("admin", "create-service-key", made.stdout.strip()).stdout.strip()
+    with channel_to(running.gateway) as channel:
+        request = auth.ExchangeServiceKeyRequest(service_key=key)
+        token = auth_rpc.AuthServiceStub(channel).ExchangeServiceKey(request, timeout=5).access_token
+    account = called_from("127.0.0.18", token)
+    # What a user may make at once, and as much again: all of it at once, so that little comes into the bucket.
+    of_user = 10 * PER_SECOND["calls_per_second_of_user"]
+
+    assert all(account.is_let_through(*ME) for _ in range(of_user + FEW))
+    assert account.until_refused(*ME).json()["details"][0]["reason"] == "RATE_LIMITED"
+    assert called_from("127.0.0.19", token).is_refused(*ME)
 
 
 def test_an_address_without_a_token_is_limited_and_no_other_address_nor_who_is_signed_in_there(

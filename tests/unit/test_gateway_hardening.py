@@ -84,6 +84,7 @@ def test_each_limit_is_what_is_set_with_ten_seconds_worth_at_once() -> None:
     limit = filter_named(
         "local_ratelimit",
         calls_per_second_of_user=7,
+        calls_per_second_of_service_account=11,
         calls_per_second_of_address=5,
         sign_ins_per_second_of_address=2,
         most_counted_callers=99,
@@ -95,7 +96,8 @@ def test_each_limit_is_what_is_set_with_ten_seconds_worth_at_once() -> None:
     }
 
     assert buckets == {
-        ("user",): 7,
+        ("user", "scope"): 7,
+        ("account", "scope"): 11,
         ("caller", "group", "masked_remote_address"): 5,
         ("group", "masked_remote_address"): 2,
     }
