@@ -165,12 +165,16 @@ JOINED = """
 """
 
 # One statement, and so one round trip and one transaction. SKIP LOCKED never waits, and a row that was changed since
-# the snapshot is read again when it is locked, so the numbers are the newest. A message that is stored already
-# violates its key: then nothing of the batch is stored, and it is written again by LOCK and WRITE.
+# the snapshot is read again when it is locked, so the numbers are the newest. Who takes part is read in the snapshot: a
+# row whose revision is another than there counts as locked, or a message would be stored after its sender was removed.
+# A message that is stored already violates its key: then nothing of the batch is stored, and it is written again by
+# LOCK and WRITE.
 APPEND = text(f"""
-    WITH {INPUT}, locked AS MATERIALIZED (
-        SELECT {LOCKED} FROM conversations c
+    WITH {INPUT}, newest AS MATERIALIZED (
+        SELECT {LOCKED}, c.revision FROM conversations c
         WHERE c.id = ANY(CAST(:distinct_ids AS uuid[])) ORDER BY c.id FOR NO KEY UPDATE SKIP LOCKED
+    ), locked AS MATERIALIZED (
+        SELECT n.* FROM newest n JOIN conversations o ON o.id = n.id AND o.revision = n.revision
     ), {SEEN}, fresh AS (SELECT * FROM seen i WHERE allowed AND archived_at IS NULL AND {IN_TIME}), {STORE}
     SELECT {RESULT} {JOINED} ORDER BY i.place
 """)

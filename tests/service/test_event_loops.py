@@ -16,6 +16,7 @@ SCRIPT = """
 import asyncio, atexit, runpy, sys
 import grpc.aio
 from grpc.aio import _channel
+from services.chassis.peer_channel import PeerChannel
 
 made = {}
 
@@ -34,6 +35,7 @@ for name in ("secure_channel", "insecure_channel", "server"):
     noting(grpc.aio, name)
 for name in ("unary_unary", "unary_stream", "stream_unary", "stream_stream"):
     noting(_channel.Channel, name)
+    noting(PeerChannel, name)
 atexit.register(lambda: print("made", *sorted(f"{name}:{where}" for name in made for where in set(made[name]))))
 service = sys.argv.pop(1)
 sys.argv[0] = f"services.{service}"

@@ -7,7 +7,9 @@ from typing import Any
 import grpc
 import pytest
 from guildhall.messaging.v1 import conversation_service_pb2 as pb
+from sqlalchemy import text
 
+from services.messaging import sends
 from tests.service.test_messaging_streams import listening
 from tests.support.conversations import Hall, key, new_hall
 from tests.support.suite import Person, Suite, refusal_of, refused
@@ -166,6 +168,29 @@ async def test_people_are_removed_by_who_made_the_channel_or_manages(hall: Hall)
     gone = await refused(hall.of("RemoveParticipant", channel, member_id=dee_id))
     assert gone.reason == "NOT_FOUND"
     assert await hall.taking_part(channel) == {bob_id, hall.admin_member_id}
+
+
+async def test_a_send_whose_snapshot_is_older_than_its_senders_removal_is_not_stored(
+    hall: Hall, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bob, bob_id = await hall.newcomer("Bob")
+    channel = await private_with(hall, bob_id)
+    # The statement as it is, but that it waits for the test between its snapshot and its locks.
+    locks = "ORDER BY c.id FOR NO KEY UPDATE SKIP LOCKED"
+    waiting = sends.APPEND.text.replace(locks, f"AND (SELECT pg_advisory_xact_lock_shared(35)) IS NOT NULL {locks}")
+    assert waiting.count("advisory") == 1
+    monkeypatch.setattr(sends, "APPEND", text(waiting))
+    with hall.suite.stack.admin_database() as admin:
+        admin.execute("SELECT pg_advisory_lock(35)")
+        sending = asyncio.create_task(_outcome(hall.send(bob, "too late", to=channel)))
+        waits = "SELECT FROM pg_stat_activity WHERE usename = 'messaging' AND wait_event = 'advisory'"
+        async with asyncio.timeout(10):
+            while not admin.execute(waits).fetchall():  # noqa: ASYNC110 - PostgreSQL sets no event
+                await asyncio.sleep(0.01)
+        await hall.of("RemoveParticipant", channel, member_id=bob_id)
+        admin.execute("SELECT pg_advisory_unlock(35)")
+    assert await sending == "NOT_FOUND"
+    assert hall.rows("SELECT FROM messages WHERE conversation_id = %s AND text = 'too late'", channel) == []
 
 
 async def test_a_send_in_flight_of_who_is_removed_is_stored_before_it_or_not_at_all(hall: Hall) -> None:

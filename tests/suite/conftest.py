@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from deploy.stack.settings import Settings
-from tests.support.backends import free_settings
+from tests.support.backends import free_settings, release
 from tests.support.limits import OUT_OF_THE_WAY
 
 GUILDHALL = [sys.executable, "-m", "deploy.stack.cli"]
@@ -63,6 +63,7 @@ def running() -> Iterator[Running]:
     finally:
         suite.guildhall("down", seconds=120)
         shutil.rmtree(folder, ignore_errors=True)
+        release(settings)
 
 
 @pytest.fixture(scope="session")

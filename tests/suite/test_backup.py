@@ -30,7 +30,7 @@ from guildhall.messaging.v1 import message_service_pb2_grpc as messages_rpc
 
 from deploy.stack import backups, restores, secrets, suite
 from tests.suite.conftest import Running
-from tests.support.backends import free_settings, wait_until
+from tests.support.backends import free_settings, release, wait_until
 
 ADA, EVE = "ada.backup@example.com", "eve.backup@example.com"
 CONTENT = os.urandom(3 * (256 << 10) + 1000)
@@ -156,6 +156,7 @@ def running_on(folder: Path, *, up: bool = True) -> Iterator[Running]:
         yield running
     finally:
         running.guildhall("down", seconds=120)
+        release(settings)
 
 
 def ran(done: subprocess.CompletedProcess[str], code: int = 0) -> str:

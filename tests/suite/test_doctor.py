@@ -26,7 +26,7 @@ from services.chassis.migrations import downgrade
 from services.chassis.worker import perform_task
 from services.membership.tables import METADATA
 from tests.suite.conftest import Running
-from tests.support.backends import free_settings, wait_until
+from tests.support.backends import free_settings, release, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +47,7 @@ def patient() -> Iterator[Running]:
     finally:
         running.guildhall("down", seconds=120)
         shutil.rmtree(folder, ignore_errors=True)
+        release(settings)
 
 
 def examine(running: Running, *arguments: str) -> tuple[int, dict[str, dict[str, str]]]:

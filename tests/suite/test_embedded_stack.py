@@ -21,6 +21,7 @@ from deploy.stack.secrets import database_passwords
 from deploy.stack.settings import SERVICES, Settings, load
 from deploy.stack.suite import Suite
 from deploy.stack.supervisor import boot
+from tests.support.backends import free_settings, release
 
 
 @dataclass(frozen=True)
@@ -75,19 +76,13 @@ def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
         time.sleep(0.1)
 
 
-def free_settings(folder: Path) -> Settings:
-    for offset in range(16_000, 0, -1000):
-        settings = load({"GUILDHALL_DATA_DIR": str(folder), "GUILDHALL_PORT_OFFSET": str(offset)})
-        if not suite.taken_ports(settings):
-            return settings
-    raise AssertionError("no free range of ports")
-
-
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    stack = Stack(free_settings(tmp_path_factory.mktemp("stack") / "data"))
+    settings = free_settings(tmp_path_factory.mktemp("stack") / "data")
+    stack = Stack(settings)
     yield stack
     stack.run("down")
+    release(settings)
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +95,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Suite]:
             owner.execute("CREATE TABLE things (id integer PRIMARY KEY)")
         yield prepared
     shutil.rmtree(settings.layout.sockets)
+    release(settings)
 
 
 def connect(prepared: Suite, role: str, database: str = DATABASE) -> psycopg.Connection:

@@ -25,7 +25,7 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as otlp
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as otlp_rpc
 
 from tests.suite.conftest import Running
-from tests.support.backends import free_settings
+from tests.support.backends import free_settings, release
 
 MARK = f"canary{uuid.uuid4().hex[:8]}"
 SEND = "guildhall.messaging.v1.MessageService/SendMessage"
@@ -118,6 +118,7 @@ def traced(collector: tuple[Collector, int]) -> Iterator[Running]:
     finally:
         suite.guildhall("down", seconds=120)
         shutil.rmtree(folder, ignore_errors=True)
+        release(settings)
 
 
 class Caller:

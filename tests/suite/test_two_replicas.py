@@ -23,7 +23,7 @@ from guildhall.messaging.v1 import message_service_pb2_grpc as messages_rpc
 
 from deploy.stack import certificates
 from tests.suite.conftest import Running
-from tests.support.backends import free_settings
+from tests.support.backends import free_settings, release
 
 MESSAGES = 400
 
@@ -46,6 +46,7 @@ def two_replicas() -> Iterator[Running]:
     finally:
         suite.guildhall("down", seconds=120)
         shutil.rmtree(folder, ignore_errors=True)
+        release(settings)
 
 
 def replica(suite: Running, number: int) -> grpc.aio.Channel:

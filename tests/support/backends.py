@@ -25,7 +25,7 @@ REFUSED_BY_BROWSERS = {10080}
 
 
 def free_settings(folder: Path, *, replicas: int = 1, log_level: str = "error") -> settings.Settings:
-    """Settings for a stack in `folder`, on ports that nobody has."""
+    """Settings for a stack in `folder`, on ports that nobody has, nor will until `release`."""
     for offset in range(FIRST_OFFSET, LAST_OFFSET, 1000):
         environment = {
             "GUILDHALL_DATA_DIR": str(folder),
@@ -48,11 +48,16 @@ def _reserve(offset: int) -> bool:
     except OSError:
         lock.close()
         return False
-    _RESERVED.append(lock)
+    _RESERVED[offset] = lock
     return True
 
 
-_RESERVED: list[IO[str]] = []
+def release(given: settings.Settings) -> None:
+    """Lets others have the ports of a stack that has ended."""
+    _RESERVED.pop(given.ports.offset).close()
+
+
+_RESERVED: dict[int, IO[str]] = {}
 
 
 class Processes:
@@ -111,6 +116,7 @@ def running_backends() -> Iterator[suite.Suite]:
         processes.stop()
         shutil.rmtree(folder, ignore_errors=True)
         shutil.rmtree(stack.settings.layout.sockets, ignore_errors=True)
+        release(stack.settings)
 
 
 def wait_until(condition: Callable[[], bool], what: str, *, seconds: float = 30) -> None:

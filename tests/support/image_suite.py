@@ -16,7 +16,7 @@ from deploy.stack.postgres import Postgres
 from deploy.stack.processes import Program, find_binary
 from deploy.stack.settings import HOST, SERVICES, Settings, instance_name
 from deploy.stack.valkey import Valkey
-from tests.support.backends import Processes, free_settings, wait_until
+from tests.support.backends import Processes, free_settings, release, wait_until
 from tests.support.containers import IMAGE, IMAGE_USER, Containers, docker, run_once
 
 _HELD = "/run/guildhall"
@@ -69,6 +69,7 @@ class ImageSuite:
         """Ends what was started."""
         self.containers.remove()
         self._processes.stop()
+        release(self.settings)
 
     def serves(self, service: str, replica: int = 0) -> bool:
         """Whether one replica says so."""

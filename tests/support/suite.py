@@ -185,6 +185,10 @@ class Suite:
             kept = self._kept[role] = self.database(role)
         try:
             cursor = kept.execute(statement.encode(), values)
+        except psycopg.errors.AdminShutdown:
+            # Ended while nobody asked, by a test that ends its service's connections.
+            kept = self._kept[role] = self.database(role)
+            cursor = kept.execute(statement.encode(), values)
         except psycopg.OperationalError:
             # PostgreSQL was away meanwhile; the next question finds it, or fails as a new connection would.
             kept.close()

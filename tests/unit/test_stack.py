@@ -20,6 +20,7 @@ from deploy.stack.postgres import Postgres
 from deploy.stack.processes import Program, describe_exit, last_lines
 from deploy.stack.settings import SERVICES, Layout, Ports, SettingsError, StackError, ensure_private_folder, load
 from deploy.stack.supervisor import Child, State, Supervisor, boot
+from tests.support.backends import free_settings, release
 
 
 @pytest.fixture(autouse=True)
@@ -248,7 +249,7 @@ def test_one_run_at_a_time_holds_a_data_directory(tmp_path: Path) -> None:
 
 def test_a_taken_port_is_named_with_who_needs_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(suite, "_PORT_SECONDS", 0)
-    settings = load({"GUILDHALL_DATA_DIR": str(tmp_path), "GUILDHALL_PORT_OFFSET": "16000"})
+    settings = free_settings(tmp_path)
     with socket.create_server(("127.0.0.1", settings.ports.health("guest"))) as taken:
         port = taken.getsockname()[1]
 
@@ -256,6 +257,7 @@ def test_a_taken_port_is_named_with_who_needs_it(tmp_path: Path, monkeypatch: py
             suite.require_free_ports(settings)
 
     suite.require_free_ports(settings)
+    release(settings)
 
 
 def test_data_of_another_postgresql_major_is_left_alone_with_advice(tmp_path: Path) -> None:
