@@ -23,6 +23,7 @@ from tests.support.suite import Suite
 
 AT_ONCE = 12
 PLACES = 6
+TRIES = 5
 STREAM_SECONDS = 0.5
 
 SHOWN_TO_MEMBERS = {
@@ -105,6 +106,10 @@ class Eyes:
         for mark, what in self.world.hidden(set(texts(request))).items():
             if mark in whole:
                 self.leaks.append(f"{rpc.name}: {what}")
+        for message in messages:
+            # Sealed for the request that it continues, so that only whether there is one can tell anything.
+            if getattr(message, "next_page_token", ""):
+                message.next_page_token = "more"
         return [message.SerializeToString(deterministic=True) for message in messages], raw
 
     async def _compare(self, rpc: contracts.Rpc, request: Message, value: str, told: Any) -> None:
@@ -113,10 +118,14 @@ class Eyes:
             return
         unknown = str(uuid.uuid4())
         other = type(request).FromString(request.SerializeToString().replace(value.encode(), unknown.encode()))
-        answer, raw = await self._told(rpc, other)
-        spelled = [part.replace(unknown.encode(), value.encode()) for part in answer]
-        if (spelled, raw) != told:
-            self.leaks.append(f"{rpc.name}: hidden differs from unknown: {self.world.marks[value]}")
+        for _ in range(TRIES):
+            answer, raw = await self._told(rpc, other)
+            spelled = [part.replace(unknown.encode(), value.encode()) for part in answer]
+            if (spelled, raw) == told:
+                return
+            # A search that ran out of time ends its page early: what differs for that does not differ each time.
+            told = await self._told(rpc, request)
+        self.leaks.append(f"{rpc.name}: hidden differs from unknown: {self.world.marks[value]}")
 
 
 def _is_id(value: str) -> bool:

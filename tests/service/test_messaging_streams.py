@@ -14,6 +14,8 @@ from guildhall.messaging.v1 import event_service_pb2_grpc as rpc
 from services.chassis.frame import Frame
 from services.messaging.__main__ import build
 from tests.service.test_messaging_conversations import Room
+from tests.support.deliveries import until
+from tests.support.metrics import own
 from tests.support.suite import Person, Suite, refused
 
 WAIT_SECONDS = 10
@@ -170,6 +172,8 @@ async def test_an_event_is_serialised_once_for_all_who_get_it(room: Room, monkey
             for listener in listeners:
                 await listener.until(lambda heard=listener, n=number: len(heard.events) > n)
             if number == 0:
+                # A stream is read by itself until it has come up with the others.
+                await until(lambda: own("guildhall_subscriptions", state="live") == len(listeners))
                 made.clear()
 
     assert [listener.texts(room.channel_id) for listener in listeners] == [["0", "1", "2", "3"]] * 3

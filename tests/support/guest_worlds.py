@@ -16,6 +16,7 @@ from guildhall.membership.v1 import member_service_pb2 as members
 from guildhall.messaging.v1 import conversation_service_pb2 as conversations
 
 from services.membership import members as membership
+from tests.support.deliveries import until
 from tests.support.reflected import do
 from tests.support.suite import Person, Suite
 
@@ -273,7 +274,18 @@ async def populate(world: World) -> Soul:
     for conversation_id in (secret, public):
         assert conversation_id not in world.granted
     await elsewhere(world)
+    await search_has_followed(world)
     return guest
+
+
+async def search_has_followed(world: World) -> None:
+    """Else the same question could be answered otherwise a moment later."""
+    behind = (
+        "SELECT FROM conversations c LEFT JOIN search_positions p ON p.conversation_id = c.id"
+        " WHERE c.workspace_id = ANY(%(ids)s::uuid[]) AND c.last_event_seq > coalesce(p.event_seq, 0)"
+    )
+    ids = list({place["workspace_id"] for place in world.places})
+    await until(lambda: not world.suite.rows("messaging", behind, {"ids": ids}))
 
 
 async def directs(world: World, far: Soul, away: Soul, boss: Soul) -> None:
