@@ -238,7 +238,7 @@ async def _then_break(content: bytes, front: Front, room: FileRoom, file_id: str
 
 async def _first(room: FileRoom, file_id: str, content: bytes) -> Any:
     """The answer of the first upload that reaches the process."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while True:
         try:
             return await room.upload(room.admin, file_id, content)

@@ -158,7 +158,12 @@ class Suite:
                 files.ca.read_bytes(), files.key.read_bytes(), files.certificate.read_bytes()
             )
             address = f"127.0.0.1:{self.stack.settings.ports.service(service)}"
-            options = [("grpc.ssl_target_name_override", service), ("grpc.enable_http_proxy", 0)]
+            options = [
+                ("grpc.ssl_target_name_override", service),
+                ("grpc.enable_http_proxy", 0),
+                # A service that takes long to start is met soon after, however often it was called before.
+                ("grpc.max_reconnect_backoff_ms", 1_000),
+            ]
             self._channels[service, certificate] = grpc.aio.secure_channel(address, credentials, options=options)
         return self._channels[service, certificate]
 
