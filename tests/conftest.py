@@ -5,15 +5,32 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from deploy.stack import suite as stack_suite
-from tests.support.backends import running_backends
+from deploy.stack.settings import SERVICES
+from tests.support.backends import Processes, running_backends
 from tests.support.suite import Suite
 
 
 @pytest.fixture(scope="session")
-def backends() -> Iterator[stack_suite.Suite]:
-    """PostgreSQL, Valkey and the workers."""
-    with running_backends() as stack:
+def processes() -> Processes:
+    """What runs beside the services of this session."""
+    return Processes()
+
+
+@pytest.fixture(scope="session")
+def backends(processes: Processes) -> Iterator[stack_suite.Suite]:
+    """PostgreSQL, Valkey and the workers; no beat."""
+    with running_backends(processes) as stack:
         yield stack
+
+
+@pytest.fixture(scope="module")
+def no_workers(processes: Processes, backends: stack_suite.Suite) -> Iterator[None]:
+    """The workers are stopped while a file's tests run."""
+    workers = processes.stop(suffix="-worker")
+    assert len(workers) == len(SERVICES)
+    yield
+    for worker in workers:
+        processes.start(worker)
 
 
 @pytest.fixture(scope="session")

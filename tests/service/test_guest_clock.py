@@ -1,4 +1,4 @@
-"""A guest's whole way by the clock alone: nobody materialises anything, and each edge is where the database puts it."""
+"""A guest's whole way by the clock alone, the workers stopped: each edge is where the database puts it."""
 
 from datetime import datetime, timedelta
 
@@ -10,6 +10,8 @@ from tests.service.test_guest_expiry import materialised
 from tests.service.test_guest_invites import House
 from tests.support.guest_calls import at, call, clock, moment, peer, update_policy
 from tests.support.suite import Suite
+
+pytestmark = pytest.mark.usefixtures("no_workers")
 
 
 @pytest.fixture

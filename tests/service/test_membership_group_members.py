@@ -1,6 +1,7 @@
 """Who is in a group: rank, the last owner, roles from above, and what goes along when somebody goes."""
 
 import asyncio
+import os
 import uuid
 from typing import Any
 
@@ -11,8 +12,8 @@ from tests.service.test_membership_groups import EDUCATION, Place, new_place
 from tests.service.test_membership_workspaces import somebody
 from tests.support.suite import Person, Suite, refused
 
-ROUNDS = 1_000
-SIDE_BY_SIDE = 20
+ROUNDS = int(os.environ.get("GUILDHALL_TEST_ROUNDS", "100"))
+SIDE_BY_SIDE = 4
 
 
 async def test_who_is_added_is_listed_and_told_to_messaging(suite: Suite) -> None:

@@ -81,9 +81,10 @@ class Processes:
             raise RuntimeError("\n".join([f"{program.name} ended", *last_lines(program.log_file)]))
         return program.ready is not None and program.ready()
 
-    def stop(self) -> None:
-        """Ends them, the last started first."""
-        for program, process in reversed(self._running):
+    def stop(self, *, suffix: str = "") -> list[Program]:
+        """Ends them, the last started first, or those whose name ends so; what was ended can be started again."""
+        ended = [pair for pair in self._running if pair[0].name.endswith(suffix)]
+        for program, process in reversed(ended):
             if process.poll() is None:
                 process.send_signal(program.stop_signal)
                 try:
@@ -91,14 +92,15 @@ class Processes:
                 except subprocess.TimeoutExpired:
                     process.send_signal(signal.SIGKILL)
                     process.wait()
+            self._running.remove((program, process))
+        return [program for program, _ in ended]
 
 
 @contextlib.contextmanager
-def running_backends() -> Iterator[suite.Suite]:
+def running_backends(processes: Processes) -> Iterator[suite.Suite]:
     """PostgreSQL with its roles and migrated schemas, Valkey, and a Celery worker per service."""
     folder = Path(tempfile.mkdtemp(prefix="guildhall-test-"))
     stack = suite.prepare(free_settings(folder))
-    processes = Processes()
     try:
         for program in stack.migration_programs():
             if program.one_shot:
