@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from deploy.stack import suite as stack_suite
-from deploy.stack.settings import SERVICES
 from tests.support.backends import Processes, running_backends
 from tests.support.suite import Suite
 
@@ -24,13 +23,11 @@ def backends(processes: Processes) -> Iterator[stack_suite.Suite]:
 
 
 @pytest.fixture(scope="module")
-def no_workers(processes: Processes, backends: stack_suite.Suite) -> Iterator[None]:
-    """The workers are stopped while a file's tests run."""
-    workers = processes.stop(suffix="-worker")
-    assert len(workers) == len(SERVICES)
+def no_guest_worker(processes: Processes, backends: stack_suite.Suite) -> Iterator[None]:
+    """guest's worker is stopped while a file's tests run."""
+    (worker,) = processes.stop(suffix="guest-worker")
     yield
-    for worker in workers:
-        processes.start(worker)
+    processes.start(worker)
 
 
 @pytest.fixture(scope="session")

@@ -245,7 +245,8 @@ def digest(file: Path) -> str:
 def running_database(settings: Settings) -> Iterator[Suite]:
     """The suite with its PostgreSQL running: the one that runs, or one that is started for it and stopped after."""
     if runs.find_pid(settings.layout.data) is not None:
-        yield suite.prepare(settings)
+        # Not prepared: that would renew certificates behind the gateway's back.
+        yield suite.assemble(settings)
         return
     if not settings.layout.postgres.exists():
         raise StackError(f"{settings.layout.data} holds no suite")

@@ -96,7 +96,7 @@ def migrate() -> None:
         except supervisor.Interrupted:
             raise typer.Exit(130) from None
         return
-    stack = suite.prepare(settings)
+    stack = suite.assemble(settings)
     migrations = services.migrations(settings, postgres=stack.postgres, valkey=stack.valkey)
     supervisor.boot([dataclasses.replace(migration, after=()) for migration in migrations])
     console.print("migrated")
@@ -236,7 +236,8 @@ def _run_admin(arguments: list[str]) -> int:
     if not {"-h", "--help"} & set(arguments):
         settings = load(os.environ)
         _require_run(settings)
-        stack = suite.prepare(settings)
+        # Not prepared: that would renew certificates behind the gateway's back.
+        stack = suite.assemble(settings)
         environment = services.environment(settings, "identity", postgres=stack.postgres, valkey=stack.valkey)
     return processes.run([sys.executable, "-m", "services.identity", "admin", *arguments], environment)
 

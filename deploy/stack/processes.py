@@ -1,6 +1,7 @@
 """One child process: what it is (`Program`), how it is started so that it dies with us, and the end of its log."""
 
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
@@ -49,8 +50,7 @@ def spawn(program: Program) -> subprocess.Popen[bytes]:
     session of its own, or Ctrl-C would reach all children at once and stop them in no order.
     """
     program.log_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if program.log_file.exists() and program.log_file.stat().st_size > _MAX_LOG_BYTES:
-        program.log_file.replace(program.log_file.with_suffix(".log.1"))
+    shorten_log(program.log_file)
     command = ["setpriv", "--pdeathsig", program.death_signal, "--", *program.command]
     descriptor = os.open(program.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     with os.fdopen(descriptor, "ab") as log:
@@ -66,6 +66,16 @@ def spawn(program: Program) -> subprocess.Popen[bytes]:
             )
         except FileNotFoundError:
             raise StackError("setpriv is missing; install util-linux") from None
+
+
+def shorten_log(log_file: Path) -> None:
+    """Puts what a log of over 16 MiB holds aside, in place of what was put aside before.
+
+    Copied, not renamed: whoever writes it goes on at the end of the same file. Lines written in between are lost.
+    """
+    if log_file.exists() and log_file.stat().st_size > _MAX_LOG_BYTES:
+        shutil.copy(log_file, log_file.with_suffix(".log.1"))
+        os.truncate(log_file, 0)
 
 
 def run(command: Sequence[str], environment: Mapping[str, str]) -> int:

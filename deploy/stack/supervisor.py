@@ -14,7 +14,7 @@ from enum import StrEnum
 from types import FrameType, TracebackType
 from typing import Self
 
-from deploy.stack.processes import Program, describe_exit, last_lines, spawn
+from deploy.stack.processes import Program, describe_exit, last_lines, shorten_log, spawn
 from deploy.stack.settings import StackError
 
 _POLL_SECONDS = 0.05
@@ -24,6 +24,7 @@ _STEADY_SECONDS = 30  # a child that ran this long starts its backoff anew
 _BACKOFF_SECONDS = 0.5  # before the first restart, doubled each time
 _MAX_BACKOFF_SECONDS = 10.0
 _HURRY_SECONDS = 1.0  # what each stage gets once Ctrl-C has been pressed again
+_LOG_SECONDS = 10.0  # between two looks at how large the logs are
 
 
 class State(StrEnum):
@@ -106,8 +107,13 @@ class Supervisor:
 
     def watch(self, until: Callable[[], bool]) -> None:
         """Keep the children running until `until` is true or somebody asks for a stop."""
+        look_at_logs = 0.0
         while not self.interrupted and not until():
             self.step()
+            if time.monotonic() >= look_at_logs:
+                for child in self.children.values():
+                    shorten_log(child.program.log_file)
+                look_at_logs = time.monotonic() + _LOG_SECONDS
             time.sleep(2 * _POLL_SECONDS)
 
     def step(self) -> None:

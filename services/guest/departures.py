@@ -26,9 +26,7 @@ async def remove(tx: AsyncConnection, *, workspace_id: str, member_id: str, acto
         if etag and etag != guests.etag_of(found.generation):
             raise EtagMismatch
         await guests.end(tx, **guest, reason="removed")
-        if found.state != "ENDED":
-            # Whose time had run out was told so.
-            await notices.tell_removed(tx, **guest)
+        await notices.tell_removed(tx, **guest)
         await sight.take(tx, workspace_id, "guest_removed")
         removed = events.GuestRemoved(**guest, actor_user_id=actor_user_id)
         await emit(tx, ["membership"], events.Event(guest_removed=removed))

@@ -59,11 +59,13 @@ PLAN = text("""
         )
     ON CONFLICT ON CONSTRAINT guest_notices_once_key DO NOTHING
 """)
+# Whose time had run out was told so.
 REMOVED = text("""
     INSERT INTO guest_notices (member_id, workspace_id, generation, kind, recipient, due_at, queued_at)
     SELECT member_id, workspace_id, generation, 'removed', recipient, statement_timestamp(), statement_timestamp()
     FROM guests CROSS JOIN (VALUES ('guest'), ('sponsor')) AS told (recipient)
     WHERE workspace_id = CAST(:workspace_id AS uuid) AND member_id = CAST(:member_id AS uuid)
+        AND grace_end_at > ended_at
     ON CONFLICT ON CONSTRAINT guest_notices_once_key DO NOTHING
     RETURNING CAST(id AS text)
 """)
@@ -92,7 +94,7 @@ async def plan(tx: AsyncConnection, member_ids: Sequence[str]) -> None:
 
 
 async def tell_removed(tx: AsyncConnection, *, workspace_id: str, member_id: str) -> None:
-    """Has both told, after this transaction, that a guest is no longer one; what was planned before fits no more."""
+    """Has both told, after this transaction, that a guest ended before their time; what was planned fits no more."""
     removed = await tx.execute(REMOVED, {"workspace_id": workspace_id, "member_id": member_id})
     for notice_id in removed.scalars().all():
         await enqueue(tx, MAIL, notice_id)

@@ -46,6 +46,14 @@ ABANDON_STALE = text("""
     )
     RETURNING id, workspace_id
 """)
+# No call or event asks for a redemption that was decided: what counts then is the guest.
+FORGET_DECIDED = text("""
+    DELETE FROM redemptions WHERE id IN (
+        SELECT id FROM redemptions
+        WHERE state <> 'STARTED' AND started_at <= statement_timestamp() - interval '1 hour'
+        ORDER BY started_at LIMIT 1000
+    )
+""")
 END_OTHERS = text("""
     UPDATE guests
     SET ended_at = statement_timestamp(), end_reason = 'removed', state = 'ENDED', generation = generation + 1,
@@ -156,6 +164,11 @@ async def abandon_stale(tx: AsyncConnection) -> int:
     for row in rows:
         await _tell_abandoned(tx, row)
     return len(rows)
+
+
+async def forget_decided(tx: AsyncConnection) -> bool:
+    """Forgets redemptions that were decided an hour ago, a thousand at most; True if there may be more."""
+    return (await tx.execute(FORGET_DECIDED)).rowcount == 1000
 
 
 async def undo(tx: AsyncConnection, *, workspace_id: str, member_id: str, request: Repeatable) -> bool:

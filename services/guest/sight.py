@@ -36,10 +36,11 @@ OF_WORKSPACE = text("""
     SELECT CAST(id AS text) AS id FROM sight_losses WHERE workspace_id = :workspace_id ORDER BY id LIMIT :most
 """)
 LEFT = text("""
-    SELECT DISTINCT CAST(workspace_id AS text) FROM (
-        SELECT workspace_id FROM sight_losses
+    SELECT CAST(workspace_id AS text) FROM (
+        SELECT workspace_id, created_at FROM sight_losses
         WHERE created_at <= statement_timestamp() - make_interval(secs => :late_seconds) ORDER BY id LIMIT :most
     ) late
+    GROUP BY workspace_id ORDER BY min(created_at)
 """)
 SETTLED = text("DELETE FROM sight_losses WHERE workspace_id = :workspace_id AND id = ANY(CAST(:ids AS uuid[]))")
 
@@ -83,6 +84,12 @@ class Losses:
             return list((await tx.execute(LEFT, late)).scalars().all())
 
         workspace_ids = await self._database.read(read)
+        failed: Exception | None = None
         for workspace_id in workspace_ids:
-            await self.settle(workspace_id)
+            try:
+                await self.settle(workspace_id)
+            except Exception as error:
+                failed = error  # the others are settled all the same
+        if failed:
+            raise failed
         return bool(workspace_ids)

@@ -93,6 +93,7 @@ redemptions = Table(
         "redemptions_started_key", "workspace_id", "user_id", unique=True, postgresql_where=text("state = 'STARTED'")
     ),
     Index("redemptions_started", "started_at", postgresql_where=text("state = 'STARTED'")),
+    Index("redemptions_decided", "started_at", postgresql_where=text("state <> 'STARTED'")),
     Index("redemptions_invite", "invite_id"),
 )
 

@@ -69,6 +69,8 @@ def sweeps(database: Database) -> Mapping[str, Sweep]:
 
     async def forget() -> None:
         await database.transaction(invites.forget)
+        while await database.transaction(redemptions.forget_decided):
+            pass
 
     return {
         "abandon_redemptions": sweep_redemptions,

@@ -81,7 +81,6 @@ def _resolved(
         user_group_id=expanded.user_group_id if seen is None else "",
         notified=map(_mentioned, notified[:MOST_LISTED]),
         not_in_conversation=map(_mentioned, others[:MOST_LISTED]),
-        hidden_count=len(expanded.members) - len(shown),
         notified_count=len(notified),
         not_in_conversation_count=len(others),
     )

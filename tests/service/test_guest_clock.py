@@ -1,4 +1,4 @@
-"""A guest's whole way by the clock alone, the workers stopped: each edge is where the database puts it."""
+"""A guest's whole way by the clock alone, guest's worker stopped: each edge is where the database puts it."""
 
 from datetime import datetime, timedelta
 
@@ -11,7 +11,7 @@ from tests.service.test_guest_invites import House
 from tests.support.guest_calls import at, call, clock, moment, peer, update_policy
 from tests.support.suite import Suite
 
-pytestmark = pytest.mark.usefixtures("no_workers")
+pytestmark = pytest.mark.usefixtures("no_guest_worker")
 
 
 @pytest.fixture

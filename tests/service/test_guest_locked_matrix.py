@@ -21,7 +21,7 @@ from tests.support.guest_worlds import Soul, World
 from tests.support.reflected import Requests, answers, mutates, texts
 from tests.support.suite import Suite
 
-pytestmark = pytest.mark.usefixtures("no_workers")
+pytestmark = pytest.mark.usefixtures("no_guest_worker")
 
 REASON = re.compile(r"\b[A-Z]+(?:_[A-Z]+)+\b")
 IN_A_RESULT = re.compile(r"GUEST_LOCKED|PERMISSION_DENIED|NOT_FOUND")

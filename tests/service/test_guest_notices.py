@@ -5,9 +5,10 @@ from datetime import datetime, timedelta
 
 import pytest
 from google.protobuf.duration_pb2 import Duration
+from guildhall.events.v1 import event_sink_pb2 as events
 from guildhall.guest.v1 import guest_service_pb2 as pb
 
-from services.guest import notices
+from services.guest import guests, notices
 from tests.service.test_guest_expiry import extend
 from tests.service.test_guest_invites import HOUR, House
 from tests.service.test_guest_redemption import until
@@ -169,6 +170,16 @@ async def test_who_was_told_of_their_end_is_not_told_of_the_removal(house: House
     kinds_there = house.sql("SELECT kind FROM guest_notices WHERE member_id = %(id)s", id=guest.member_id)
     assert ("removed",) not in kinds_there
     assert person.email
+
+
+async def test_who_was_told_of_their_end_is_not_told_that_membership_removed_them_either(house: House) -> None:
+    for expire_in, told in (("1 hour", True), ("-25 hours", False)):
+        _, guest = await known_guest(house)
+        house.move_times(guest.member_id, expire_in=expire_in)
+        gone = events.MemberRemoved(workspace_id=house.workspace_id, member_id=guest.member_id)
+        await house.suite.frames["guest"].database.transaction(lambda tx, gone=gone: guests.member_removed(tx, gone))
+        found = house.sql("SELECT kind FROM guest_notices WHERE member_id = %(id)s", id=guest.member_id)
+        assert (("removed",) in found) == told
 
 
 async def test_a_promotion_ends_the_plan_without_a_mail(house: House) -> None:

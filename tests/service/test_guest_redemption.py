@@ -16,6 +16,7 @@ from guildhall.membership.v1 import access_service_pb2 as access
 from guildhall.membership.v1 import access_service_pb2_grpc
 from guildhall.membership.v1 import member_service_pb2 as members
 
+from services.guest import redemptions
 from services.guest.guests import member_removed
 from tests.service.test_guest_invites import HOUR, House
 from tests.support.suite import Person, Refusal, Suite, refusal_of, refused
@@ -307,3 +308,18 @@ async def test_an_event_delivered_again_ends_nothing_twice(house: House) -> None
     removed = events.MemberRemoved(workspace_id=house.workspace_id, member_id=guest.member_id, user_id=guest.user_id)
     await house.suite.frames["guest"].database.transaction(lambda tx: member_removed(tx, removed))
     assert house.sql("SELECT ended_at, generation FROM guests WHERE member_id = %(id)s", **row) == before
+
+
+async def test_what_was_decided_an_hour_ago_is_forgotten_and_the_guest_stays(house: House) -> None:
+    person, made = house.outsider(), await house.invite()
+    guest = await house.redeem(person, made.token)
+    database = house.suite.frames["guest"].database
+    await database.transaction(redemptions.forget_decided)
+    assert states(house, person) == ["COMMITTED"]
+    house.sql(
+        "UPDATE redemptions SET started_at = started_at - interval '1 hour' WHERE user_id = %(id)s", id=person.user_id
+    )
+    await database.transaction(redemptions.forget_decided)
+    assert states(house, person) == []
+    again = await house.redeem(person, made.token)
+    assert (again.member_id, house.uses(made.invite.invite_id)) == (guest.member_id, 1)

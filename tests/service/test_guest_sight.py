@@ -206,3 +206,23 @@ async def test_a_loss_in_a_workspace_that_is_gone_is_settled_too(house: House) -
         return house.sql("SELECT 1 FROM sight_losses WHERE workspace_id = %(id)s", id=gone) == []
 
     await until(is_settled, "the loss is settled")
+
+
+async def test_a_loss_that_cannot_be_settled_holds_up_no_other_workspace(house: House) -> None:
+    other = await House.make(house.suite)
+    with house.suite.database("membership") as database, database.transaction():
+        # Held, so that nothing raises the revision of the house, whose loss is the older one.
+        database.execute("SELECT 1 FROM workspace_heads WHERE workspace_id = %s FOR UPDATE", [house.workspace_id])
+        for place in (house, other):
+            house.sql(
+                "INSERT INTO sight_losses (id, workspace_id, cause, created_at) VALUES "
+                "(%(id)s, %(workspace_id)s, 'guest_removed', statement_timestamp() - interval '1 hour')",
+                id=str(uuid_utils.uuid7()),
+                workspace_id=place.workspace_id,
+            )
+
+        async def is_settled() -> bool:
+            return losses(other) == []
+
+        await until(is_settled, "the other's loss is settled")
+        assert losses(house) == ["guest_removed"]

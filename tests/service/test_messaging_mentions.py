@@ -88,7 +88,7 @@ async def test_a_public_channel_reaches_every_full_member(town: Town) -> None:
     (mention,) = await town.resolved(town.admin, "BOB")
     assert (mention.user_group_id, mention.everyone) == ("", False)
     assert list(mention.notified) == [pb.MentionedMember(member_id=bob_id, user_id=bob.user_id)]
-    assert (mention.notified_count, mention.not_in_conversation_count, mention.hidden_count) == (1, 0, 0)
+    assert (mention.notified_count, mention.not_in_conversation_count) == (1, 0)
 
 
 async def test_a_private_channel_reaches_those_who_take_part(town: Town) -> None:
@@ -100,7 +100,7 @@ async def test_a_private_channel_reaches_those_who_take_part(town: Town) -> None
     team, eve = await town.resolved(town.admin, "team", "eve", to=private)
     assert team.user_group_id == team_id
     assert (ids(team.notified), ids(team.not_in_conversation)) == ({bob_id}, {eve_id})
-    assert (team.notified_count, team.not_in_conversation_count, team.hidden_count) == (1, 1, 0)
+    assert (team.notified_count, team.not_in_conversation_count) == (1, 1)
     assert (ids(eve.notified), ids(eve.not_in_conversation)) == (set(), {eve_id})
 
 
@@ -127,18 +127,19 @@ async def test_each_handle_is_answered_in_its_place_and_twice_if_it_is_there_twi
     assert [mention.everyone for mention in found] == [False, True, False, False]
 
 
-async def test_a_guest_is_told_how_many_but_not_who_they_do_not_share_it_with(town: Town) -> None:
+async def test_a_guest_learns_nothing_of_whom_they_share_no_channel_with(town: Town) -> None:
     bob, bob_id = await town.named("bob")
     _, eve_id = await town.named("eve")
     town.take_part(bob, bob_id, town.channel_id)
     await town.user_group("team", bob_id, eve_id)
     person, _ = await town.guest()
     team, eve = await town.resolved(person, "team", "eve")
-    assert (ids(team.notified), team.notified_count, team.hidden_count) == ({bob_id}, 1, 1)
+    assert (ids(team.notified), team.notified_count) == ({bob_id}, 1)
     assert (team.not_in_conversation_count, list(team.not_in_conversation)) == (0, [])
-    assert eve == pb.ResolvedMention(handle="eve", hidden_count=1)
+    # As what never existed.
+    assert eve == pb.ResolvedMention(handle="eve")
     (for_a_member,) = await town.resolved(bob, "team")
-    assert (ids(for_a_member.notified), for_a_member.hidden_count) == ({bob_id, eve_id}, 0)
+    assert ids(for_a_member.notified) == {bob_id, eve_id}
 
 
 async def test_a_locked_guest_may_not_mention(town: Town) -> None:

@@ -370,3 +370,15 @@ def test_of_a_suite_that_does_not_run_it_says_how_to_start_it(patient: Running, 
     code, found = examine(stopped)
     assert (code, failing(found)) == (1, {"suite"})
     assert "guildhall up" in found["suite"]["advice"]
+
+
+@pytest.mark.parametrize("command", [("admin", "list-service-accounts"), ("migrate",), ("backup", "FOLDER")])
+def test_no_command_beside_a_running_suite_renews_a_certificate(
+    command: tuple[str, ...], patient: Running, tmp_path: Path
+) -> None:
+    file = patient.settings.layout.certificates / "guest.pem"
+    with certificate(patient, timedelta(days=10)):
+        before = file.read_bytes()
+        done = patient.guildhall(*(str(tmp_path / "backup") if word == "FOLDER" else word for word in command))
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert file.read_bytes() == before

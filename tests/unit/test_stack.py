@@ -377,3 +377,18 @@ def test_an_exit_is_described_in_words() -> None:
     assert describe_exit(3) == "exit code 3"
     assert describe_exit(-9) == "killed by SIGKILL"
     assert describe_exit(-64) in ("killed by SIGRTMAX", "killed by signal 64")
+
+
+def test_a_log_that_grows_is_put_aside_while_the_process_goes_on_writing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deploy.stack.supervisor._LOG_SECONDS", 0.1)
+    fill = "head -c 17000000 /dev/zero | tr '\\0' 'x'; echo"
+    script = f"{fill}; while ! test -e go; do sleep 0.05; done; echo after; exec sleep 60"
+    with Supervisor([program(tmp_path, "server", f"cd {tmp_path}; {script}")]) as supervisor:
+        supervisor.boot(10)
+        log, aside = tmp_path / "server.log", tmp_path / "server.log.1"
+        wait_until(supervisor, lambda: aside.exists() and log.stat().st_size < 1_000_000)
+        (tmp_path / "go").touch()
+        wait_until(supervisor, lambda: "after" in log.read_text())
+    assert aside.stat().st_size > 16_000_000
