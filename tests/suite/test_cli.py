@@ -106,6 +106,7 @@ class Reading:
             stderr=subprocess.PIPE,
             text=True,
         )
+        self._readers: list[threading.Thread] = []
         self._out = self._lines(self.process.stdout)
         self._err = self._lines(self.process.stderr)
 
@@ -116,7 +117,9 @@ class Reading:
             for line in pipe:
                 lines.put(line.rstrip("\n"))
 
-        threading.Thread(target=read, daemon=True).start()
+        reader = threading.Thread(target=read, daemon=True)
+        reader.start()
+        self._readers.append(reader)
         return lines
 
     async def line(self) -> str:
@@ -130,6 +133,13 @@ class Reading:
     async def ended(self) -> int:
         """The exit code."""
         return await asyncio.to_thread(self.process.wait, LINE_SECONDS)
+
+    def end(self) -> None:
+        """Ends it, if it runs, and reads what is left."""
+        with self.process:
+            self.process.kill()
+            for reader in self._readers:
+                reader.join()
 
     def rest(self) -> list[str]:
         """What was told besides, once it has ended."""
@@ -146,8 +156,7 @@ def reading(terminal: Terminal, *arguments: str) -> Iterator[Reading]:
     try:
         yield made
     finally:
-        made.process.kill()
-        made.process.wait()
+        made.end()
 
 
 @pytest.fixture
