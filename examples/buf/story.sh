@@ -9,17 +9,17 @@ call() { # call METHOD REQUEST
     "http://$GATEWAY/guildhall.$1"
 }
 field() { # field NAME: the first value of that name in JSON
-  sed -n "s/.*\"$1\": *\"\([^\"]*\)\".*/\1/p" | head -n 1
+  grep -o "\"$1\": \"[^\"]*\"" | head -n 1 | cut -d '"' -f 4
 }
 
 made=$(call membership.v1.WorkspaceService/CreateWorkspace '{"name": "Analytical Engines"}')
 echo "$made"
-workspace=$(field workspaceId <<<"${made//,/$'\n'}")
+workspace=$(field workspaceId <<<"$made")
 
 made=$(call messaging.v1.ConversationService/CreateChannel \
   '{"workspaceId": "'"$workspace"'", "name": "general", "visibility": "VISIBILITY_PUBLIC"}')
 echo "$made"
-conversation=$(field conversationId <<<"${made//,/$'\n'}")
+conversation=$(field conversationId <<<"$made")
 place='"workspaceId": "'"$workspace"'", "conversationId": "'"$conversation"'"'
 
 # The id is the sender's own: the same call again stores no second message.

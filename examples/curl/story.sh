@@ -6,8 +6,8 @@ TOKEN=$(guildhall token ada@example.com)
 
 call() { # call METHOD PATH [JSON]
   curl --silent --show-error --fail-with-body --noproxy '*' --request "$1" "http://$GATEWAY$2" \
-    --header "authorization: Bearer $TOKEN" --header "content-type: application/json" ${3:+--data "$3"}
-  echo
+    --header "authorization: Bearer $TOKEN" --header "content-type: application/json" ${3:+--data "$3"} \
+    --write-out '\n'
 }
 field() { # field NAME: the first value of that name in JSON
   grep -o "\"$1\": *\"[^\"]*\"" | head -n 1 | cut -d '"' -f 4
@@ -27,4 +27,4 @@ call POST "$messages" '{"clientMessageId": "'"$(cat /proc/sys/kernel/random/uuid
 call GET "$messages?pageSize=10"
 
 # What is refused says why.
-call POST /v1/workspaces '{"name": ""}' || echo "curl ended with $?"
+call POST /v1/workspaces '{"name": ""}' 2>/dev/null || echo "curl ended with $?"

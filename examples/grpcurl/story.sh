@@ -8,17 +8,18 @@ call() { # call METHOD REQUEST
   grpcurl -plaintext -H "authorization: Bearer $TOKEN" -d "$2" "$GATEWAY" "guildhall.$1"
 }
 field() { # field NAME: the first value of that name in JSON
-  sed -n "s/.*\"$1\": \"\([^\"]*\)\".*/\1/p" | head -n 1
+  grep -o "\"$1\": \"[^\"]*\"" | head -n 1 | cut -d '"' -f 4
 }
 
 made=$(call membership.v1.WorkspaceService/CreateWorkspace '{"name": "Analytical Engines"}')
 echo "$made"
-workspace=$(field workspaceId <<<"$made")
+workspace=$(field workspace_id <<<"$made")
 
 made=$(call messaging.v1.ConversationService/CreateChannel \
   '{"workspaceId": "'"$workspace"'", "name": "general", "visibility": "VISIBILITY_PUBLIC"}')
 echo "$made"
-place='"workspaceId": "'"$workspace"'", "conversationId": "'"$(field conversationId <<<"$made")"'"'
+conversation=$(field conversation_id <<<"$made")
+place='"workspaceId": "'"$workspace"'", "conversationId": "'"$conversation"'"'
 
 # The id is the sender's own: the same call again stores no second message.
 call messaging.v1.MessageService/SendMessage \
@@ -27,6 +28,6 @@ call messaging.v1.MessageService/SendMessage \
 call messaging.v1.MessageService/ListMessages '{'"$place"'}'
 
 # The stream begins after the position that the client has, here before the first event. It would go on for ever.
-echo '{"workspaceId": "'"$workspace"'", "positions": [{"conversationId": "'"$(field conversationId <<<"$made")"'"}]}' |
-  grpcurl -plaintext -H "authorization: Bearer $TOKEN" -max-time 5 -d @ \
-    "$GATEWAY" guildhall.messaging.v1.EventService/Subscribe 2>/dev/null || echo "the stream was ended after 5 s"
+grpcurl -plaintext -H "authorization: Bearer $TOKEN" -max-time 5 \
+  -d '{"workspaceId": "'"$workspace"'", "positions": [{"conversationId": "'"$conversation"'"}]}' \
+  "$GATEWAY" guildhall.messaging.v1.EventService/Subscribe 2>/dev/null || echo "the stream was ended after 5 s"

@@ -30,14 +30,15 @@ async def main() -> None:
     async with Client(GATEWAY) as client:
         client.use_tokens(development_token)
 
-        request = CreateWorkspaceRequest(name="Analytical Engines")
-        workspace = (await client.call(client.stub(WorkspaceServiceStub).CreateWorkspace, request)).workspace
+        workspaces = client.stub(WorkspaceServiceStub)
+        made = await client.call(workspaces.CreateWorkspace, CreateWorkspaceRequest(name="Analytical Engines"))
+        workspace = made.workspace
         print("workspace", workspace.workspace_id, workspace.name)
 
-        request = CreateChannelRequest(
+        general = CreateChannelRequest(
             workspace_id=workspace.workspace_id, name="general", visibility=VISIBILITY_PUBLIC
         )
-        channel = (await client.call(client.stub(ConversationServiceStub).CreateChannel, request)).conversation
+        channel = (await client.call(client.stub(ConversationServiceStub).CreateChannel, general)).conversation
         print("channel", channel.conversation_id, channel.name)
 
         # An empty client_message_id is filled in: when the call is repeated, no second message is stored.
@@ -58,10 +59,8 @@ async def main() -> None:
                 break
 
         try:
-            await client.call(
-                client.stub(WorkspaceServiceStub).GetWorkspace,
-                GetWorkspaceRequest(workspace_id=channel.conversation_id),
-            )
+            unknown = GetWorkspaceRequest(workspace_id=channel.conversation_id)
+            await client.call(workspaces.GetWorkspace, unknown)
         except NotFound as refused:
             print("refused", refused.reason)
 

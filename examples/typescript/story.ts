@@ -36,10 +36,10 @@ const { conversationId } = conversation;
 const messages = createClient(MessageService, transport);
 const clientMessageId = randomUUID();
 const sent = await messages.sendMessage({ workspaceId, conversationId, clientMessageId, text: "Note G is done." });
-console.log("sent", sent.message?.seq, sent.message?.text);
+console.log(`sent ${sent.message?.seq} ${sent.message?.text}`);
 
 const listed = await messages.listMessages({ workspaceId, conversationId });
-for (const message of listed.messages) console.log("listed", message.seq, message.text);
+for (const message of listed.messages) console.log(`listed ${message.seq} ${message.text}`);
 
 // From before the first event on. The stream would go on for ever.
 const leaving = new AbortController();
@@ -48,7 +48,7 @@ const stream = createClient(EventService, transport)
 hearing: for await (const { frame } of stream) {
   for (const event of frame.case === "events" ? frame.value.events : []) {
     if (event.payload.case !== "messageCreated") continue;
-    console.log("heard", event.eventSeq, event.payload.value.text);
+    console.log(`heard ${event.eventSeq} ${event.payload.value.text}`);
     break hearing;
   }
 }
