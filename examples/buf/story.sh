@@ -29,6 +29,6 @@ call messaging.v1.MessageService/SendMessage \
 call messaging.v1.MessageService/ListMessages '{'"$place"'}'
 
 # The stream begins after the position that the client has, here before the first event. It would go on for ever.
-buf curl --timeout 5s --protocol grpc --http2-prior-knowledge -H "authorization: Bearer $TOKEN" \
+buf curl --timeout 10s --protocol grpc --http2-prior-knowledge -H "authorization: Bearer $TOKEN" \
   -d '{"workspaceId": "'"$workspace"'", "positions": [{"conversationId": "'"$conversation"'"}]}' \
-  "http://$GATEWAY/guildhall.messaging.v1.EventService/Subscribe" 2>/dev/null || echo "the stream was ended after 5 s"
+  "http://$GATEWAY/guildhall.messaging.v1.EventService/Subscribe" 2>/dev/null || echo "the stream was ended after 10 s"

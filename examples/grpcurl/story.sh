@@ -28,6 +28,6 @@ call messaging.v1.MessageService/SendMessage \
 call messaging.v1.MessageService/ListMessages '{'"$place"'}'
 
 # The stream begins after the position that the client has, here before the first event. It would go on for ever.
-grpcurl -plaintext -H "authorization: Bearer $TOKEN" -max-time 5 \
+grpcurl -plaintext -H "authorization: Bearer $TOKEN" -max-time 10 \
   -d '{"workspaceId": "'"$workspace"'", "positions": [{"conversationId": "'"$conversation"'"}]}' \
-  "$GATEWAY" guildhall.messaging.v1.EventService/Subscribe 2>/dev/null || echo "the stream was ended after 5 s"
+  "$GATEWAY" guildhall.messaging.v1.EventService/Subscribe 2>/dev/null || echo "the stream was ended after 10 s"

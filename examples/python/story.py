@@ -15,15 +15,14 @@ from guildhall.messaging.v1.message_service_pb2 import ListMessagesRequest, Send
 from guildhall.messaging.v1.message_service_pb2_grpc import MessageServiceStub
 
 GATEWAY = os.environ.get("GUILDHALL_GATEWAY", "127.0.0.1:8080")
+TOKEN = subprocess.check_output(["guildhall", "token", "ada@example.com"], text=True).strip()
 
 
 async def development_token() -> tuple[str, Timestamp]:
     """A product would say `await client.sign_in(email, password)`, or `client.use_service_key(key)`, instead."""
-    command = ["guildhall", "token", "ada@example.com"]
-    token = await asyncio.to_thread(subprocess.check_output, command, text=True)
     ends = Timestamp()
     ends.FromDatetime(datetime.now(UTC) + timedelta(minutes=4))
-    return token.strip(), ends
+    return TOKEN, ends
 
 
 async def main() -> None:
