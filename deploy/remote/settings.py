@@ -10,6 +10,12 @@ from deploy.stack.settings import SettingsError
 
 GATEWAY = "GUILDHALL_GATEWAY"
 CA_FILE = "GUILDHALL_GATEWAY_CA_FILE"
+VARIABLES: Mapping[str, tuple[str, str]] = {
+    GATEWAY: ("where `guildhall login` was said last", "the gateway of `login`, `token`, `tail` and `upload`"),
+    CA_FILE: ("the system's", "the authority of its certificate"),
+    "XDG_CONFIG_HOME": ("`~/.config`", "`guildhall/sessions.json` in it is the session of `guildhall login`"),
+}
+"""What these commands are told: the default, and what it is; docs/configuration.md is made of it."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def masked(text: str) -> str:
-    """A text in which what differs each time is a mark. Fields have their JSON names: releases of tools differ in it."""
+    """A text in which what differs each time is a mark. Fields have their JSON names: releases of tools differ."""
     for pattern, mark in MASKS:
         text = pattern.sub(mark, text)
     return _KEY.sub(lambda found: '"' + re.sub(r"_(\w)", lambda part: part[1].upper(), found[1]) + '":', text)
