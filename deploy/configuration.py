@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
-from pydantic_settings import BaseSettings
 
 from deploy.remote.settings import VARIABLES as OF_THE_COMMAND
 from deploy.stack.settings import SERVICES
@@ -29,7 +29,7 @@ from services.membership.settings import MembershipSettings
 from services.messaging.settings import BlobSettings, MessagingSettings, MessagingWorkerSettings, RateSettings
 
 FILE = Path(__file__).parents[1] / "docs" / "configuration.md"
-LOADED: Mapping[tuple[str, str], type[BaseSettings]] = {
+LOADED: Mapping[tuple[str, str], type[BaseModel]] = {
     ("identity", "serve"): IdentitySettings,
     ("identity", "worker"): IdentityWorkerSettings,
     ("identity", "admin"): AdminSettings,
@@ -43,7 +43,7 @@ LOADED: Mapping[tuple[str, str], type[BaseSettings]] = {
     ("", "beat"): BrokerSettings,
 }
 """What each process loads."""
-GROUPS: Mapping[str, tuple[type[BaseSettings], ...]] = {
+GROUPS: Mapping[str, tuple[type[BaseModel], ...]] = {
     "Database and broker": (DatabaseSettings, BrokerSettings),
     "Listening, peers, keys": (WorkerSettings, ServeSettings),
     "Mail": (MailSettings,),
@@ -55,10 +55,10 @@ _HEAD = """# Configuration
 
 Made by `python -m deploy.configuration` from the classes that read the settings; do not edit it by hand.
 
-Settings are environment variables; secrets are files. A process that misses some, or finds them wrong, names all of them
-and exits with 2. A service runs as `python -m services.NAME serve | worker | migrate` (identity also `admin`), and one
-`python -m services.beat` for the suite. `guildhall up` makes what its services need, and hands on to them what is set of
-mail, sign-up, files, rates, traces and workspaces.
+Settings are environment variables; secrets are files. A process that misses some, or finds them wrong, names all of
+them and exits with 2. A service runs as `python -m services.NAME serve | worker | migrate` (identity also `admin`), and
+one `python -m services.beat` for the suite. `guildhall up` makes what its services need, and hands on to them what is
+set of mail, sign-up, files, rates, traces and workspaces.
 
 What rotates without a restart, and how, is in the [runbook](runbook.md#rotate); limits that are no settings are in
 [limits](limits.md).
@@ -78,7 +78,7 @@ def render() -> str:
     return "\n".join(parts)
 
 
-def own_fields(settings: type[BaseSettings]) -> Iterator[tuple[str, FieldInfo]]:
+def own_fields(settings: type[BaseModel]) -> Iterator[tuple[str, FieldInfo]]:
     """The fields that a class adds to those above it."""
     for name in settings.__annotations__:
         if name in settings.model_fields:

@@ -2,7 +2,7 @@
 # A workspace, a channel and a message, as JSON with curl. Live streams are for gRPC and gRPC-Web.
 set -euo pipefail
 GATEWAY=${GUILDHALL_GATEWAY:-127.0.0.1:8080}
-TOKEN=$(guildhall token ada@example.com)
+TOKEN=$(guildhall token you@example.com)
 
 call() { # call METHOD PATH [JSON]
   curl --silent --show-error --fail-with-body --noproxy '*' --request "$1" "http://$GATEWAY$2" \

@@ -2,7 +2,7 @@
 # A workspace, a channel, a message, and the live stream that tells of it, with grpcurl. Reflection is on: no protos needed.
 set -euo pipefail
 GATEWAY=${GUILDHALL_GATEWAY:-127.0.0.1:8080}
-TOKEN=$(guildhall token ada@example.com)
+TOKEN=$(guildhall token you@example.com)
 
 call() { # call METHOD REQUEST
   grpcurl -plaintext -H "authorization: Bearer $TOKEN" -d "$2" "$GATEWAY" "guildhall.$1"

@@ -15,7 +15,7 @@ from guildhall.messaging.v1.message_service_pb2 import ListMessagesRequest, Send
 from guildhall.messaging.v1.message_service_pb2_grpc import MessageServiceStub
 
 GATEWAY = os.environ.get("GUILDHALL_GATEWAY", "127.0.0.1:8080")
-TOKEN = subprocess.check_output(["guildhall", "token", "ada@example.com"], text=True).strip()
+TOKEN = subprocess.check_output(["guildhall", "token", "you@example.com"], text=True).strip()
 
 
 async def development_token() -> tuple[str, Timestamp]:

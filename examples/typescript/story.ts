@@ -11,7 +11,7 @@ import { MessageService } from "./generated/guildhall/messaging/v1/message_servi
 const gateway = process.env.GUILDHALL_GATEWAY ?? "127.0.0.1:8080";
 
 // A product's own back end would exchange its service key: AuthService.ExchangeServiceKey.
-const token = execFileSync("guildhall", ["token", "ada@example.com"], { encoding: "utf8" }).trim();
+const token = execFileSync("guildhall", ["token", "you@example.com"], { encoding: "utf8" }).trim();
 const signed: Interceptor = (next) => (request) => {
   request.header.set("authorization", `Bearer ${token}`);
   return next(request);

@@ -58,7 +58,7 @@ def playing(running: Running, tmp_path_factory: pytest.TempPathFactory) -> Itera
         "PYTHONPATH": os.pathsep.join(str(ROOT / part) for part in (".", "generated", "clients/python")),
         "GUILDHALL_GATEWAY": running.gateway,
     }
-    running.token("ada@example.com")
+    running.token("you@example.com")
     with ThreadPoolExecutor() as pool:
         yield {
             name: pool.submit(play, name, environment, tmp_path_factory.mktemp(name))
