@@ -6,18 +6,20 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
 import grpc
 from google.protobuf.message import Message
-from guildhall.client import credentials
-from guildhall.client.credentials import EARLY_SECONDS, Credentials, Kept
+from guildhall.client import credentials, uploads
+from guildhall.client.credentials import EARLY_SECONDS, Credentials, Kept, Renew
 from guildhall.client.errors import GuildhallError, NotSignedIn, TooMuch, Unavailable, error_of
-from guildhall.client.subscriptions import Subscription
+from guildhall.client.subscriptions import Opened, Subscription
 from guildhall.identity.v1 import auth_service_pb2 as auth
 from guildhall.identity.v1 import auth_service_pb2_grpc as auth_rpc
 from guildhall.messaging.v1 import event_service_pb2 as events_pb
+from guildhall.messaging.v1 import file_service_pb2 as files_pb
 
 SECONDS = 10.0
 """For a call with all its repetitions, unless the caller says otherwise."""
@@ -116,6 +118,14 @@ class Client:
         """Calls as a service account. Whether the key is good shows at the first call."""
         self._credentials = credentials.of_service_key(self._auth, key, early_seconds=self._early_seconds)
 
+    def use_tokens(self, renew: Renew) -> None:
+        """Calls with the access tokens that `renew` returns, each with the time at which it ends.
+
+        For a session that several processes share: a session token is used up by its first exchange, so they must take
+        turns, which `renew` sees to. Errors of its own calls may be AioRpcError.
+        """
+        self._credentials = Credentials(renew, early_seconds=self._early_seconds)
+
     def stub(self, stub_class: Callable[[grpc.aio.Channel], Stub]) -> Stub:
         """A generated stub on this client's channel, for `call`, `pages` and streams of one's own."""
         made = self._stubs.get(stub_class)  # type: ignore[call-overload]
@@ -149,16 +159,37 @@ class Client:
                 return
             asked.page_token = page.next_page_token  # type: ignore[attr-defined]
 
+    async def upload(
+        self,
+        workspace_id: str,
+        conversation_id: str,
+        path: Path,
+        *,
+        name: str = "",
+        mime_type: str = "",
+        progress: uploads.Progress | None = None,
+    ) -> files_pb.File:
+        """Uploads a file to a conversation, for a message to hold (`file_ids`); returns it when all of it is stored.
+
+        Broken connections are gone on after. So is what an earlier call began and no message holds: a file of the same
+        name, type and content. Without a `mime_type` the name says which.
+        Errors: GuildhallError, OSError, FileChangedError (it became shorter meanwhile).
+        """
+        return await uploads.upload(
+            self, workspace_id, conversation_id, path, name=name, mime_type=mime_type, progress=progress
+        )
+
     async def events(
-        self, workspace_id: str, *, positions: Mapping[str, int] | None = None
+        self, workspace_id: str, *, positions: Mapping[str, int] | None = None, opened: Opened | None = None
     ) -> AsyncGenerator[events_pb.Event, None]:
         """What happens in a workspace, for as long as the caller may see it; over reconnections, each event once.
 
         `positions` is the last event_seq seen of each conversation, to go on after a restart; a conversation that is
         not in it begins with what is new. A `reset` event says that events of a conversation are not to be had any
-        more: read it anew. Errors: NotSignedIn, NotFound (no member, or no longer).
+        more: read it anew. `opened` is told each time that a stream stands, with the position of each conversation.
+        Errors: NotSignedIn, NotFound (no member, or no longer).
         """
-        subscription = Subscription(self._channel, workspace_id, positions=positions or {})
+        subscription = Subscription(self._channel, workspace_id, positions=positions or {}, opened=opened)
         pause = _FIRST_PAUSE_SECONDS
         while True:
             try:
@@ -171,9 +202,12 @@ class Client:
                 continue
             except grpc.aio.AioRpcError as error:
                 refused = error_of(error)
-                # Of too many streams, one may be the last of this subscription, whose end has not been noticed yet.
-                if not (isinstance(refused, Unavailable) or (isinstance(refused, TooMuch) and subscription.was_open)):
-                    raise refused from error
+            except GuildhallError as error:
+                # Of a token that could not be renewed: as good a reason to wait as a broken stream.
+                refused = error
+            # Of too many streams, one may be the last of this subscription, whose end has not been noticed yet.
+            if not (isinstance(refused, Unavailable) or (isinstance(refused, TooMuch) and subscription.was_open)):
+                raise refused
             await asyncio.sleep(refused.retry_after_seconds or pause * random.uniform(0.5, 1.0))
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 

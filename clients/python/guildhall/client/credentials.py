@@ -19,13 +19,14 @@ EARLY_SECONDS = 30.0
 Kept = Callable[[str], Awaitable[None]]
 """Keeps the session token that is to be used next, so that a later process can go on with the session."""
 
+Renew = Callable[[], Awaitable[tuple[str, Timestamp]]]
+"""Returns the next access token with the time at which it ends."""
+
 
 class Credentials:
-    """An access token and how to get the next one. `renew` returns it with the time at which it ends."""
+    """An access token and how to get the next one."""
 
-    def __init__(
-        self, renew: Callable[[], Awaitable[tuple[str, Timestamp]]], *, early_seconds: float = EARLY_SECONDS
-    ) -> None:
+    def __init__(self, renew: Renew, *, early_seconds: float = EARLY_SECONDS) -> None:
         self._renew = renew
         self._early_seconds = early_seconds
         self._token = ""
