@@ -152,7 +152,7 @@ async def update_user(
 ) -> Row[Any]:
     """Sets what is not None, and the time of verification if it is to be set.
 
-    Errors: NOT_FOUND, EMAIL_TAKEN, PERMISSION_DENIED (another address, or no proof of it any more, of an administrator).
+    Errors: NOT_FOUND, EMAIL_TAKEN, PERMISSION_DENIED (an administrator's address, or its proof taken away).
     """
     normalized_email = None if email is None else emails.normalize(email)
     row = {
