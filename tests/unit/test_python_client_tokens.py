@@ -1,4 +1,4 @@
-"""clients/python while a token is renewed: no session is lost, no call ends early. The server is one of the test's own."""
+"""clients/python while a token is renewed: no session is lost and no call ends early. The server is the test's own."""
 
 import asyncio
 from collections.abc import AsyncIterator
