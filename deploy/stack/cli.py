@@ -1,4 +1,4 @@
-"""The `guildhall` command: the embedded suite on one machine."""
+"""The `guildhall` command: the embedded suite on one machine, and a person at any gateway (`deploy.remote`)."""
 
 import dataclasses
 import os
@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -20,14 +20,21 @@ try:
 except ImportError:
     raise SystemExit("the guildhall command needs the stack extra: pip install 'guildhall[stack]'") from None
 
+from deploy.remote import commands as remote
 from deploy.stack import health, processes, runs, secrets, services, suite, supervisor, up
-from deploy.stack.settings import Settings, StackError, load
+from deploy.stack.outputs import Output, OutputOption, print_json
+from deploy.stack.settings import Settings, SettingsError, StackError, load
 
 _DOWN_SECONDS = 90  # longer than all stages of a stop may take together
 
-app = typer.Typer(help="Guildhall's suite on one machine.", no_args_is_help=True, add_completion=False)
+app = typer.Typer(
+    help="Guildhall's suite on one machine, and you at any gateway.",
+    epilog="Exit codes: 0 done, 1 could not be done, 2 not understood, 3 sign in first, 4 no answer, 130 Ctrl-C.",
+    no_args_is_help=True,
+)
 rotate = typer.Typer(help="Change keys, certificates and passwords while the suite runs.", no_args_is_help=True)
 events = typer.Typer(help="What could not be delivered or done in twenty tries.", no_args_is_help=True)
+app.add_typer(remote.app)
 app.add_typer(rotate, name="rotate")
 app.add_typer(events, name="events")
 console = Console()
@@ -65,12 +72,18 @@ def down() -> None:
 
 
 @app.command()
-def status() -> None:
+def status(output: OutputOption = Output.TEXT) -> None:
     """Show the processes of the suite; exit code 1 if it does not run."""
     run = _require_run(load(os.environ))
+    asked = [
+        (child, health.health(child.health_port) if child.health_port and child.pid else "") for child in run.children
+    ]
+    if output is Output.JSON:
+        found = [{**dataclasses.asdict(child), "health": answer} for child, answer in asked]
+        print_json({"gateway": run.gateway_address, "pid": run.pid, "ready": run.ready, "processes": found})
+        return
     table = Table("process", "state", "pid", "restarts", "since", "health")
-    for child in run.children:
-        answer = health.health(child.health_port) if child.health_port and child.pid else ""
+    for child, answer in asked:
         since = timedelta(seconds=int(time.time() - child.started_at)) if child.pid else ""
         table.add_row(child.name, child.state, str(child.pid or ""), str(child.restarts), str(since), answer)
     console.print(f"gateway {run.gateway_address}, pid {run.pid}, {'ready' if run.ready else 'starting'}")
@@ -104,28 +117,41 @@ def migrate() -> None:
 
 @app.command()
 def token(
-    email: Annotated[str, typer.Argument(help="Who signs in; signed up and verified first if unknown.")],
+    email: Annotated[str, typer.Argument(help="A developer's way in: who signs in, signed up first if unknown.")] = "",
     password: Annotated[str | None, typer.Option(help="Only for a user signed up by other means.")] = None,
+    gateway: remote.GatewayOption = "",
+    ca_file: remote.CaFileOption = "",
+    output: OutputOption = Output.TEXT,
 ) -> None:
-    """Print an access token for a user (development only): it lasts five minutes."""
-    from deploy.stack import tokens
+    """Print an access token, good for minutes: of who is signed in (`login`), or of anybody on this machine's suite."""
+    if email and gateway:
+        raise SettingsError(["EMAIL is for this machine's suite, and --gateway for who has signed in: guildhall login"])
+    if not email:
+        session = remote.kept_session(gateway, ca_file)
+        access_token, ends_at = session.access_token, session.access_token_ends_at
+    else:
+        from deploy.stack import tokens
 
-    settings = load(os.environ)
-    run = _require_run(settings)
-    chosen = password or secrets.development_password(settings.layout.secrets, email)
-    print(tokens.fetch(run.gateway_address, settings.layout.mail, email, chosen))
+        settings = load(os.environ)
+        run = _require_run(settings)
+        chosen = password or secrets.development_password(settings.layout.secrets, email)
+        access_token, ends_at = tokens.fetch(run.gateway_address, settings.layout.mail, email, chosen)
+    if output is Output.JSON:
+        print_json({"access_token": access_token, "expires_at": datetime.fromtimestamp(ends_at, UTC).isoformat()})
+    else:
+        print(access_token)
 
 
 @app.command()
 def doctor(
-    output: Annotated[str, typer.Option(help="text or json")] = "text",
+    output: OutputOption = Output.TEXT,
     least_free_gib: Annotated[float, typer.Option(help="Less room on the data's disk is a failure.")] = 2.0,
 ) -> None:
     """Check the running suite, a line per check; exit code 0 only if nothing failed."""
     from deploy.stack.doctor import visits
 
     findings = visits.visit(load(os.environ), least_free_gib=least_free_gib)
-    raise typer.Exit(0 if visits.report(findings, console, as_json=output == "json") else 1)
+    raise typer.Exit(0 if visits.report(findings, console, as_json=output is Output.JSON) else 1)
 
 
 @app.command()
@@ -199,19 +225,24 @@ def rotate_database_passwords() -> None:
 
 
 @events.command("list")
-def list_events() -> None:
+def list_events(output: OutputOption = Output.TEXT) -> None:
     """List them, each with whom it is for or from."""
     from deploy.stack import dead_events
 
     with _running_suite().admin_database() as admin:
-        for event in dead_events.find(admin):
-            print(event.id, event.service, event.table, event.kind, event.peer, event.since)
+        found = dead_events.find(admin)
+    if output is Output.JSON:
+        print_json([dataclasses.asdict(event) for event in found])
+        return
+    for event in found:
+        print(event.id, event.service, event.table, event.kind, event.peer, event.since)
 
 
 @events.command("retry")
 def retry_events(
     ids: Annotated[list[str] | None, typer.Argument(help="As listed.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="All that are listed.")] = False,
+    output: OutputOption = Output.TEXT,
 ) -> None:
     """Have some tried again, as often as new ones."""
     from deploy.stack import dead_events
@@ -220,7 +251,10 @@ def retry_events(
         raise StackError("name events by their ids, or say --all")
     with _running_suite().admin_database() as admin:
         count = dead_events.retry(admin, ids or [], everything=everything)
-    console.print(f"{count} tried again")
+    if output is Output.JSON:
+        print_json({"tried_again": count})
+    else:
+        console.print(f"{count} tried again")
 
 
 @app.command(add_help_option=False, context_settings={"ignore_unknown_options": True})
@@ -270,9 +304,10 @@ def _require_run(settings: Settings) -> runs.Run:
 
 
 def main() -> None:
-    """Run a command. What it could not do is told in words on stderr: exit code 2 for settings, else 1."""
+    """Run a command. What it could not do is told in words on stderr, with an exit code (see the help's last line)."""
     try:
-        app()
+        # By its name however it was started: completion asks by it.
+        app(prog_name="guildhall")
     except StackError as error:
         errors.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)

@@ -38,6 +38,19 @@ _OF_GATEWAY = (
     "GUILDHALL_SIGN_INS_PER_SECOND_OF_ADDRESS",
 )
 _LOG_LEVELS = ("debug", "info", "warning", "error")
+VARIABLES: Mapping[str, tuple[str, str]] = {
+    "GUILDHALL_DATA_DIR": ("`.guildhall`", "where the embedded suite keeps everything"),
+    "GUILDHALL_PORT_OFFSET": ("`0`", "added to all its ports: a multiple of 1 000, up to 49 000"),
+    "GUILDHALL_LOG_LEVEL": ("`info`", "`debug`, `info`, `warning` or `error`, of all its processes"),
+    "GUILDHALL_CALLS_PER_SECOND_OF_USER": (
+        "`300`",
+        "for `guildhall up`: a [limit](limits.md#the-gateway) of the gateway",
+    ),
+    "GUILDHALL_CALLS_PER_SECOND_OF_SERVICE_ACCOUNT": ("`3000`", "likewise"),
+    "GUILDHALL_CALLS_PER_SECOND_OF_ADDRESS": ("`100`", "likewise: of calls without a token"),
+    "GUILDHALL_SIGN_INS_PER_SECOND_OF_ADDRESS": ("`5`", "likewise: of calls that try passwords or send mails"),
+}
+"""What the stack itself is told: the default, and what it is; docs/configuration.md is made of it."""
 
 
 class StackError(Exception):

@@ -7,6 +7,7 @@ mail folder of a stack on this machine. Its passwords derive from a secret of th
 import email
 import re
 import time
+from datetime import UTC
 from email.policy import default
 from pathlib import Path
 
@@ -20,8 +21,8 @@ _MAIL_SECONDS = 15
 _TOKEN = re.compile(r"[?&#/]token[=/]([A-Za-z0-9_.~-]+)")
 
 
-def fetch(gateway_address: str, mail_folder: Path, address: str, password: str) -> str:
-    """An access token for the user with this e-mail address, who is signed up and verified first if need be."""
+def fetch(gateway_address: str, mail_folder: Path, address: str, password: str) -> tuple[str, float]:
+    """An access token, and when it ends, for the user of this address, signed up and verified first if need be."""
     with grpc.insecure_channel(gateway_address, options=[("grpc.enable_http_proxy", 0)]) as channel:
         auth = auth_service_pb2_grpc.AuthServiceStub(channel)
         try:
@@ -30,7 +31,9 @@ def fetch(gateway_address: str, mail_folder: Path, address: str, password: str) 
             raise StackError(f"{_code(error).name}: {_details(error)}") from None
 
 
-def _sign_in_or_up(auth: auth_service_pb2_grpc.AuthServiceStub, mail_folder: Path, address: str, password: str) -> str:
+def _sign_in_or_up(
+    auth: auth_service_pb2_grpc.AuthServiceStub, mail_folder: Path, address: str, password: str
+) -> tuple[str, float]:
     since = time.time() - 1  # a file system's clock ticks more coarsely than ours
     try:
         return _sign_in(auth, address, password)
@@ -46,9 +49,10 @@ def _sign_in_or_up(auth: auth_service_pb2_grpc.AuthServiceStub, mail_folder: Pat
     return _sign_in(auth, address, password)
 
 
-def _sign_in(auth: auth_service_pb2_grpc.AuthServiceStub, address: str, password: str) -> str:
+def _sign_in(auth: auth_service_pb2_grpc.AuthServiceStub, address: str, password: str) -> tuple[str, float]:
     request = auth_service_pb2.SignInRequest(email=address, password=password, device_label="guildhall token")
-    return auth.SignIn(request, timeout=_CALL_SECONDS, wait_for_ready=True).tokens.access_token
+    tokens = auth.SignIn(request, timeout=_CALL_SECONDS, wait_for_ready=True).tokens
+    return tokens.access_token, tokens.access_token_expire_time.ToDatetime(tzinfo=UTC).timestamp()
 
 
 def _code(error: grpc.RpcError) -> grpc.StatusCode:

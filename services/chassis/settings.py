@@ -90,9 +90,11 @@ class DatabaseSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
 
-    database_url: str = Field(pattern="^postgresql://", description="without a password")
-    database_password_file: ReadableFile
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    database_url: str = Field(pattern="^postgresql://", description="`postgresql://ROLE@HOST/guildhall`, no password")
+    database_password_file: ReadableFile = Field(description="the role's password; read again at each new connection")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="the least that is logged"
+    )
 
     @property
     def database_password(self) -> str:
@@ -105,7 +107,7 @@ class BrokerSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
 
-    redis_url: str = Field(pattern="^(unix|redis|rediss)://")
+    redis_url: str = Field(pattern="^(unix|redis|rediss)://", description="`unix://`, `redis://` or `rediss://`")
 
 
 class MailSettings(BaseSettings):
@@ -113,18 +115,26 @@ class MailSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
 
-    mail_delivery: Literal["files", "smtp", "webhook"] = "files"
-    mail_templates_dir: Annotated[Path, AfterValidator(holds_templates)] | None = None
-    mail_from: Annotated[str, AfterValidator(sender)] = "Guildhall <no-reply@guildhall.invalid>"
-    mail_dir: Path = Field(default=Path(".guildhall/mail"), description="where .eml files are written")
-    smtp_host: str | None = Field(default=None, min_length=1)
-    smtp_port: int = Field(default=587, ge=1, le=65535)
-    smtp_starttls: bool = True
+    mail_delivery: Literal["files", "smtp", "webhook"] = Field(default="files", description="see [mail](mail.md)")
+    mail_templates_dir: Annotated[Path, AfterValidator(holds_templates)] | None = Field(
+        default=None, description="a product's own templates, which replace ours one by one"
+    )
+    mail_from: Annotated[str, AfterValidator(sender)] = Field(
+        default="Guildhall <no-reply@guildhall.invalid>", description="the sender"
+    )
+    mail_dir: Path = Field(default=Path(".guildhall/mail"), description="where `.eml` files are written")
+    smtp_host: str | None = Field(default=None, min_length=1, description="the relay; for `smtp`")
+    smtp_port: int = Field(default=587, ge=1, le=65535, description="the relay's port")
+    smtp_starttls: bool = Field(default=True, description="with its certificate verified")
     smtp_ca_file: ReadableFile | None = Field(default=None, description="in place of the system's CAs")
-    smtp_username: str | None = Field(default=None, min_length=1)
-    smtp_password_file: ReadableFile | None = None
-    mail_webhook_url: Annotated[str, AfterValidator(webhook_url)] | None = None
-    mail_webhook_secret_file: KeyFile | None = None
+    smtp_username: str | None = Field(default=None, min_length=1, description="where the relay wants a sign-in")
+    smtp_password_file: ReadableFile | None = Field(default=None, description="its password")
+    mail_webhook_url: Annotated[str, AfterValidator(webhook_url)] | None = Field(
+        default=None, description="where mails are handed over, by https; for `webhook`"
+    )
+    mail_webhook_secret_file: KeyFile | None = Field(
+        default=None, description="what signs them: 32 bytes or more, in hex"
+    )
 
     @field_validator("smtp_host", "mail_webhook_url", "mail_webhook_secret_file")
     @classmethod
@@ -160,13 +170,15 @@ class MailSettings(BaseSettings):
 class WorkerSettings(DatabaseSettings, BrokerSettings, MailSettings):
     """What `worker` needs."""
 
-    secret_key_file: KeyFile
-    public_url: str = Field(default="http://127.0.0.1:8080", pattern="^https?://", description="the gateway, for links")
+    secret_key_file: KeyFile = Field(description="the service's own key: 32 bytes or more, in hex; it does not rotate")
+    public_url: str = Field(
+        default="http://127.0.0.1:8080", pattern="^https?://", description="the gateway as people see it, for links"
+    )
 
     otlp_endpoint: Annotated[str, AfterValidator(traceable)] | None = Field(
-        default=None, pattern="^https?://", description="a collector of traces, by gRPC"
+        default=None, pattern="^https?://", description="a collector of traces, by gRPC; with `guildhall[traces]`"
     )
-    traces_ratio: float = Field(default=0.01, ge=0, le=1, description="of calls that come without a traceparent")
+    traces_ratio: float = Field(default=0.01, ge=0, le=1, description="traced of calls without a traceparent")
     worker_metrics_listen: Address | None = Field(default=None, description="the worker's metrics; none without it")
 
     @property
@@ -178,17 +190,19 @@ class WorkerSettings(DatabaseSettings, BrokerSettings, MailSettings):
 class ServeSettings(WorkerSettings):
     """What `serve` needs."""
 
-    listen: Address
-    health_listen: Address
-    metrics_listen: Address
-    tls_cert_file: ReadableFile
-    tls_key_file: ReadableFile
-    tls_ca_file: ReadableFile
+    listen: Address = Field(description="gRPC by mutual TLS")
+    health_listen: Address = Field(description="grpc.health.v1, in plain text")
+    metrics_listen: Address = Field(description="Prometheus")
+    tls_cert_file: ReadableFile = Field(description="its DNS name is the service's; read again at each handshake")
+    tls_key_file: ReadableFile = Field(description="its key")
+    tls_ca_file: ReadableFile = Field(description="whose certificates peers must have")
     identity_address: str = Field(min_length=1, description="gRPC target of identity")
     membership_address: str = Field(min_length=1, description="gRPC target of membership")
     guest_address: str = Field(min_length=1, description="gRPC target of guest")
     messaging_address: str = Field(min_length=1, description="gRPC target of messaging")
-    drain_seconds: float = Field(default=5, ge=0, le=60, description="between NOT_SERVING and the last call")
+    drain_seconds: float = Field(
+        default=5, ge=0, le=60, description="between NOT_SERVING and the last call; streams are told to leave after 2"
+    )
 
 
 def load(settings_class: type[SettingsClass]) -> SettingsClass:

@@ -1,6 +1,6 @@
 """`guildhall admin`: what an operator does at the machine, before or beside any system administrator.
 
-What a command is asked for goes to stdout, and only that; everything else to stderr.
+What a command is asked for goes to stdout, and only that, as lines or as JSON; everything else to stderr.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from services.chassis.interceptors import validate
 from services.chassis.pages import LARGEST_SIZE
 from services.chassis.secret import SecretKey
 from services.chassis.settings import load
-from services.identity import departures, exports, keys, profiles, service_accounts
+from services.identity import departures, exports, keys, profiles, service_accounts, users
 from services.identity.settings import AdminSettings
 
 T = TypeVar("T")
@@ -52,20 +52,33 @@ class Admin:
         """Does something in one transaction."""
         return await self.database.transaction(work)
 
+    def answer(self, value: object, *lines: str) -> None:
+        """Prints the answer: a value as JSON, or the lines that say it to people."""
+        for line in (_json(value),) if self.options.output == "json" else lines:
+            sys.stdout.write(f"{line}\n")
+
 
 async def make_administrator(admin: Admin) -> None:
-    """Makes somebody a system administrator who has proven their address; who is one stays one."""
+    """Makes somebody a system administrator who has proven their address; who is one stays one.
 
-    async def work(tx: AsyncConnection) -> None:
+    If an app has acted for them, their password and sessions go: its key must not be a way to become one.
+    """
+
+    async def work(tx: AsyncConnection) -> tuple[str, bool]:
         user = await _find(tx, admin.options.email)
         if user.email_verified_at is None:
             raise Refused("That address was never proven: whoever signed up with it may be somebody else.")
         if user.disabled_at is not None:
             raise Refused("That user is disabled.")
-        await tx.execute(MAKE_ADMINISTRATOR, {"user_id": user.id})
+        made = await tx.execute(MAKE_ADMINISTRATOR, {"user_id": user.id})
+        ended = made.rowcount > 0 and await users.end_what_an_app_left(tx, user_id=str(user.id))
+        return str(user.id), ended
 
-    await admin.transaction(work)
+    user_id, ended = await admin.transaction(work)
+    admin.answer({"user_id": user_id})
     _tell(f"{admin.options.email} is a system administrator.")
+    if ended:
+        _tell("An app has acted for them, so password and sessions are gone: a link to that address signs in.")
 
 
 async def create_service_account(admin: Admin) -> None:
@@ -78,7 +91,7 @@ async def create_service_account(admin: Admin) -> None:
             tx, created_by=None, name=request.name, scopes=request.scopes, workspace_ids=request.workspace_ids
         )
     )
-    _print(str(row.id))
+    admin.answer({"service_account_id": row.id}, str(row.id))
     _tell("It has no key yet: create-service-key makes one.")
 
 
@@ -88,21 +101,20 @@ async def create_service_key(admin: Admin) -> None:
     key, secret = await admin.transaction(
         lambda tx: service_accounts.create_key(tx, created_by=None, account_id=admin.options.account_id)
     )
-    _print(secret)
+    admin.answer({"key_id": key.id, "service_key": secret}, secret)
     _tell(f"That is key {key.id}. Keep it now: it is stored nowhere, and shown once.")
 
 
 async def list_service_accounts(admin: Admin) -> None:
     """Prints every service account with its live keys."""
     accounts = await admin.transaction(_service_accounts)
-    if admin.options.output == "json":
-        _print(_json(accounts))
-        return
+    lines = []
     for account in accounts:
         bound = ", ".join(account["workspace_ids"]) or "not bound"
         keys = ", ".join(key["key_id"] for key in account["keys"]) or "none"
-        _print(f"{account['service_account_id']}  {account['name']}")
-        _print(f"    scopes: {', '.join(account['scopes'])}; workspaces: {bound}; live keys: {keys}")
+        lines.append(f"{account['service_account_id']}  {account['name']}")
+        lines.append(f"    scopes: {', '.join(account['scopes'])}; workspaces: {bound}; live keys: {keys}")
+    admin.answer(accounts, *lines)
 
 
 async def export_user(admin: Admin) -> None:
@@ -112,7 +124,8 @@ async def export_user(admin: Admin) -> None:
         user = await _find(tx, admin.options.email)
         return await exports.export(tx, user_id=str(user.id))
 
-    _print(_json(await admin.transaction(work)))
+    exported = await admin.transaction(work)
+    admin.answer(exported, _json(exported))
 
 
 async def delete_user(admin: Admin) -> None:
@@ -120,13 +133,14 @@ async def delete_user(admin: Admin) -> None:
     if not admin.options.yes:
         raise Refused("Nothing is deleted. It cannot be undone: say --yes.")
 
-    async def work(tx: AsyncConnection) -> None:
+    async def work(tx: AsyncConnection) -> str:
         user = await _find(tx, admin.options.email)
         await departures.delete(
             tx, admin.secret, user_id=str(user.id), etag="", erase_messages=admin.options.erase_messages
         )
+        return str(user.id)
 
-    await admin.transaction(work)
+    admin.answer({"user_id": await admin.transaction(work)})
     _tell("Deleted. The other services are told as soon as identity runs.")
 
 
@@ -138,7 +152,7 @@ async def rotate_signing_key(admin: Admin) -> None:
         raise Refused(f"The folder {error}") from None
     except OSError as error:
         raise Refused(f"The folder cannot be written to: {error.strerror}") from None
-    _print(key_id)
+    admin.answer({"key_id": key_id}, key_id)
     _tell("Nothing needs a restart. retire-signing-keys removes the older ones, once no token of theirs is left.")
 
 
@@ -149,8 +163,7 @@ async def retire_signing_keys(admin: Admin) -> None:
         retired = keys.retire_keys(settings.signing_keys_dir, delay_seconds=settings.signing_key_delay_seconds)
     except OSError as error:
         raise Refused(f"The folder cannot be written to: {error.strerror}") from None
-    for key_id in retired:
-        _print(key_id)
+    admin.answer({"key_ids": retired}, *retired)
     _tell(f"{len(retired)} removed.")
 
 
@@ -191,10 +204,6 @@ def _json(value: object) -> str:
     return json.dumps(value, default=text_of, ensure_ascii=False, indent=2)
 
 
-def _print(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-
-
 def _tell(line: str) -> None:
     sys.stderr.write(f"{line}\n")
 
@@ -207,6 +216,7 @@ def _parser() -> argparse.ArgumentParser:
         what = (does.__doc__ or "").strip()
         added = commands.add_parser(name, help=what, description=what)
         added.set_defaults(does=does)
+        added.add_argument("--output", "-o", choices=["text", "json"], default="text", help="for people or programs")
         return added
 
     command("make-administrator", make_administrator).add_argument("email", metavar="EMAIL")
@@ -215,8 +225,7 @@ def _parser() -> argparse.ArgumentParser:
     account.add_argument("--scope", action="append", required=True, help="what it may call; may be given again")
     account.add_argument("--workspace", action="append", default=[], help="an id that it is bound to; likewise")
     command("create-service-key", create_service_key).add_argument("account_id", metavar="ACCOUNT_ID")
-    listing = command("list-service-accounts", list_service_accounts)
-    listing.add_argument("--output", choices=["text", "json"], default="text")
+    command("list-service-accounts", list_service_accounts)
     command("rotate-signing-key", rotate_signing_key)
     command("retire-signing-keys", retire_signing_keys)
     command("export-user", export_user).add_argument("email", metavar="EMAIL")

@@ -27,8 +27,8 @@ def holds_provider_keys(file: Path) -> Path:
 class AdminSettings(DatabaseSettings):
     """What `admin` needs."""
 
-    secret_key_file: KeyFile
-    signing_keys_dir: Annotated[Path, AfterValidator(holds_keys)]
+    secret_key_file: KeyFile = Field(description="as identity's serve has it")
+    signing_keys_dir: Annotated[Path, AfterValidator(holds_keys)] = Field(description="as identity's serve has it")
     signing_key_delay_seconds: float = Field(default=600, ge=0, le=86_400, description="as identity's serve has it")
 
     @property
@@ -41,7 +41,7 @@ class IdentityWorkerSettings(WorkerSettings):
     """What `worker` needs."""
 
     provider_keys_file: Annotated[ReadableFile, AfterValidator(holds_provider_keys)] = Field(
-        description="Fernet keys, one a line; the first seals, all open"
+        description="Fernet keys, one a line; the first seals providers' tokens, all open them"
     )
 
 
@@ -49,14 +49,16 @@ class IdentitySettings(IdentityWorkerSettings, ServeSettings):
     """What `serve` needs."""
 
     signing_keys_dir: Annotated[Path, AfterValidator(holds_keys)] = Field(
-        description="Ed25519 private keys, PKCS8 PEM, *.pem"
+        description="Ed25519 keys, `*.pem` (PKCS8): all are published, the newest signs once it is old enough"
     )
     signing_key_delay_seconds: float = Field(
         default=600,
         ge=0,
         le=86_400,
-        description="between publishing a new key and signing with it; more than the 300 s for which others cache them",
+        description="how old that is: more than the 300 s for which others remember the published keys",
     )
-    sign_up: SignUpMode = "open"
+    sign_up: SignUpMode = Field(
+        default="open", description="`invited`: with the secret of an invitation or a guest link; `closed`: nobody"
+    )
     mails_per_address: int = Field(default=5, ge=1, description="in an hour, that people ask for without signing in")
     mails_per_network: int = Field(default=30, ge=1, description="in an hour; a /24 of IPv4 or a /56 of IPv6")

@@ -43,13 +43,18 @@ class BlobSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
 
-    blob_url: Annotated[str, AfterValidator(store_url)] = Field(default_factory=_default_folder)
-    blob_endpoint: Annotated[str, AfterValidator(endpoint)] | None = Field(
-        default=None, description="of an S3 that is not Amazon's"
+    blob_url: Annotated[str, AfterValidator(store_url)] = Field(
+        default_factory=_default_folder,
+        description="`file:///FOLDER`, shared by all replicas and the worker, or `s3://BUCKET[/PREFIX]`",
     )
-    blob_region: str = Field(default="us-east-1", min_length=1)
-    blob_key_id: str | None = Field(default=None, min_length=1)
-    blob_secret_key_file: ReadableFile | None = None
+    blob_endpoint: Annotated[str, AfterValidator(endpoint)] | None = Field(
+        default=None, description="of an S3 that is not Amazon's; https, or http on this machine"
+    )
+    blob_region: str = Field(default="us-east-1", min_length=1, description="the bucket's region")
+    blob_key_id: str | None = Field(
+        default=None, min_length=1, description="without it, the machine's own role is used"
+    )
+    blob_secret_key_file: ReadableFile | None = Field(default=None, description="the key's secret half; read at start")
 
     @field_validator("blob_secret_key_file")
     @classmethod
@@ -70,15 +75,21 @@ class RateSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
 
-    messages_per_second_of_sender: int = Field(default=100, ge=1, le=HIGHEST_RATE)
-    messages_per_second_of_workspace: int = Field(default=2000, ge=1, le=HIGHEST_RATE)
+    messages_per_second_of_sender: int = Field(
+        default=100, ge=1, le=HIGHEST_RATE, description="through one process, in all workspaces together"
+    )
+    messages_per_second_of_workspace: int = Field(
+        default=2000, ge=1, le=HIGHEST_RATE, description="through one process"
+    )
 
 
 class MessagingSettings(ServeSettings, BlobSettings, RateSettings):
     """What `serve` needs."""
 
-    most_file_bytes: int = Field(default=GIB, ge=1, le=LARGEST_FILE)
-    storage_bytes_per_workspace: int = Field(default=100 * GIB, ge=1, le=1 << 60)
+    most_file_bytes: int = Field(default=GIB, ge=1, le=LARGEST_FILE, description="the largest file")
+    storage_bytes_per_workspace: int = Field(
+        default=100 * GIB, ge=1, le=1 << 60, description="of all its files together, by their announced sizes"
+    )
 
 
 class MessagingWorkerSettings(WorkerSettings, BlobSettings):

@@ -19,6 +19,7 @@ OTHER_SCHEMA = re.compile(
     r"\b(?:references|from|join|into|update|table|only)\s+\"?(identity|membership|guest|messaging)\"?\.", re.IGNORECASE
 )
 READS_THE_ENVIRONMENT = {
+    "deploy/remote/commands.py": "hands it to settings.py, and nothing else",
     "deploy/stack/cli.py": "hands it to settings.load, and nothing else",
     "deploy/stack/demo.py": "keeps the log level of its caller in the settings it makes",
     "deploy/stack/processes.py": "gives children what is left of it without our own variables",

@@ -1,6 +1,8 @@
 """clients/python against a suite as a user starts it."""
 
 import asyncio
+import hashlib
+import itertools
 import os
 import signal
 import subprocess
@@ -13,6 +15,7 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 from guildhall.client import Client, Conflict, InvalidRequest, NotFound, NotSignedIn, Unavailable
 from guildhall.identity.v1 import auth_service_pb2 as auth
 from guildhall.identity.v1 import auth_service_pb2_grpc as auth_rpc
@@ -22,6 +25,7 @@ from guildhall.membership.v1 import workspace_service_pb2 as workspaces
 from guildhall.membership.v1 import workspace_service_pb2_grpc as workspaces_rpc
 from guildhall.messaging.v1 import conversation_service_pb2 as conversations
 from guildhall.messaging.v1 import conversation_service_pb2_grpc as conversations_rpc
+from guildhall.messaging.v1 import file_service_pb2 as files
 from guildhall.messaging.v1 import message_service_pb2 as messages
 from guildhall.messaging.v1 import message_service_pb2_grpc as messages_rpc
 
@@ -176,6 +180,66 @@ async def test_events_and_sends_go_on_over_a_service_that_is_killed(desk: Desk) 
             await asyncio.sleep(0.02)
     listening.cancel()
     assert heard == list(range(begun, sent[-1] + 1))
+
+
+async def test_an_upload_goes_on_over_a_service_that_is_killed(desk: Desk, tmp_path: Path) -> None:
+    path = tmp_path / "engine.bin"
+    path.write_bytes(os.urandom(12 << 20))
+    told: list[int] = []
+
+    def progress(sent: int, total: int) -> None:
+        assert total == 12 << 20
+        told.append(sent)
+        if sent >= 6 << 20 and max(told) == sent and not killed:
+            killed.append(sent)
+            desk.kill("messaging")
+
+    killed: list[int] = []
+    file = await desk.client.upload(desk.workspace_id, desk.conversation_id, path, progress=progress)
+
+    assert (file.state, file.name) == (files.FILE_STATE_READY, "engine.bin")
+    assert file.sha256 == hashlib.sha256(path.read_bytes()).digest()
+    # It went on behind what had arrived, not from the beginning.
+    fallen_back = [after for before, after in itertools.pairwise(told) if after < before]
+    assert killed
+    assert fallen_back
+    assert min(fallen_back) > 0
+    assert told[-1] == 12 << 20
+    # No message holds it, so the same again is the same.
+    assert (await desk.client.upload(desk.workspace_id, desk.conversation_id, path)).file_id == file.file_id
+
+
+async def test_an_upload_that_is_refused_says_why(desk: Desk, tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.touch()
+    with pytest.raises(InvalidRequest) as refused:
+        await desk.client.upload(desk.workspace_id, desk.conversation_id, empty)
+    assert list(refused.value.fields) == ["size_bytes"]
+    with pytest.raises(NotFound):
+        await desk.client.upload(desk.workspace_id, str(uuid.uuid4()), Path(__file__))
+
+
+async def test_events_wait_for_a_token_that_cannot_be_renewed_yet(running: Running, desk: Desk) -> None:
+    tokens = iter([False, True])
+
+    async def renew() -> tuple[str, Timestamp]:
+        if not next(tokens):
+            raise grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(), grpc.aio.Metadata())
+        metadata = await desk.client.metadata()
+        ends = Timestamp()
+        ends.FromSeconds(4_000_000_000)
+        return metadata[0][1].removeprefix("Bearer "), ends
+
+    async with Client(running.gateway) as other:
+        other.use_tokens(renew)
+        opened = asyncio.Event()
+        listening = asyncio.create_task(
+            anext(other.events(desk.workspace_id, opened=lambda positions: opened.set()))  # type: ignore[arg-type]
+        )
+        async with asyncio.timeout(20):
+            await opened.wait()
+            await desk.send("heard")
+            assert (await listening).message_created.text == "heard"
 
 
 async def test_events_begin_where_they_are_told_to(desk: Desk) -> None:

@@ -11,10 +11,12 @@ from guildhall.client.errors import (
     TooMuch,
     Unavailable,
 )
+from guildhall.client.uploads import FileChangedError
 
 __all__ = [
     "Client",
     "Conflict",
+    "FileChangedError",
     "GuildhallError",
     "InvalidRequest",
     "NotAllowed",

@@ -6,18 +6,20 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
 import grpc
 from google.protobuf.message import Message
-from guildhall.client import credentials
-from guildhall.client.credentials import EARLY_SECONDS, Credentials, Kept
+from guildhall.client import credentials, uploads
+from guildhall.client.credentials import EARLY_SECONDS, Credentials, Kept, Renew
 from guildhall.client.errors import GuildhallError, NotSignedIn, TooMuch, Unavailable, error_of
-from guildhall.client.subscriptions import Subscription
+from guildhall.client.subscriptions import Opened, Subscription
 from guildhall.identity.v1 import auth_service_pb2 as auth
 from guildhall.identity.v1 import auth_service_pb2_grpc as auth_rpc
 from guildhall.messaging.v1 import event_service_pb2 as events_pb
+from guildhall.messaging.v1 import file_service_pb2 as files_pb
 
 SECONDS = 10.0
 """For a call with all its repetitions, unless the caller says otherwise."""
@@ -28,6 +30,12 @@ _OPTIONS = (
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.enable_retries", 0),
+)
+_NO_TOKEN = grpc.aio.AioRpcError(
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.aio.Metadata(),
+    grpc.aio.Metadata(),
+    "No access token was to be had in time.",
 )
 _OWN_IDS = ("request_id", "client_message_id")
 
@@ -85,7 +93,12 @@ class Client:
         await self.close()
 
     async def close(self) -> None:
-        """Ends what is under way. The session stays: `SignOut` ends it."""
+        """Ends what is under way. The session stays: `SignOut` ends it.
+
+        A token that is being renewed is waited for, 10 s at most: else the session would be lost to a later `resume`.
+        """
+        if self._credentials is not None:
+            await self._credentials.settle()
         await self._channel.close()
 
     async def sign_in(
@@ -115,6 +128,14 @@ class Client:
     def use_service_key(self, key: str) -> None:
         """Calls as a service account. Whether the key is good shows at the first call."""
         self._credentials = credentials.of_service_key(self._auth, key, early_seconds=self._early_seconds)
+
+    def use_tokens(self, renew: Renew) -> None:
+        """Calls with the access tokens that `renew` returns, each with the time at which it ends.
+
+        For a session that several processes share: a session token is used up by its first exchange, so they must take
+        turns, which `renew` sees to. Errors of its own calls may be AioRpcError.
+        """
+        self._credentials = Credentials(renew, early_seconds=self._early_seconds)
 
     def stub(self, stub_class: Callable[[grpc.aio.Channel], Stub]) -> Stub:
         """A generated stub on this client's channel, for `call`, `pages` and streams of one's own."""
@@ -149,16 +170,37 @@ class Client:
                 return
             asked.page_token = page.next_page_token  # type: ignore[attr-defined]
 
+    async def upload(
+        self,
+        workspace_id: str,
+        conversation_id: str,
+        path: Path,
+        *,
+        name: str = "",
+        mime_type: str = "",
+        progress: uploads.Progress | None = None,
+    ) -> files_pb.File:
+        """Uploads a file to a conversation, for a message to hold (`file_ids`); returns it when all of it is stored.
+
+        Broken connections are gone on after. So is what an earlier call began and no message holds: a file of the same
+        name, type and content. Without a `mime_type` the name says which.
+        Errors: GuildhallError, OSError, FileChangedError (it became shorter meanwhile).
+        """
+        return await uploads.upload(
+            self, workspace_id, conversation_id, path, name=name, mime_type=mime_type, progress=progress
+        )
+
     async def events(
-        self, workspace_id: str, *, positions: Mapping[str, int] | None = None
+        self, workspace_id: str, *, positions: Mapping[str, int] | None = None, opened: Opened | None = None
     ) -> AsyncGenerator[events_pb.Event, None]:
         """What happens in a workspace, for as long as the caller may see it; over reconnections, each event once.
 
         `positions` is the last event_seq seen of each conversation, to go on after a restart; a conversation that is
         not in it begins with what is new. A `reset` event says that events of a conversation are not to be had any
-        more: read it anew. Errors: NotSignedIn, NotFound (no member, or no longer).
+        more: read it anew. `opened` is told each time that a stream stands, with the position of each conversation.
+        Errors: NotSignedIn, NotFound (no member, or no longer).
         """
-        subscription = Subscription(self._channel, workspace_id, positions=positions or {})
+        subscription = Subscription(self._channel, workspace_id, positions=positions or {}, opened=opened)
         pause = _FIRST_PAUSE_SECONDS
         while True:
             try:
@@ -171,9 +213,12 @@ class Client:
                 continue
             except grpc.aio.AioRpcError as error:
                 refused = error_of(error)
-                # Of too many streams, one may be the last of this subscription, whose end has not been noticed yet.
-                if not (isinstance(refused, Unavailable) or (isinstance(refused, TooMuch) and subscription.was_open)):
-                    raise refused from error
+            except GuildhallError as error:
+                # Of a token that could not be renewed: as good a reason to wait as a broken stream.
+                refused = error
+            # Of too many streams, one may be the last of this subscription, whose end has not been noticed yet.
+            if not (isinstance(refused, Unavailable) or (isinstance(refused, TooMuch) and subscription.was_open)):
+                raise refused
             await asyncio.sleep(refused.retry_after_seconds or pause * random.uniform(0.5, 1.0))
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
@@ -181,17 +226,20 @@ class Client:
     def _auth(self) -> Any:
         return self.stub(auth_rpc.AuthServiceStub)
 
-    async def metadata(self, *, other_than: str = "") -> tuple[tuple[str, str], ...]:
+    async def metadata(self, *, other_than: str = "", seconds: float | None = None) -> tuple[tuple[str, str], ...]:
         """The headers for a call that is made without `call`, such as a stream of one's own.
 
-        `other_than` is a token that was refused.
+        `other_than` is a token that was refused, `seconds` how long to wait for another. Errors: GuildhallError.
         """
         if self._credentials is None:
             return ()
         try:
-            token = await self._credentials.token(other_than=other_than)
+            async with asyncio.timeout(seconds):
+                token = await self._credentials.token(other_than=other_than)
         except grpc.aio.AioRpcError as error:
             raise error_of(error) from error
+        except TimeoutError as error:
+            raise Unavailable(_NO_TOKEN) from error
         return (("authorization", f"Bearer {token}"),)
 
     async def _call(self, rpc: Any, request: Any, seconds: float, *, with_token: bool) -> Any:
@@ -199,19 +247,27 @@ class Client:
         request = _with_own_ids(request)
         pause = _FIRST_PAUSE_SECONDS
         refused_token = ""
+        metadata: tuple[tuple[str, str], ...] = ()
         while True:
-            metadata = await self.metadata(other_than=refused_token) if with_token else ()
+            left = max(deadline - time.monotonic(), 0.05)
             try:
-                return await rpc(request, timeout=max(deadline - time.monotonic(), 0.05), metadata=metadata)
+                if with_token:
+                    metadata = await self.metadata(other_than=refused_token, seconds=left)
+                    left = max(deadline - time.monotonic(), 0.05)
+                return await rpc(request, timeout=left, metadata=metadata)
+            except GuildhallError as error:
+                # Of a token that could not be renewed, not even in a few tries: as good a reason to come back.
+                refused, cause = error, error.__cause__
+                pause_now = pause if isinstance(refused, Unavailable) else _pause(refused, pause)
             except grpc.aio.AioRpcError as error:
-                refused = error_of(error)
+                refused, cause = error_of(error), error
                 if metadata and not refused_token and _is_about_the_token(refused):
                     # The clocks may differ by more than is allowed for: once more, with another token.
                     refused_token = metadata[0][1].removeprefix("Bearer ")
                     continue
                 pause_now = _pause(refused, pause)
-                if pause_now is None or time.monotonic() + pause_now >= deadline:
-                    raise refused from error
+            if pause_now is None or time.monotonic() + pause_now >= deadline:
+                raise refused from cause
             await asyncio.sleep(pause_now)
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 

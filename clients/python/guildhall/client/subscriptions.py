@@ -1,7 +1,7 @@
 """A subscription over many streams: where it stands in each conversation, so that the next stream goes on there."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any
 
 import grpc
@@ -13,15 +13,26 @@ SILENCE_SECONDS = 60.0
 MOST_POSITIONS = 1000
 """What one Subscribe takes."""
 
+Opened = Callable[[Mapping[str, int]], None]
+"""Told that a stream stands: after which event of each conversation it begins."""
+
 
 class Subscription:
     """Where a caller stands in the events of a workspace."""
 
-    def __init__(self, channel: grpc.aio.Channel, workspace_id: str, *, positions: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        channel: grpc.aio.Channel,
+        workspace_id: str,
+        *,
+        positions: Mapping[str, int],
+        opened: Opened | None = None,
+    ) -> None:
         self._stub: Any = rpc.EventServiceStub(channel)
         self._workspace_id = workspace_id
         # The one that moved last is the last.
         self._positions: dict[str, int] = dict(positions)
+        self._opened = opened
         self.was_open = False
         """Whether a stream of it was ever had."""
 
@@ -62,6 +73,8 @@ class Subscription:
         if not frame.HasField("opened"):
             return list(frame.events.events)
         self.was_open = True
+        if self._opened:
+            self._opened({position.conversation_id: position.event_seq for position in frame.opened.positions})
         missed = []
         for position in frame.opened.positions:
             known = self._positions.get(position.conversation_id)

@@ -1,0 +1,1 @@
+"""What the `guildhall` command does as a person at a gateway, which may be anywhere: by guildhall.client alone."""
