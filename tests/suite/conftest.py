@@ -49,7 +49,7 @@ def running() -> Iterator[Running]:
     folder = Path(tempfile.mkdtemp(prefix="guildhall-suite-"))
     settings = free_settings(folder, log_level="info")
     environment = {
-        **os.environ,
+        **{name: value for name, value in os.environ.items() if not name.startswith("GUILDHALL_GATEWAY")},
         "GUILDHALL_DATA_DIR": str(folder),
         "GUILDHALL_PORT_OFFSET": str(settings.ports.offset),
         "GUILDHALL_LOG_LEVEL": "info",
