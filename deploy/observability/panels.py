@@ -145,7 +145,7 @@ DATABASE = (
         "No connection within 1 s",
         "cps",
         {_rate("guildhall_database_pool_timeouts_total", "service, pool"): "{{service}} {{pool}}"},
-        "Each of them is a call that was answered with UNAVAILABLE.",
+        "Each of them is a call that was refused with RESOURCE_EXHAUSTED.",
     ),
 )
 BACKLOGS = (

@@ -19,6 +19,8 @@ from tests.kubernetes.objects import (
     Object,
     Objects,
     containers,
+    environment,
+    get,
     name,
     of_component,
     of_kind,
@@ -182,12 +184,19 @@ def port_of(objects: Objects, service: str, called: str) -> str:
     return next(_port(port) for port in found["spec"]["ports"] if port["name"] == called)
 
 
+def _worker_metrics(objects: Objects, service: str) -> str:
+    """The port that a worker is told to show its metrics at."""
+    worker = get(objects, "Deployment", f"{service}-worker")
+    return f"{environment(objects, containers(worker)[0])['GUILDHALL_WORKER_METRICS_LISTEN'].rpartition(':')[2]}/TCP"
+
+
 def real_edges(objects: Objects, more: Sequence[Party] = (), *, database: str, broker: str) -> set[Edge]:
     """The edges inside a cluster that the code and the wiring have."""
     found = {(caller, service, port_of(objects, service, "grpc")) for caller, service in calls()}
     for service in SERVICES:
         found |= {("gateway", service, port_of(objects, service, port)) for port in ("grpc", "health")}
         found.add(("prometheus", service, port_of(objects, service, "metrics")))
+        found.add(("prometheus", f"{service}-worker", _worker_metrics(objects, service)))
     gateway = ("plain", "tls")
     others = (*OUTSIDERS, *more)
     found |= {(one.name, "gateway", port_of(objects, "gateway", port)) for one in others for port in gateway}

@@ -86,6 +86,7 @@ def test_wiring_is_read_as_it_is_written() -> None:
         ("database-clients", "egress", 0),
         ("broker-clients", "egress", 0),
         ("dns", "egress", 0),
+        ("worker-metrics", "ingress", 0),
         ("mail", "egress", 0),
         ("files", "egress", 0),
     ],
@@ -110,6 +111,7 @@ OPEN_BLOCK: Object = {"ipBlock": {"cidr": "0.0.0.0/0"}}
         ("identity", "ingress", {"from": [{"namespaceSelector": {}}], "ports": [{"port": 15051}]}),
         ("messaging", "ingress", {"from": [{"namespaceSelector": {}}], "ports": [{"port": 15064}]}),
         ("gateway", "ingress", {"ports": [{"port": 9901}]}),
+        ("worker-metrics", "ingress", {"ports": [{"port": 15080}]}),
         ("database-clients", "egress", {}),
         ("mail", "egress", {"to": [OPEN_BLOCK], "ports": [{"port": 25}]}),
     ],
@@ -143,7 +145,7 @@ def test_without_the_policy_that_denies_the_rest_what_else_is_open_is_found(prod
     opened = without(prod, "NetworkPolicy", "default-deny")
 
     assert missing_defaults(opened)
-    assert any("stranger may reach identity-worker" in one for one in problems_of_prod(opened))
+    assert any("stranger may reach beat" in one for one in problems_of_prod(opened))
 
 
 def test_an_edge_of_new_code_is_found(prod: Objects) -> None:

@@ -84,6 +84,8 @@ SPOILED: list[tuple[Policy, tuple[str, str], str, Any]] = [
     (wholeness.unserved, ("Service", "guest"), "spec|selector|app.kubernetes.io/component", "worker"),
     (wholeness.unserved, ("Service", "guest"), "spec|ports|0|port", 15054),
     (wholeness.unserved, IDENTITY, ONE + "ports|0|containerPort", 15054),
+    (wholeness.unserved, WORKER, ONE + "ports|0|containerPort", 15083),
+    (wholeness.unserved, WORKER, ONE + "ports|0|name", "grpc"),
     (wholeness.misaddressed, ("Service", "guest"), "spec|ports|0|port", 15054),
     (wholeness.misaddressed, GATEWAY, SPEC + "initContainers|0|args|5", "--upstream=identity=identity:15051:15051"),
     (wholeness.misaddressed, GATEWAY, ONE + "ports|0|containerPort", 80),

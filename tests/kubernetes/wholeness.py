@@ -86,6 +86,10 @@ def unserved(objects: Objects) -> list[str]:
             found.append(f"Deployment/{service} declares other ports than it listens on")
         if any(given[variable].rpartition(":")[0] != "0.0.0.0" for variable in PORTS.values()):
             found.append(f"Deployment/{service} listens where nobody else reaches it")
+        worker = container(get(objects, "Deployment", f"{service}-worker"), "guildhall")
+        host, _, port = environment(objects, worker)["GUILDHALL_WORKER_METRICS_LISTEN"].rpartition(":")
+        if host != "0.0.0.0" or worker["ports"] != [{"name": "metrics", "containerPort": int(port)}]:
+            found.append(f"Deployment/{service}-worker shows its metrics elsewhere than it declares")
     return found
 
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,27 +44,42 @@ class Running:
         return done.stdout.strip()
 
 
-@pytest.fixture(scope="session")
-def running() -> Iterator[Running]:
-    """A suite on free ports, stopped at the end by `guildhall down`."""
-    folder = Path(tempfile.mkdtemp(prefix="guildhall-suite-"))
-    settings = free_settings(folder, log_level="info")
-    environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith("GUILDHALL_GATEWAY")},
+@contextmanager
+def booted(folder: Path, *, replicas: int = 1, up: bool = True, **environment: str) -> Iterator[Running]:
+    """A suite in this folder on free ports, with `environment` besides, stopped at the end by `guildhall down`."""
+    settings = free_settings(folder, replicas=replicas, log_level=environment.get("GUILDHALL_LOG_LEVEL", "info"))
+    addressed = {
         "GUILDHALL_DATA_DIR": str(folder),
         "GUILDHALL_PORT_OFFSET": str(settings.ports.offset),
         "GUILDHALL_LOG_LEVEL": "info",
-        **OUT_OF_THE_WAY,
     }
-    suite = Running(settings, environment)
-    done = suite.guildhall("up", "--detach", seconds=120)
+    # The developer's own gateway is not the one that is tested.
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("GUILDHALL_GATEWAY")}
+    suite = Running(settings, {**ours, **addressed, **environment})
     try:
-        assert done.returncode == 0, done.stdout + done.stderr
+        if up:
+            done = suite.guildhall("up", "--detach", "--replicas", str(replicas), seconds=180)
+            assert done.returncode == 0, done.stdout + done.stderr
         yield suite
     finally:
         suite.guildhall("down", seconds=120)
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(settings.layout.sockets, ignore_errors=True)
         release(settings)
+
+
+@contextmanager
+def new_folder(name: str) -> Iterator[Path]:
+    """A folder that is gone afterwards, with a short path: pytest's own are too long for sockets."""
+    folder = Path(tempfile.mkdtemp(prefix=f"guildhall-{name}-"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def running() -> Iterator[Running]:
+    """The suite that tests share."""
+    with new_folder("suite") as folder, booted(folder, **OUT_OF_THE_WAY) as suite:
+        yield suite
 
 
 @pytest.fixture(scope="session")

@@ -5,10 +5,8 @@ import json
 import os
 import shutil
 import subprocess
-import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +27,8 @@ from guildhall.messaging.v1 import message_service_pb2 as messages
 from guildhall.messaging.v1 import message_service_pb2_grpc as messages_rpc
 
 from deploy.stack import backups, restores, secrets, suite
-from tests.suite.conftest import Running
-from tests.support.backends import free_settings, release, wait_until
+from tests.suite.conftest import Running, booted, new_folder
+from tests.support.backends import wait_until
 
 ADA, EVE = "ada.backup@example.com", "eve.backup@example.com"
 CONTENT = os.urandom(3 * (256 << 10) + 1000)
@@ -139,26 +137,6 @@ class Client:
         raise AssertionError("the stream ended")
 
 
-@contextmanager
-def running_on(folder: Path, *, up: bool = True) -> Iterator[Running]:
-    """A suite in this folder, on free ports."""
-    settings = free_settings(folder)
-    environment = {
-        **os.environ,
-        "GUILDHALL_DATA_DIR": str(folder),
-        "GUILDHALL_PORT_OFFSET": str(settings.ports.offset),
-    }
-    running = Running(settings, environment)
-    try:
-        if up:
-            done = running.guildhall("up", "--detach", seconds=180)
-            assert done.returncode == 0, done.stdout + done.stderr
-        yield running
-    finally:
-        running.guildhall("down", seconds=120)
-        release(settings)
-
-
 def ran(done: subprocess.CompletedProcess[str], code: int = 0) -> str:
     """What a command said; it must have ended with this code."""
     assert done.returncode == code, done.stdout + done.stderr
@@ -167,9 +145,8 @@ def ran(done: subprocess.CompletedProcess[str], code: int = 0) -> str:
 
 @pytest.fixture(scope="module")
 def folder() -> Iterator[Path]:
-    made = Path(tempfile.mkdtemp(prefix="guildhall-backup-"))
-    yield made
-    shutil.rmtree(made, ignore_errors=True)
+    with new_folder("backup") as made:
+        yield made
 
 
 class Told:
@@ -219,13 +196,13 @@ class Told:
 
 @pytest.fixture(scope="module")
 def told(folder: Path) -> Told:
-    with running_on(folder / "first") as running:
+    with booted(folder / "first") as running:
         return Told(running, folder)
 
 
 @pytest.fixture(scope="module")
 def restored(told: Told, folder: Path) -> Iterator[Running]:
-    with running_on(folder / "second", up=False) as running:
+    with booted(folder / "second", up=False) as running:
         ran(running.guildhall("restore", str(told.backup), seconds=120))
         ran(running.guildhall("up", "--detach", seconds=180))
         told.ada.moved(running)
@@ -327,7 +304,7 @@ def test_a_damaged_backup_is_refused_and_named_and_leaves_nothing(told: Told, fo
     dump = (damaged / "database.dump").read_bytes()
     (damaged / "database.dump").write_bytes(dump[:-1])
     next((damaged / "blobs" / told.deleted_later).iterdir()).unlink()
-    with running_on(folder / "third", up=False) as running:
+    with booted(folder / "third", up=False) as running:
         assert "verified" in ran(running.guildhall("restore", "--verify-only", str(told.backup)))
         for arguments in (["--verify-only"], []):
             said = ran(running.guildhall("restore", *arguments, str(damaged)), code=1)
@@ -343,12 +320,12 @@ def test_a_backup_of_a_later_release_is_refused(told: Told, folder: Path) -> Non
     manifest = json.loads((later / "manifest.json").read_text())
     manifest["revisions"]["guest"] = "9999"
     (later / "manifest.json").write_text(json.dumps(manifest))
-    with running_on(folder / "fourth", up=False) as running:
+    with booted(folder / "fourth", up=False) as running:
         assert "9999, which this release does not know" in ran(running.guildhall("restore", str(later)), code=1)
 
 
 def test_sessions_end_where_the_operator_says_so(told: Told, folder: Path) -> None:
-    with running_on(folder / "fifth", up=False) as running:
+    with booted(folder / "fifth", up=False) as running:
         ran(running.guildhall("restore", "--end-sessions", str(told.backup), seconds=120))
         with backups.running_database(running.settings) as stack, stack.admin_database() as admin:
             ended = "SELECT count(*) > 0 AND bool_and(ended_at IS NOT NULL) FROM identity.sessions"
@@ -356,7 +333,7 @@ def test_sessions_end_where_the_operator_says_so(told: Told, folder: Path) -> No
 
 
 def test_a_suite_that_does_not_run_is_backed_up_as_it_is(told: Told, folder: Path) -> None:
-    with running_on(folder / "seventh", up=False) as running:
+    with booted(folder / "seventh", up=False) as running:
         assert "holds no suite" in ran(running.guildhall("backup", str(folder / "nothing")), code=1)
         ran(running.guildhall("restore", str(told.backup), seconds=120))
         ran(running.guildhall("backup", str(folder / "stopped"), seconds=120))

@@ -6,7 +6,6 @@ import os
 import resource
 import shutil
 import signal
-import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -25,29 +24,15 @@ from services.chassis.celery import make_app
 from services.chassis.migrations import downgrade
 from services.chassis.worker import perform_task
 from services.membership.tables import METADATA
-from tests.suite.conftest import Running
-from tests.support.backends import free_settings, release, wait_until
+from tests.suite.conftest import Running, booted, new_folder
+from tests.support.backends import wait_until
 
 
 @pytest.fixture(scope="module")
 def patient() -> Iterator[Running]:
     """A suite of this module's own, to be broken and mended."""
-    folder = Path(tempfile.mkdtemp(prefix="guildhall-doctor-"))
-    settings = free_settings(folder)
-    environment = {
-        **os.environ,
-        "GUILDHALL_DATA_DIR": str(folder),
-        "GUILDHALL_PORT_OFFSET": str(settings.ports.offset),
-    }
-    running = Running(settings, environment)
-    done = running.guildhall("up", "--detach", seconds=180)
-    try:
-        assert done.returncode == 0, done.stdout + done.stderr
+    with new_folder("doctor") as folder, booted(folder) as running:
         yield running
-    finally:
-        running.guildhall("down", seconds=120)
-        shutil.rmtree(folder, ignore_errors=True)
-        release(settings)
 
 
 def examine(running: Running, *arguments: str) -> tuple[int, dict[str, dict[str, str]]]:

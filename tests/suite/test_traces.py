@@ -2,15 +2,11 @@
 
 import contextlib
 import http.client
-import os
-import shutil
-import tempfile
 import threading
 import uuid
 from collections.abc import Iterator
 from concurrent import futures
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -24,8 +20,7 @@ from guildhall.messaging.v1 import message_service_pb2_grpc as messages_rpc
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as otlp
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as otlp_rpc
 
-from tests.suite.conftest import Running
-from tests.support.backends import free_settings, release
+from tests.suite.conftest import Running, booted, new_folder
 
 MARK = f"canary{uuid.uuid4().hex[:8]}"
 SEND = "guildhall.messaging.v1.MessageService/SendMessage"
@@ -101,24 +96,9 @@ def collector() -> Iterator[tuple[Collector, int]]:
 @pytest.fixture(scope="module")
 def traced(collector: tuple[Collector, int]) -> Iterator[Running]:
     """A suite of its own that sends its traces there."""
-    folder = Path(tempfile.mkdtemp(prefix="guildhall-traces-"))
-    settings = free_settings(folder, log_level="info")
-    environment = {
-        **os.environ,
-        "GUILDHALL_DATA_DIR": str(folder),
-        "GUILDHALL_PORT_OFFSET": str(settings.ports.offset),
-        "GUILDHALL_OTLP_ENDPOINT": f"http://127.0.0.1:{collector[1]}",
-        "GUILDHALL_TRACES_RATIO": "0",
-    }
-    suite = Running(settings, environment)
-    done = suite.guildhall("up", "--detach", seconds=120)
-    try:
-        assert done.returncode == 0, done.stdout + done.stderr
+    environment = {"GUILDHALL_OTLP_ENDPOINT": f"http://127.0.0.1:{collector[1]}", "GUILDHALL_TRACES_RATIO": "0"}
+    with new_folder("traces") as folder, booted(folder, **environment) as suite:
         yield suite
-    finally:
-        suite.guildhall("down", seconds=120)
-        shutil.rmtree(folder, ignore_errors=True)
-        release(settings)
 
 
 class Caller:

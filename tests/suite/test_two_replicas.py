@@ -2,12 +2,8 @@
 
 import asyncio
 import contextlib
-import os
-import shutil
-import tempfile
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -22,31 +18,15 @@ from guildhall.messaging.v1 import message_service_pb2 as messages
 from guildhall.messaging.v1 import message_service_pb2_grpc as messages_rpc
 
 from deploy.stack import certificates
-from tests.suite.conftest import Running
-from tests.support.backends import free_settings, release
+from tests.suite.conftest import Running, booted, new_folder
 
 MESSAGES = 400
 
 
 @pytest.fixture(scope="module")
 def two_replicas() -> Iterator[Running]:
-    folder = Path(tempfile.mkdtemp(prefix="guildhall-two-"))
-    settings = free_settings(folder, replicas=2)
-    environment = {
-        **os.environ,
-        "GUILDHALL_DATA_DIR": str(folder),
-        "GUILDHALL_PORT_OFFSET": str(settings.ports.offset),
-        "GUILDHALL_LOG_LEVEL": "warning",
-    }
-    suite = Running(settings, environment)
-    done = suite.guildhall("up", "--detach", "--replicas", "2", seconds=120)
-    try:
-        assert done.returncode == 0, done.stdout + done.stderr
+    with new_folder("two") as folder, booted(folder, replicas=2, GUILDHALL_LOG_LEVEL="warning") as suite:
         yield suite
-    finally:
-        suite.guildhall("down", seconds=120)
-        shutil.rmtree(folder, ignore_errors=True)
-        release(settings)
 
 
 def replica(suite: Running, number: int) -> grpc.aio.Channel:

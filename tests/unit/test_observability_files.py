@@ -113,3 +113,13 @@ def test_alerts_fire_when_they_should_and_only_then() -> None:
     file = ROOT / "tests" / "unit" / "alerts_test.yml"
     done = subprocess.run([promtool(), "test", "rules", file], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_each_alert_is_made_to_fire() -> None:
+    cases = yaml.safe_load((ROOT / "tests" / "unit" / "alerts_test.yml").read_text())["tests"]
+    expected = [
+        sample["labels"] for case in cases for test in case["promql_expr_test"] for sample in test["exp_samples"]
+    ]
+    fired = {name for labels in expected for name in re.findall(r'alertname="(\w+)"', labels)}
+    rules = {rule["alert"] for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]}
+    assert rules == fired
