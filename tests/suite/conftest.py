@@ -53,7 +53,9 @@ def booted(folder: Path, *, replicas: int = 1, up: bool = True, **environment: s
         "GUILDHALL_PORT_OFFSET": str(settings.ports.offset),
         "GUILDHALL_LOG_LEVEL": "info",
     }
-    suite = Running(settings, {**os.environ, **addressed, **environment})
+    # The developer's own gateway is not the one that is tested.
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("GUILDHALL_GATEWAY")}
+    suite = Running(settings, {**ours, **addressed, **environment})
     try:
         if up:
             done = suite.guildhall("up", "--detach", "--replicas", str(replicas), seconds=180)

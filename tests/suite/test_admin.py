@@ -89,6 +89,25 @@ def test_the_first_service_key_is_printed_alone_and_works(running: Running) -> N
     assert key not in text
 
 
+def test_programs_get_the_same_as_json(running: Running) -> None:
+    address = somebody()
+    running.token(address)
+    person = json.loads(admin(running, "make-administrator", address, "--output", "json").stdout)
+    account = json.loads(admin(running, "create-service-account", "Web", "--scope", "a.b", "-o", "json").stdout)
+    key = json.loads(admin(running, "create-service-key", account["service_account_id"], "-o", "json").stdout)
+
+    assert str(uuid.UUID(person["user_id"])) == person["user_id"]
+    assert key["service_key"].startswith("ghk_")
+    assert str(uuid.UUID(key["key_id"])) == key["key_id"]
+    exported = json.loads(admin(running, "export-user", address, "-o", "json").stdout)
+    assert exported["user"]["user_id"] == person["user_id"]
+    added = json.loads(admin(running, "rotate-signing-key", "-o", "json").stdout)["key_id"]
+    assert (running.settings.layout.keys / f"{added}.pem").exists()
+    assert added not in json.loads(admin(running, "retire-signing-keys", "-o", "json").stdout)["key_ids"]
+    gone = json.loads(admin(running, "delete-user", address, "--yes", "-o", "json", code=0).stdout)
+    assert gone == person
+
+
 def test_a_third_key_and_a_scope_that_is_none_are_refused_in_words(running: Running) -> None:
     workspace = str(uuid.uuid4())
     made = admin(running, "create-service-account", "Bound", "--scope", "a.b", "--workspace", workspace)
