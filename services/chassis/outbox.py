@@ -6,7 +6,7 @@ with it loses it to the next claim. It is deleted when it is done, and set aside
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import grpc
@@ -18,13 +18,15 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.chassis import metrics
 from services.chassis.database import OUTBOX_WRITTEN, Database
-from services.chassis.errors import PeerUnavailable
+from services.chassis.errors import PeerUnavailable, info_of
 from services.chassis.sweeps import Sweep
 
 log = structlog.get_logger()
 
 WORKER = "worker"
 MOST_TRIES = 20
+MOST_BYTES = 512 << 10
+"""Of events in one call: half of what a server takes in a message (frame.py)."""
 
 # created_at is when it was due first, and stays: what is meant for later is not late by its age.
 WRITE = text("""
@@ -115,10 +117,14 @@ class Relay(Sweep):
         by_target: dict[str, list[Row[Any]]] = defaultdict(list)
         for row in rows:
             by_target[row.target].append(row)
-        await asyncio.gather(*(self._send(target, batch) for target, batch in by_target.items()))
+        await asyncio.gather(*(self._send_all(target, batch) for target, batch in by_target.items()))
         return len(rows)
 
-    async def _send(self, target: str, rows: list[Row[Any]]) -> None:
+    async def _send_all(self, target: str, rows: Sequence[Row[Any]]) -> None:
+        for part in _parts(rows):
+            await self._send(target, part)
+
+    async def _send(self, target: str, rows: Sequence[Row[Any]]) -> None:
         ids = [str(row.id) for row in rows]
         try:
             if target == WORKER:
@@ -128,14 +134,15 @@ class Relay(Sweep):
                 return
             await self._deliver[target]([_event(row) for row in rows])
         except Exception as error:
-            if target != WORKER and len(rows) > 1 and isinstance(error, grpc.aio.AioRpcError):
-                # Refused: one of them is to blame, and must not take the others with it.
-                for row in rows:
-                    await self._send(target, [row])
+            refused = target != WORKER and _is_refusal(error)
+            if refused and len(rows) > 1:
+                # One of them is to blame, or all are too much at once: none must take the others with it.
+                for half in (rows[: len(rows) // 2], rows[len(rows) // 2 :]):
+                    await self._send(target, half)
                 return
             log.warning("outbox_undelivered", target=target, rows=len(ids), error=type(error).__name__)
             # A broker or peer that is away may be so for an hour, and no row is to die of it.
-            away = target == WORKER or isinstance(error, PeerUnavailable)
+            away = target == WORKER or (isinstance(error, PeerUnavailable) and not refused)
             metrics.OUTBOX_SENT.labels(target, "postponed" if away else "failed").inc(len(ids))
             await self._database.transaction(lambda tx: postpone(tx, ids) if away else failed(tx, ids))
             return
@@ -145,6 +152,29 @@ class Relay(Sweep):
 
 async def _claim(tx: AsyncConnection) -> Sequence[Row[Any]]:
     return (await tx.execute(CLAIM)).all()
+
+
+def _parts(rows: Sequence[Row[Any]]) -> Iterator[list[Row[Any]]]:
+    """Cuts a batch where it would be more than MOST_BYTES."""
+    part: list[Row[Any]] = []
+    size = 0
+    for row in rows:
+        added = len(row.payload or b"")
+        if part and size + added > MOST_BYTES:
+            yield part
+            part, size = [], 0
+        part.append(row)
+        size += added
+    yield part
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether the rows are to blame: the peer says so, or gRPC, which names no reason, for their size."""
+    if isinstance(error, PeerUnavailable):
+        cause = error.__cause__
+        too_large = isinstance(cause, grpc.aio.AioRpcError) and cause.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        return too_large and not info_of(cause).reason
+    return isinstance(error, grpc.aio.AioRpcError)
 
 
 def _event(row: Row[Any]) -> pb.Event:
