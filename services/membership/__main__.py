@@ -84,7 +84,7 @@ def build(settings: MembershipSettings) -> Frame:
         workspace_service_pb2_grpc.add_WorkspaceServiceServicer_to_server,
         WorkspaceService(database, secret, identity, sight=sight, creation=settings.workspace_creation),
     )
-    watches = Watches(database)
+    watches = Watches(database, frame.sessions)
     frame.background(watches.run())
     frame.on_drain(watches.drain)
     frame.add(access_service_pb2_grpc.add_AccessServiceServicer_to_server, AccessService(database, watches, sight))
