@@ -59,6 +59,7 @@ def build(settings: MembershipSettings) -> Frame:
             "guest_promoted": Consumer({"guest"}, guest_members.apply_promoted),
             "user_deleted": Consumer({"identity"}, erasures.apply_deleted),
             "user_disabled": Consumer({"identity"}, erasures.apply_disabled),
+            "user_enabled": Consumer({"identity"}, erasures.apply_enabled),
             "activity_recorded": Consumer({"identity", "guest", "messaging"}, activity_intake.apply_recorded),
         },
     )

@@ -24,6 +24,16 @@ ERASE, DISABLE, FORGET_PERSON = "member.erase", "member.disable", "activity.forg
 DEPART = text("INSERT INTO departed_users (user_id) VALUES (:user_id) ON CONFLICT DO NOTHING")
 STAYS_OF = text("SELECT id FROM members WHERE user_id = :user_id ORDER BY id")
 REFS_OF = text("SELECT ref FROM activity_people WHERE user_id = :user_id ORDER BY ref")
+# identity's revision tells which of two events is the newer one. Of who was deleted nothing is kept.
+SET_DISABLED = text("""
+    INSERT INTO disabled_users AS d (user_id, is_disabled, revision)
+    SELECT CAST(:user_id AS uuid), :is_disabled, :revision
+    WHERE NOT EXISTS (SELECT FROM departed_users WHERE user_id = CAST(:user_id AS uuid))
+    ON CONFLICT (user_id) DO UPDATE SET is_disabled = excluded.is_disabled, revision = excluded.revision
+    WHERE d.revision <= excluded.revision
+    RETURNING d.user_id
+""")
+IS_DISABLED = text("SELECT is_disabled FROM disabled_users WHERE user_id = :user_id")
 FULL_STAYS_OF = text("SELECT id FROM members WHERE user_id = :user_id AND kind = 'full' ORDER BY id")
 WORKSPACE_OF = text("SELECT workspace_id FROM members WHERE id = :member_id")
 # In a statement of its own after the lock. Of a pending guest too: nobody may confirm somebody who is gone.
@@ -39,6 +49,7 @@ FORGET = tuple(
     for statement in (
         "DELETE FROM workspace_bans WHERE user_id = :user_id",
         "DELETE FROM group_bans WHERE user_id = :user_id",
+        "DELETE FROM disabled_users WHERE user_id = :user_id",
         "UPDATE workspaces SET created_by = NULL WHERE created_by = :user_id",
         "DELETE FROM idempotency_keys WHERE caller = CAST(:user_id AS text)",
     )
@@ -80,9 +91,27 @@ async def _erase(tx: AsyncConnection, user_id: str) -> None:
 
 
 async def apply_disabled(tx: AsyncConnection, payload: events.UserDisabled) -> None:
-    """Has the worker take from somebody what a workspace or a group must not be without."""
+    """Has the worker take from somebody what a workspace or a group must not be without.
+
+    Nothing, if they were enabled again by an event that came before this one.
+    """
+    if not await _set_disabled(tx, payload, is_disabled=True):
+        return
     for member_id in (await tx.execute(FULL_STAYS_OF, {"user_id": payload.user_id})).scalars().all():
         await enqueue(tx, DISABLE, str(member_id))
+
+
+async def apply_enabled(tx: AsyncConnection, payload: events.UserEnabled) -> None:
+    """From now on they count again. What was taken from them is not given back."""
+    await _set_disabled(tx, payload, is_disabled=False)
+
+
+async def _set_disabled(
+    tx: AsyncConnection, payload: events.UserDisabled | events.UserEnabled, *, is_disabled: bool
+) -> bool:
+    """Whether the event was news."""
+    told = {"user_id": payload.user_id, "revision": payload.revision, "is_disabled": is_disabled}
+    return (await tx.execute(SET_DISABLED, told)).one_or_none() is not None
 
 
 async def _locked(tx: AsyncConnection, member_id: str) -> Row[Any] | None:
@@ -118,9 +147,12 @@ async def erase(tx: AsyncConnection, member_id: str) -> None:
 
 
 async def disable(tx: AsyncConnection, member_id: str) -> None:
-    """Takes the admin role and all owning roles from a disabled person, after others have them. Safe to do twice."""
+    """Takes the admin role and all owning roles from a disabled person, after others have them. Safe to do twice.
+
+    Who was enabled meanwhile keeps them.
+    """
     member = await _locked(tx, member_id)
-    if member is None:
+    if member is None or not await tx.scalar(IS_DISABLED, {"user_id": member.user_id}):
         return
     workspace_id = str(member.workspace_id)
     done = await _succeed(tx, member)

@@ -15,6 +15,7 @@ from services.membership.capabilities import MANAGE_GROUP
 from services.membership.errors import GroupCycle, GroupTooDeep, LastOwner, RankTooLow, SchemeMismatch
 from services.membership.group_access import HIDING, HOLDS, SEEN, Group, Standing
 from services.membership.groups import DEEPEST, GROUP, LAST, SUBTREE
+from services.membership.holders import ABLE
 from services.membership.revisions import raise_access_revision
 
 LIST_ANCESTORS = text(f"""
@@ -50,7 +51,7 @@ FIND_UNOWNED = text(f"""
     FROM groups g
     JOIN role_schemes s ON s.id = g.scheme_id
     JOIN group_members gm ON gm.scheme_id = g.scheme_id AND gm.role = s.owning_role AND gm.group_id = g.id
-    JOIN members m ON m.workspace_id = g.workspace_id AND m.id = gm.member_id AND m.state = 'active'
+    JOIN members m ON m.workspace_id = g.workspace_id AND m.id = gm.member_id AND {ABLE}
     WHERE g.workspace_id = :workspace_id AND {SUBTREE} AND g.archived_at IS NULL
     GROUP BY gm.group_id
     HAVING bool_and(m.user_id = ANY(ARRAY(

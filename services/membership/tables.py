@@ -313,6 +313,16 @@ departed_users = Table(
     Index("departed_users_at", "departed_at"),
 )
 
+# Somebody who was never disabled has no row.
+disabled_users = Table(
+    "disabled_users",
+    METADATA,
+    Column("user_id", Uuid(as_uuid=False), nullable=False),
+    Column("is_disabled", Boolean, nullable=False, comment="no: enabled again"),
+    Column("revision", BigInteger, nullable=False, comment="identity's: an older event changes nothing"),
+    PrimaryKeyConstraint("user_id", name="disabled_users_pkey"),
+)
+
 for table in (*GROUPS.tables.values(), *ACTIVITIES.tables.values()):
     table.to_metadata(METADATA)
 
