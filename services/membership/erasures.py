@@ -4,9 +4,10 @@ The event's transaction forgets the person and says what is to be ended; each st
 worker, since no transaction locks two workspaces.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+import structlog
 from guildhall.events.v1 import event_sink_pb2 as events
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -18,6 +19,8 @@ from services.chassis.worker import Work, Worker
 from services.membership import activities, continuity, handles, members, removals, workspaces
 from services.membership.activities import SUITE, Activity
 from services.membership.revisions import raise_access_revision
+
+log = structlog.get_logger()
 
 ERASE, DISABLE, FORGET_PERSON = "member.erase", "member.disable", "activity.forget"
 
@@ -67,9 +70,11 @@ DELETE_DETAILS = text("DELETE FROM activity_details WHERE ref = :ref")
 DELETE_REF = text("DELETE FROM activity_people WHERE ref = :ref")
 # Longer than any transaction: whoever was let in before the departure was written down has ended by then.
 LATELY = text("""
-    SELECT user_id FROM departed_users WHERE departed_at > statement_timestamp() - interval '10 minutes'
-    ORDER BY user_id
+    SELECT user_id FROM departed_users
+    WHERE departed_at > statement_timestamp() - interval '10 minutes' AND user_id > CAST(:after AS uuid)
+    ORDER BY user_id LIMIT :size
 """)
+BATCH = 100
 FORGET_DEPARTED = text("DELETE FROM departed_users WHERE departed_at <= statement_timestamp() - interval '7 days'")
 
 
@@ -194,16 +199,33 @@ def _work(worker: Worker, change: Callable[[AsyncConnection, str], Awaitable[Non
     return perform
 
 
-async def erase_late(tx: AsyncConnection) -> None:
-    """Erases once more who departed lately: a call that was let in before may have joined, or written, after.
-
-    Departures themselves are forgotten after 7 days.
-    """
-    for user_id in (await tx.execute(LATELY)).scalars().all():
-        await _erase(tx, str(user_id))
-    await tx.execute(FORGET_DEPARTED)
-
-
 async def sweep(database: Database) -> None:
-    """The worker's part of it, each minute."""
-    await database.transaction(erase_late)
+    """Each minute: erases once more who departed lately, since a call that was let in before may have joined after.
+
+    A transaction for each, so that one of them who cannot be erased now is no obstacle to the others. Departures
+    themselves are forgotten after 7 days.
+    """
+    user_ids: Sequence[str] = [workspaces.FIRST]
+    while user_ids:
+        user_ids = await _departed_lately(database, after=user_ids[-1])
+        for user_id in user_ids:
+            await _erase_again(database, user_id)
+    await database.transaction(_forget_departed)
+
+
+async def _departed_lately(database: Database, *, after: str) -> Sequence[str]:
+    async def read(tx: AsyncConnection) -> Sequence[str]:
+        return [str(user_id) for user_id in (await tx.execute(LATELY, {"after": after, "size": BATCH})).scalars()]
+
+    return await database.read(read)
+
+
+async def _erase_again(database: Database, user_id: str) -> None:
+    try:
+        await database.transaction(lambda tx: _erase(tx, user_id))
+    except Exception as error:
+        log.warning("not_erased_again", user_id=user_id, error=type(error).__name__)
+
+
+async def _forget_departed(tx: AsyncConnection) -> None:
+    await tx.execute(FORGET_DEPARTED)
