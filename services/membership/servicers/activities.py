@@ -1,5 +1,6 @@
 """guildhall.membership.v1.ActivityService."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
@@ -12,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.chassis.call import current_call
 from services.chassis.database import Database
+from services.chassis.errors import Overloaded
 from services.chassis.pages import page_key, page_size, page_token
 from services.chassis.secret import SecretKey
 from services.membership import activity_chains, activity_exports, activity_reads, members, wire_activities
@@ -25,6 +27,7 @@ class ActivityService(rpc.ActivityServiceServicer):
         self._database = database
         self._secret = secret
         self._identity = identity
+        self._verifying = asyncio.Lock()
 
     async def ListActivities(self, request: pb.ListActivitiesRequest, context: Any) -> pb.ListActivitiesResponse:
         """A page, newest first; the names of people are asked for afterwards."""
@@ -79,9 +82,12 @@ class ActivityService(rpc.ActivityServiceServicer):
             activity_reads.require_reader(caller)
 
         await self._database.read(require_reader)
-        progress = await activity_chains.verify(
-            self._database.read, workspace_id, after=request.after_number, after_hash=request.after_hash
-        )
+        if self._verifying.locked():
+            raise Overloaded("Another chain is being verified here; come back later.")
+        async with self._verifying:
+            progress = await activity_chains.verify(
+                self._database.read, workspace_id, after=request.after_number, after_hash=request.after_hash
+            )
         return pb.VerifyActivityChainResponse(
             intact=not progress.fault,
             first_broken_number=progress.broken,
