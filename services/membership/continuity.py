@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.membership.activities import Activity
 from services.membership.errors import LastAdmin
-from services.membership.holders import ABLE
+from services.membership.holders import ABLE, able_in
 
 COUNT_OTHER_ADMINS = text(f"""
     SELECT count(*) FROM members m
@@ -60,13 +60,9 @@ PASS_ON = text(f"""
             r.rank > o.rank AS is_above
         FROM owned o
         JOIN group_members gm ON gm.group_id = o.group_id AND gm.member_id <> :member_id
-        JOIN members m ON m.workspace_id = gm.workspace_id AND m.id = gm.member_id AND {ABLE}
+        JOIN members m ON m.workspace_id = gm.workspace_id AND m.id = gm.member_id AND {able_in("o.path")}
         JOIN scheme_roles r ON r.scheme_id = gm.scheme_id AND r.role = gm.role
-        WHERE gm.workspace_id = :workspace_id AND NOT EXISTS (
-            SELECT FROM group_bans b
-            WHERE b.workspace_id = :workspace_id AND b.user_id = m.user_id AND b.group_id = ANY(o.path)
-                AND (b.expire_at IS NULL OR statement_timestamp() < b.expire_at)
-        )
+        WHERE gm.workspace_id = :workspace_id
     ), heirs AS (
         SELECT DISTINCT ON (group_id) group_id, id, owning_role, role, user_id FROM others
         WHERE group_id NOT IN (SELECT group_id FROM others WHERE role = owning_role)

@@ -224,7 +224,7 @@ async def _erase_again(database: Database, user_id: str) -> None:
     try:
         await database.transaction(lambda tx: _erase(tx, user_id))
     except Exception as error:
-        log.warning("not_erased_again", user_id=user_id, error=type(error).__name__)
+        log.warning("not_erased_again", error=type(error).__name__)
 
 
 async def _forget_departed(tx: AsyncConnection) -> None:

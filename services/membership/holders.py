@@ -17,3 +17,12 @@ def able_in(path: str) -> str:
         WHERE b.workspace_id = m.workspace_id AND b.user_id = m.user_id AND b.group_id = ANY({path})
             AND (b.expire_at IS NULL OR statement_timestamp() < b.expire_at)
     ))"""
+
+
+def owned(owning_role: str, *, path: str) -> str:
+    """SQL: whether the group `g` has an owner who counts, if its path is `path`."""
+    return f"""EXISTS (
+        SELECT FROM group_members gm JOIN members m ON m.workspace_id = gm.workspace_id AND m.id = gm.member_id
+        WHERE gm.workspace_id = g.workspace_id AND gm.scheme_id = g.scheme_id AND gm.role = {owning_role}
+            AND gm.group_id = g.id AND {able_in(path)}
+    )"""
