@@ -30,6 +30,13 @@ FLIPS = {
     "hash": "sha256(hash)",
 }
 
+WAITING = """
+    SELECT count(*) FROM pg_locks l JOIN pg_class c ON c.oid = l.relation
+    WHERE c.relname = 'activities' AND NOT l.granted
+        AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
+"""How many wait for somebody who has locked the log."""
+
 
 async def log_of(suite: Suite) -> Workspace:
     """A workspace with eight activities, the fifth of somebody who joined."""
@@ -70,16 +77,10 @@ async def test_an_untouched_chain_is_intact_to_its_head(suite: Suite) -> None:
 
 async def test_one_chain_is_verified_at_a_time_and_who_comes_meanwhile_is_told_when_to_come_back(suite: Suite) -> None:
     workspace, other = await log_of(suite), await log_of(suite)
-    waiting = """
-        SELECT count(*) FROM pg_locks l JOIN pg_class c ON c.oid = l.relation
-        WHERE c.relname = 'activities' AND NOT l.granted AND l.database = (
-            SELECT oid FROM pg_database WHERE datname = current_database()
-        )
-    """
     with suite.database("membership_owner") as database, database.transaction():
         database.execute("LOCK TABLE membership.activities IN ACCESS EXCLUSIVE MODE")
         first = asyncio.create_task(verify(workspace))
-        await until(lambda: suite.rows("membership", waiting, ()) == [(1,)])
+        await until(lambda: suite.rows("membership", WAITING, ()) == [(1,)])
 
         refusal = await refused(verify(other))
 
