@@ -139,7 +139,7 @@ class Watches:
         numbers = await self._database.read(heads)
         for watcher in self._watchers:
             number = numbers.get(watcher.workspace_id)
-            if number is None or number > watcher.number:
+            if number is None or number > watcher.number or watcher.unanswered_seconds > HELD_SECONDS:
                 watcher.woken.set()
 
     async def watch(

@@ -117,10 +117,10 @@ async def test_a_group_is_not_given_to_somebody_who_is_disabled(suite: Suite) ->
     await place.add(group, bob_id, "member")
     give = {"group_id": group.group_id, "member_id": bob_id}
 
-    assert (await refused(place.people("TransferOwnership", **give))).reason == "LAST_OWNER"
+    assert (await refused(place.group("TransferOwnership", **give))).reason == "LAST_OWNER"
 
     await enabled(suite, bob)
-    await place.people("TransferOwnership", **give)
+    await place.group("TransferOwnership", **give)
     assert roles_in(suite, group.group_id)[bob_id] == "owner"
 
 
