@@ -5,7 +5,6 @@ with it loses it to the next claim. It is deleted when it is done, and set aside
 """
 
 import asyncio
-from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -117,7 +116,7 @@ class Relay:
         self._deliver = deliver
         self._hand_over = hand_over
         self._sweeps = [Sweep(f"outbox.{target}", partial(self._look, target)) for target in (*deliver, WORKER)]
-        self._silences: Counter[str] = Counter()
+        self._pauses = dict.fromkeys((*deliver, WORKER), 0.0)
 
     def wake(self) -> None:
         """Has all loops look at once, but those that pause."""
@@ -130,8 +129,7 @@ class Relay:
 
     def pause_seconds(self, target: str) -> float:
         """How long to leave a target alone: longer each time that it gave no answer, and not at all once it did."""
-        silences = self._silences[target]
-        return min(FIRST_PAUSE_SECONDS * 2 ** (silences - 1), LONGEST_PAUSE_SECONDS) if silences else 0
+        return self._pauses[target]
 
     async def _look(self, target: str) -> int:
         count = await self.deliver_due(target)
@@ -143,7 +141,7 @@ class Relay:
         rows = await self._database.transaction(lambda tx: _claim(tx, target))
         parts = list(_parts(rows))
         while parts and await self._send(target, parts.pop(0)):
-            self._silences[target] = 0
+            self._pauses[target] = 0
         ids = [str(row.id) for part in parts for row in part]
         if ids:
             await self._database.transaction(lambda tx: postpone(tx, ids))
@@ -164,12 +162,14 @@ class Relay:
             if refused and len(rows) > 1:
                 # One of them is to blame, or all are too much at once: none must take the others with it.
                 half = len(rows) // 2
-                return await self._send(target, rows[:half]) and await self._send(target, rows[half:])
+                return all([await self._send(target, part) for part in (rows[:half], rows[half:])])
             log.warning("outbox_undelivered", target=target, rows=len(ids), error=type(error).__name__)
             # A broker or peer that is away may be so for an hour, and no row is to die of it.
             away = target == WORKER or (isinstance(error, PeerUnavailable) and not refused)
             metrics.OUTBOX_SENT.labels(target, "postponed" if away else "failed").inc(len(ids))
-            self._silences[target] += away
+            if away:
+                longer = max(FIRST_PAUSE_SECONDS, 2 * self._pauses[target])
+                self._pauses[target] = min(longer, LONGEST_PAUSE_SECONDS)
             await self._database.transaction(lambda tx: postpone(tx, ids) if away else failed(tx, ids))
             return not away
         metrics.OUTBOX_SENT.labels(target, "sent").inc(len(ids))
