@@ -116,7 +116,8 @@ async def disable(tx: AsyncConnection, *, user_id: str, etag: str, actor_id: str
     changed = await _set_disabled(tx, user, disabled=True, actor_id=actor_id)
     if changed is not user:
         # Whoever can run a workspace no longer must be succeeded there.
-        await outbox.emit(tx, ["membership"], events.Event(user_disabled=events.UserDisabled(user_id=user_id)))
+        told = events.UserDisabled(user_id=user_id, revision=changed.revision)
+        await outbox.emit(tx, ["membership"], events.Event(user_disabled=told))
     await sessions.end_all(tx, user_id=user_id, reason="user_disabled")
     return changed
 
@@ -125,7 +126,11 @@ async def enable(tx: AsyncConnection, *, user_id: str, etag: str, actor_id: str)
     """Lets somebody sign in again. NOT_FOUND; ETAG_MISMATCH."""
     user = await lock(tx, user_id=user_id)
     require_etag(user, etag)
-    return await _set_disabled(tx, user, disabled=False, actor_id=actor_id)
+    changed = await _set_disabled(tx, user, disabled=False, actor_id=actor_id)
+    if changed is not user:
+        told = events.UserEnabled(user_id=user_id, revision=changed.revision)
+        await outbox.emit(tx, ["membership"], events.Event(user_enabled=told))
+    return changed
 
 
 async def _set_disabled(tx: AsyncConnection, user: Row[Any], *, disabled: bool, actor_id: str) -> Row[Any]:

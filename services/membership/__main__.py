@@ -29,6 +29,7 @@ from services.membership import (
     tasks,
     workspaces,
 )
+from services.membership.daily_limits import DailyLimits
 from services.membership.guest_sight import Sight
 from services.membership.peers import Guests, Identity
 from services.membership.servicers.access import AccessService
@@ -59,6 +60,7 @@ def build(settings: MembershipSettings) -> Frame:
             "guest_promoted": Consumer({"guest"}, guest_members.apply_promoted),
             "user_deleted": Consumer({"identity"}, erasures.apply_deleted),
             "user_disabled": Consumer({"identity"}, erasures.apply_disabled),
+            "user_enabled": Consumer({"identity"}, erasures.apply_enabled),
             "activity_recorded": Consumer({"identity", "guest", "messaging"}, activity_intake.apply_recorded),
         },
     )
@@ -66,7 +68,6 @@ def build(settings: MembershipSettings) -> Frame:
     sight = Sight(Guests(frame.channels["guest"]))
     database, secret = frame.database, frame.secret
     served = (
-        (invitation_service_pb2_grpc.add_InvitationServiceServicer_to_server, InvitationService),
         (group_service_pb2_grpc.add_GroupServiceServicer_to_server, GroupService),
         (group_member_service_pb2_grpc.add_GroupMemberServiceServicer_to_server, GroupMemberService),
         (group_invite_service_pb2_grpc.add_GroupInviteServiceServicer_to_server, GroupInviteService),
@@ -77,14 +78,21 @@ def build(settings: MembershipSettings) -> Frame:
     )
     for add_to_server, servicer in served:
         frame.add(add_to_server, servicer(database, secret, identity))
+    daily = DailyLimits(
+        settings.workspaces_a_day, settings.invitation_mails_of_user, settings.invitation_mails_to_address
+    )
+    frame.add(
+        invitation_service_pb2_grpc.add_InvitationServiceServicer_to_server,
+        InvitationService(database, secret, identity, daily),
+    )
     frame.add(
         member_service_pb2_grpc.add_MemberServiceServicer_to_server, MemberService(database, secret, identity, sight)
     )
     frame.add(
         workspace_service_pb2_grpc.add_WorkspaceServiceServicer_to_server,
-        WorkspaceService(database, secret, identity, sight=sight, creation=settings.workspace_creation),
+        WorkspaceService(database, secret, identity, sight=sight, creation=settings.workspace_creation, daily=daily),
     )
-    watches = Watches(database)
+    watches = Watches(database, frame.sessions)
     frame.background(watches.run())
     frame.on_drain(watches.drain)
     frame.add(access_service_pb2_grpc.add_AccessServiceServicer_to_server, AccessService(database, watches, sight))

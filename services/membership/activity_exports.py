@@ -11,6 +11,8 @@ from services.membership import wire_activities
 
 ROWS = 500
 CHUNK_BYTES = 64 << 10
+MOST_OF_USER = 4
+"""At once, in one process: each holds a page for as long as its reader takes."""
 
 Page = Callable[[int], Awaitable[Sequence[Row[Any]]]]
 """Up to ROWS activities after a number."""

@@ -10,32 +10,32 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.membership.activities import Activity
 from services.membership.errors import LastAdmin
+from services.membership.holders import ABLE, able_in
 
-COUNT_OTHER_ADMINS = text("""
-    SELECT count(*) FROM members
-    WHERE workspace_id = :workspace_id AND role = 'admin' AND kind = 'full' AND state = 'active' AND id <> :member_id
+COUNT_OTHER_ADMINS = text(f"""
+    SELECT count(*) FROM members m
+    WHERE m.workspace_id = :workspace_id AND m.role = 'admin' AND m.id <> :member_id AND {ABLE}
 """)
 # Nobody, if an admin is left; or if no full member is.
-SUCCEED = text("""
+SUCCEED = text(f"""
     UPDATE members SET role = 'admin', version = members.version + 1, updated_at = statement_timestamp()
     FROM (
         SELECT m.id, m.role FROM members m
-        WHERE m.workspace_id = :workspace_id AND m.kind = 'full' AND m.state = 'active' AND m.id <> :member_id
+        WHERE m.workspace_id = :workspace_id AND m.id <> :member_id AND {ABLE}
             AND NOT EXISTS (
-                SELECT FROM members a
-                WHERE a.workspace_id = :workspace_id AND a.role = 'admin' AND a.kind = 'full' AND a.state = 'active'
-                    AND a.id <> :member_id
+                SELECT FROM members m
+                WHERE m.workspace_id = :workspace_id AND m.role = 'admin' AND m.id <> :member_id AND {ABLE}
             )
         ORDER BY CASE m.role WHEN 'member' THEN 1 ELSE 2 END, m.joined_at, m.id LIMIT 1
     ) heir
     WHERE members.workspace_id = :workspace_id AND members.id = heir.id
     RETURNING members.user_id, heir.role AS former_role
 """)
-ARCHIVE = text("""
+ARCHIVE = text(f"""
     UPDATE workspaces SET archived_at = statement_timestamp(), version = version + 1, updated_at = statement_timestamp()
     WHERE id = :workspace_id AND archived_at IS NULL AND deleted_at IS NULL AND NOT EXISTS (
         SELECT FROM members m
-        WHERE m.workspace_id = :workspace_id AND m.kind = 'full' AND m.state = 'active' AND m.id <> :member_id
+        WHERE m.workspace_id = :workspace_id AND m.id <> :member_id AND {ABLE}
     )
     RETURNING id
 """)
@@ -45,8 +45,8 @@ REVIVE = text("""
     RETURNING id
 """)
 IS_ARCHIVED = text("SELECT archived_at IS NOT NULL FROM workspaces WHERE id = :workspace_id")
-# An owner who is suspended or banned keeps the role, but does not count, nor inherit.
-PASS_ON = text("""
+# An owner who is suspended, disabled or banned does not count, nor inherit, though the role may still be theirs.
+PASS_ON = text(f"""
     WITH owned AS (
         SELECT gm.group_id, gm.role, g.path, own.rank
         FROM group_members gm
@@ -60,14 +60,9 @@ PASS_ON = text("""
             r.rank > o.rank AS is_above
         FROM owned o
         JOIN group_members gm ON gm.group_id = o.group_id AND gm.member_id <> :member_id
-        JOIN members m
-            ON m.workspace_id = gm.workspace_id AND m.id = gm.member_id AND m.kind = 'full' AND m.state = 'active'
+        JOIN members m ON m.workspace_id = gm.workspace_id AND m.id = gm.member_id AND {able_in("o.path")}
         JOIN scheme_roles r ON r.scheme_id = gm.scheme_id AND r.role = gm.role
-        WHERE gm.workspace_id = :workspace_id AND NOT EXISTS (
-            SELECT FROM group_bans b
-            WHERE b.workspace_id = :workspace_id AND b.user_id = m.user_id AND b.group_id = ANY(o.path)
-                AND (b.expire_at IS NULL OR statement_timestamp() < b.expire_at)
-        )
+        WHERE gm.workspace_id = :workspace_id
     ), heirs AS (
         SELECT DISTINCT ON (group_id) group_id, id, owning_role, role, user_id FROM others
         WHERE group_id NOT IN (SELECT group_id FROM others WHERE role = owning_role)

@@ -4,9 +4,10 @@ The event's transaction forgets the person and says what is to be ended; each st
 worker, since no transaction locks two workspaces.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+import structlog
 from guildhall.events.v1 import event_sink_pb2 as events
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -19,11 +20,23 @@ from services.membership import activities, continuity, handles, members, remova
 from services.membership.activities import SUITE, Activity
 from services.membership.revisions import raise_access_revision
 
+log = structlog.get_logger()
+
 ERASE, DISABLE, FORGET_PERSON = "member.erase", "member.disable", "activity.forget"
 
 DEPART = text("INSERT INTO departed_users (user_id) VALUES (:user_id) ON CONFLICT DO NOTHING")
 STAYS_OF = text("SELECT id FROM members WHERE user_id = :user_id ORDER BY id")
 REFS_OF = text("SELECT ref FROM activity_people WHERE user_id = :user_id ORDER BY ref")
+# identity's revision tells which of two events is the newer one. Of who was deleted nothing is kept.
+SET_DISABLED = text("""
+    INSERT INTO disabled_users AS d (user_id, is_disabled, revision)
+    SELECT CAST(:user_id AS uuid), :is_disabled, :revision
+    WHERE NOT EXISTS (SELECT FROM departed_users WHERE user_id = CAST(:user_id AS uuid))
+    ON CONFLICT (user_id) DO UPDATE SET is_disabled = excluded.is_disabled, revision = excluded.revision
+    WHERE d.revision <= excluded.revision
+    RETURNING d.user_id
+""")
+IS_DISABLED = text("SELECT is_disabled FROM disabled_users WHERE user_id = :user_id")
 FULL_STAYS_OF = text("SELECT id FROM members WHERE user_id = :user_id AND kind = 'full' ORDER BY id")
 WORKSPACE_OF = text("SELECT workspace_id FROM members WHERE id = :member_id")
 # In a statement of its own after the lock. Of a pending guest too: nobody may confirm somebody who is gone.
@@ -39,6 +52,7 @@ FORGET = tuple(
     for statement in (
         "DELETE FROM workspace_bans WHERE user_id = :user_id",
         "DELETE FROM group_bans WHERE user_id = :user_id",
+        "DELETE FROM disabled_users WHERE user_id = :user_id",
         "UPDATE workspaces SET created_by = NULL WHERE created_by = :user_id",
         "DELETE FROM idempotency_keys WHERE caller = CAST(:user_id AS text)",
     )
@@ -56,9 +70,11 @@ DELETE_DETAILS = text("DELETE FROM activity_details WHERE ref = :ref")
 DELETE_REF = text("DELETE FROM activity_people WHERE ref = :ref")
 # Longer than any transaction: whoever was let in before the departure was written down has ended by then.
 LATELY = text("""
-    SELECT user_id FROM departed_users WHERE departed_at > statement_timestamp() - interval '10 minutes'
-    ORDER BY user_id
+    SELECT user_id FROM departed_users
+    WHERE departed_at > statement_timestamp() - interval '10 minutes' AND user_id > CAST(:after AS uuid)
+    ORDER BY user_id LIMIT :size
 """)
+BATCH = 100
 FORGET_DEPARTED = text("DELETE FROM departed_users WHERE departed_at <= statement_timestamp() - interval '7 days'")
 
 
@@ -80,9 +96,27 @@ async def _erase(tx: AsyncConnection, user_id: str) -> None:
 
 
 async def apply_disabled(tx: AsyncConnection, payload: events.UserDisabled) -> None:
-    """Has the worker take from somebody what a workspace or a group must not be without."""
+    """Has the worker take from somebody what a workspace or a group must not be without.
+
+    Nothing, if they were enabled again by an event that came before this one.
+    """
+    if not await _set_disabled(tx, payload, is_disabled=True):
+        return
     for member_id in (await tx.execute(FULL_STAYS_OF, {"user_id": payload.user_id})).scalars().all():
         await enqueue(tx, DISABLE, str(member_id))
+
+
+async def apply_enabled(tx: AsyncConnection, payload: events.UserEnabled) -> None:
+    """From now on they count again. What was taken from them is not given back."""
+    await _set_disabled(tx, payload, is_disabled=False)
+
+
+async def _set_disabled(
+    tx: AsyncConnection, payload: events.UserDisabled | events.UserEnabled, *, is_disabled: bool
+) -> bool:
+    """Whether the event was news."""
+    told = {"user_id": payload.user_id, "revision": payload.revision, "is_disabled": is_disabled}
+    return (await tx.execute(SET_DISABLED, told)).one_or_none() is not None
 
 
 async def _locked(tx: AsyncConnection, member_id: str) -> Row[Any] | None:
@@ -118,9 +152,12 @@ async def erase(tx: AsyncConnection, member_id: str) -> None:
 
 
 async def disable(tx: AsyncConnection, member_id: str) -> None:
-    """Takes the admin role and all owning roles from a disabled person, after others have them. Safe to do twice."""
+    """Takes the admin role and all owning roles from a disabled person, after others have them. Safe to do twice.
+
+    Who was enabled meanwhile keeps them.
+    """
     member = await _locked(tx, member_id)
-    if member is None:
+    if member is None or not await tx.scalar(IS_DISABLED, {"user_id": member.user_id}):
         return
     workspace_id = str(member.workspace_id)
     done = await _succeed(tx, member)
@@ -162,16 +199,33 @@ def _work(worker: Worker, change: Callable[[AsyncConnection, str], Awaitable[Non
     return perform
 
 
-async def erase_late(tx: AsyncConnection) -> None:
-    """Erases once more who departed lately: a call that was let in before may have joined, or written, after.
-
-    Departures themselves are forgotten after 7 days.
-    """
-    for user_id in (await tx.execute(LATELY)).scalars().all():
-        await _erase(tx, str(user_id))
-    await tx.execute(FORGET_DEPARTED)
-
-
 async def sweep(database: Database) -> None:
-    """The worker's part of it, each minute."""
-    await database.transaction(erase_late)
+    """Each minute: erases once more who departed lately, since a call that was let in before may have joined after.
+
+    A transaction for each, so that one of them who cannot be erased now is no obstacle to the others. Departures
+    themselves are forgotten after 7 days.
+    """
+    user_ids: Sequence[str] = [workspaces.FIRST]
+    while user_ids:
+        user_ids = await _departed_lately(database, after=user_ids[-1])
+        for user_id in user_ids:
+            await _erase_again(database, user_id)
+    await database.transaction(_forget_departed)
+
+
+async def _departed_lately(database: Database, *, after: str) -> Sequence[str]:
+    async def read(tx: AsyncConnection) -> Sequence[str]:
+        return [str(user_id) for user_id in (await tx.execute(LATELY, {"after": after, "size": BATCH})).scalars()]
+
+    return await database.read(read)
+
+
+async def _erase_again(database: Database, user_id: str) -> None:
+    try:
+        await database.transaction(lambda tx: _erase(tx, user_id))
+    except Exception as error:
+        log.warning("not_erased_again", error=type(error).__name__)
+
+
+async def _forget_departed(tx: AsyncConnection) -> None:
+    await tx.execute(FORGET_DEPARTED)

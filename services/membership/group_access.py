@@ -12,6 +12,7 @@ from services.chassis.errors import InvalidRequest, NotFound, PermissionDenied
 from services.membership import members, workspaces
 from services.membership.capabilities import ADMIN_RANK_IN_GROUPS, EVERYTHING, allows
 from services.membership.errors import Banned, LastOwner, RankTooLow
+from services.membership.holders import able_in
 
 HOLDS = "(b.expire_at IS NULL OR statement_timestamp() < b.expire_at)"
 """SQL: whether the ban `b` holds."""
@@ -64,17 +65,11 @@ FIND_BAN = text(f"""
         AND {HOLDS}
     LIMIT 1
 """)
-# Who is banned above does not own a group, though the role is still written down.
 COUNT_OTHER_OWNERS = text(f"""
     SELECT count(*) FROM group_members gm
     JOIN members m ON m.workspace_id = gm.workspace_id AND m.id = gm.member_id
     WHERE gm.workspace_id = :workspace_id AND gm.scheme_id = :scheme_id AND gm.role = :owning_role
-        AND gm.group_id = :group_id AND gm.member_id <> :member_id AND m.state = 'active' AND m.kind = 'full'
-        AND NOT EXISTS (
-            SELECT FROM group_bans b
-            WHERE b.workspace_id = gm.workspace_id AND b.user_id = m.user_id
-                AND b.group_id = ANY(CAST(:path AS uuid[])) AND {HOLDS}
-        )
+        AND gm.group_id = :group_id AND gm.member_id <> :member_id AND {able_in("CAST(:path AS uuid[])")}
 """)
 ROLES = text("SELECT role, rank FROM scheme_roles WHERE scheme_id = :scheme_id ORDER BY rank DESC")
 

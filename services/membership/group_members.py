@@ -174,7 +174,7 @@ async def transfer_ownership(tx: AsyncConnection, standing: Standing, *, member_
     """Gives the owning role to another member of the group, and the next lower one to who had it.
 
     The workspace is locked. Who has no lower role to fall to keeps theirs: a scheme of one role knows owners only.
-    Errors: NotFound, PermissionDenied, InvalidRequest, RankTooLow, Banned, MemberSuspended.
+    Errors: NotFound, PermissionDenied, InvalidRequest, RankTooLow, Banned, MemberSuspended, LastOwner.
     """
     group, workspace_id = standing.group, standing.member.workspace_id
     giver = await _access_giver(tx, standing, from_member_id)
@@ -192,6 +192,8 @@ async def transfer_ownership(tx: AsyncConnection, standing: Standing, *, member_
     lower = next((role for role, rank in roles.items() if rank < roles[group.owning_role]), group.owning_role)
     named = {"workspace_id": workspace_id, "group_id": group.id}
     await tx.execute(UPDATE_ROLE, {**named, "member_id": heir.id, "role": group.owning_role})
+    # An heir who is disabled does not count.
+    await group_access.require_another_owner(tx, standing, member_id=str(giver.id), role=group.owning_role)
     await tx.execute(UPDATE_ROLE, {**named, "member_id": giver.id, "role": lower})
     await tx.execute(groups.UPDATE, {**named, "name": None, "description": None, "avatar_url": None})
     await raise_access_revision(tx, workspace_id, "group_ownership_transferred")

@@ -13,8 +13,9 @@ from services.membership import group_access, groups
 from services.membership.activities import Activity, record
 from services.membership.capabilities import MANAGE_GROUP
 from services.membership.errors import GroupCycle, GroupTooDeep, LastOwner, RankTooLow, SchemeMismatch
-from services.membership.group_access import HIDING, HOLDS, SEEN, Group, Standing
+from services.membership.group_access import HIDING, SEEN, Group, Standing
 from services.membership.groups import DEEPEST, GROUP, LAST, SUBTREE
+from services.membership.holders import owned
 from services.membership.revisions import raise_access_revision
 
 LIST_ANCESTORS = text(f"""
@@ -44,19 +45,12 @@ LIST_DESCENDANTS = text(f"""
 DEEPEST_PATH = text(f"""
     SELECT max(cardinality(path)) FROM groups WHERE workspace_id = :workspace_id AND {SUBTREE}
 """)
-# Bans from above hold below from now on: of each group some active owner must be free of them.
+NEW_PATH = "CAST(:parent_path AS uuid[]) || g.path[CAST(:keep AS integer) : cardinality(g.path)]"
+# Bans from above hold below from now on. A group without an owner before, its only one being suspended, may be moved.
 FIND_UNOWNED = text(f"""
-    SELECT gm.group_id
-    FROM groups g
-    JOIN role_schemes s ON s.id = g.scheme_id
-    JOIN group_members gm ON gm.scheme_id = g.scheme_id AND gm.role = s.owning_role AND gm.group_id = g.id
-    JOIN members m ON m.workspace_id = g.workspace_id AND m.id = gm.member_id AND m.state = 'active'
+    SELECT g.id FROM groups g JOIN role_schemes s ON s.id = g.scheme_id
     WHERE g.workspace_id = :workspace_id AND {SUBTREE} AND g.archived_at IS NULL
-    GROUP BY gm.group_id
-    HAVING bool_and(m.user_id = ANY(ARRAY(
-        SELECT b.user_id FROM group_bans b
-        WHERE b.workspace_id = :workspace_id AND b.group_id = ANY(CAST(:parent_path AS uuid[])) AND {HOLDS}
-    )))
+        AND {owned("s.owning_role", path="g.path")} AND NOT {owned("s.owning_role", path=f"({NEW_PATH})")}
     LIMIT 1
 """)
 MOVE = text(f"""
@@ -120,7 +114,7 @@ async def move(tx: AsyncConnection, standing: Standing, *, parent: Group | None)
     """Puts a group and all below it below `parent`, or at the top. Nothing happens if it is there.
 
     The workspace is locked, so that no two moves together make what neither makes alone.
-    Errors: GroupCycle, GroupTooDeep, SchemeMismatch.
+    Errors: GroupCycle, GroupTooDeep, SchemeMismatch, LastOwner.
     """
     group, workspace_id = standing.group, standing.member.workspace_id
     parent_path = list(parent.path) if parent else []
@@ -130,13 +124,14 @@ async def move(tx: AsyncConnection, standing: Standing, *, parent: Group | None)
         raise GroupCycle
     if parent is not None and parent.scheme_id != group.scheme_id:
         raise SchemeMismatch
-    named = {"workspace_id": workspace_id, "path": list(group.path)}
+    named: dict[str, Any] = {"workspace_id": workspace_id, "path": list(group.path)}
     deepest = int(await tx.scalar(DEEPEST_PATH, named) or 0)
     if deepest - len(group.path) + 1 + len(parent_path) > DEEPEST:
         raise GroupTooDeep
-    if parent_path and (await tx.execute(FIND_UNOWNED, {**named, "parent_path": parent_path})).first() is not None:
+    named |= {"parent_path": parent_path, "keep": len(group.path)}
+    if (await tx.execute(FIND_UNOWNED, named)).first() is not None:
         raise LastOwner
-    moved = await tx.execute(MOVE, {**named, "parent_path": parent_path, "keep": len(group.path)})
+    moved = await tx.execute(MOVE, named)
     # Bans from above hold below: who is in them may be others from now on.
     await groups.tell_changed(tx, workspace_id, [str(group_id) for group_id in moved.scalars()])
     await raise_access_revision(tx, workspace_id, "group_moved")

@@ -12,9 +12,10 @@ from services.chassis.emails import normalize
 from services.chassis.errors import Fault, InvalidRequest, PermissionDenied
 from services.chassis.outbox import enqueue
 from services.chassis.secret import SecretKey, token_hash
-from services.membership import activities, limits, openings
+from services.membership import activities, daily_limits, limits, openings
 from services.membership.activities import Activity
 from services.membership.capabilities import RANKS, rank
+from services.membership.daily_limits import DailyLimits
 from services.membership.errors import Banned
 from services.membership.invitation_reads import COLUMNS
 from services.membership.invitations import MAIL, UNENDED, revoke_for_addresses, token_of
@@ -54,20 +55,22 @@ class Wanted:
     role: str
 
 
-async def create(tx: AsyncConnection, secret: SecretKey, inviter: Row[Any], wanted: Wanted) -> Row[Any]:
+async def create(
+    tx: AsyncConnection, secret: SecretKey, inviter: Row[Any], wanted: Wanted, *, daily: DailyLimits
+) -> Row[Any]:
     """Invites an address, in place of its open invitation if it has one, and has the mail written.
 
     The workspace is locked, and `inviter` may invite. Errors: InvalidRequest for what no mail could be addressed to;
     PermissionDenied for a role above the inviter's own; Banned; LimitReached.
     """
-    (result,) = await create_each(tx, secret, inviter, [wanted])
+    (result,) = await create_each(tx, secret, inviter, [wanted], daily=daily)
     if isinstance(result, Fault):
         raise result
     return result
 
 
 async def create_each(
-    tx: AsyncConnection, secret: SecretKey, inviter: Row[Any], items: Sequence[Wanted]
+    tx: AsyncConnection, secret: SecretKey, inviter: Row[Any], items: Sequence[Wanted], *, daily: DailyLimits
 ) -> list[Row[Any] | Fault]:
     """Invites many: the invitation or the refusal of each, in their order.
 
@@ -75,7 +78,7 @@ async def create_each(
     """
     addresses = [_address_of(item) for item in items]
     wanted = {address: item for address, item in zip(addresses, items, strict=True) if isinstance(address, str)}
-    refusals = await _find_refusals(tx, inviter, wanted)
+    refusals = await _find_refusals(tx, inviter, wanted, daily)
     admitted = {address: item for address, item in wanted.items() if address not in refusals}
     made = await _insert(tx, secret, inviter, admitted) if admitted else {}
     results: dict[str, Row[Any] | Fault] = {**refusals, **made}
@@ -89,13 +92,16 @@ def _address_of(item: Wanted) -> str | InvalidRequest:
         return refusal
 
 
-async def _find_refusals(tx: AsyncConnection, inviter: Row[Any], wanted: dict[str, Wanted]) -> dict[str, Fault]:
+async def _find_refusals(
+    tx: AsyncConnection, inviter: Row[Any], wanted: dict[str, Wanted], daily: DailyLimits
+) -> dict[str, Fault]:
     """Who of them may not be invited, and why; in their order, for as long as there is room."""
     workspace_id = str(inviter.workspace_id)
     found = await tx.execute(FIND_ADDRESSES, {"workspace_id": workspace_id, "addresses": list(wanted)})
     known = {row.address: row for row in found}
     open_left, too_many_open = await limits.room(tx, "open_invitations", workspace_id=workspace_id)
     left_today, too_many_today = await limits.room(tx, "invitations_a_day", workspace_id=workspace_id)
+    mail_room = await daily_limits.mail_room(tx, daily, user_id=str(inviter.user_id), addresses=list(wanted))
     refusals: dict[str, Fault] = {}
     for address, item in wanted.items():
         # One that replaces another adds none to those that are open, but one to today's.
@@ -108,6 +114,8 @@ async def _find_refusals(tx: AsyncConnection, inviter: Row[Any], wanted: dict[st
             refusals[address] = too_many_open
         elif left_today < 1:
             refusals[address] = too_many_today
+        elif (too_many_mails := mail_room.find_refusal(address)) is not None:
+            refusals[address] = too_many_mails
         else:
             open_left, left_today = open_left - opens, left_today - 1
     return refusals
@@ -132,6 +140,7 @@ async def _insert(
     for row in made.values():
         await openings.opened(tx, row.token_hash, row.expire_at)
         await enqueue(tx, MAIL, str(row.id))
+    await daily_limits.note_mails(tx, workspace_id=workspace_id, user_id=str(inviter.user_id), addresses=admitted)
     ended = [Activity("invitation.revoked", "invitation", each, metadata={"way": "replaced"}) for each in replaced]
     begun = [
         Activity("invitation.created", "invitation", str(row.id), metadata={"after": {"role": row.invited_role}})

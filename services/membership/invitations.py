@@ -9,9 +9,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.chassis.errors import LimitReached, NotFound, PermissionDenied
 from services.chassis.outbox import enqueue
 from services.chassis.secret import SecretKey, token_hash
-from services.membership import activities, joining, limits, members, openings, workspaces
+from services.membership import activities, daily_limits, joining, limits, members, openings, workspaces
 from services.membership.activities import Activity
 from services.membership.capabilities import INVITE_MEMBERS, RANKS, allows, rank
+from services.membership.daily_limits import DailyLimits
 from services.membership.errors import Banned, InvitationEnded, InvitationForAnother, InvitationInvalid
 from services.membership.invitation_reads import COLUMNS
 
@@ -36,7 +37,7 @@ REVOKE_OF_INVITER = text(f"""
 """)
 GET = text(f"SELECT {COLUMNS} FROM invitations WHERE workspace_id = :workspace_id AND id = :id")
 FIND_TO_RESEND = text(f"""
-    SELECT {COLUMNS}, sent_at > statement_timestamp() - interval '24 hours' AS is_of_today,
+    SELECT {COLUMNS},
         EXISTS (
             SELECT FROM workspace_bans b
             WHERE b.workspace_id = i.workspace_id AND b.normalized_email = i.normalized_email
@@ -226,7 +227,9 @@ def _require_usable(invitation: Row[Any]) -> None:
         raise InvitationInvalid
 
 
-async def resend(tx: AsyncConnection, secret: SecretKey, sender: Row[Any], *, invitation_id: str) -> Row[Any]:
+async def resend(
+    tx: AsyncConnection, secret: SecretKey, sender: Row[Any], *, invitation_id: str, daily: DailyLimits
+) -> Row[Any]:
     """Gives an invitation a new token and 7 new days, and has the mail written. The workspace is locked.
 
     Errors: NotFound, PermissionDenied for a role above the sender's own, Banned, InvitationEnded, LimitReached.
@@ -242,6 +245,10 @@ async def resend(tx: AsyncConnection, secret: SecretKey, sender: Row[Any], *, in
     if old.is_banned:
         raise Banned
     await _require_room_to_resend(tx, old)
+    user_id, address = str(sender.user_id), old.normalized_email
+    room = await daily_limits.mail_room(tx, daily, user_id=user_id, addresses=[address])
+    if refusal := room.find_refusal(address):
+        raise refusal
     new_token = token_of(secret, str(old.id), old.rotation + 1)
     new = {**named, "token_hash": token_hash(new_token), "inviter_member_id": sender.id}
     row = (await tx.execute(RESEND, new)).one_or_none()
@@ -251,6 +258,7 @@ async def resend(tx: AsyncConnection, secret: SecretKey, sender: Row[Any], *, in
     await openings.closed(tx, [old.token_hash])
     await openings.opened(tx, row.token_hash, row.expire_at)
     await enqueue(tx, MAIL, str(row.id))
+    await daily_limits.note_mails(tx, workspace_id=named["workspace_id"], user_id=user_id, addresses=[address])
     await activities.record(tx, named["workspace_id"], [Activity("invitation.resent", "invitation", str(row.id))])
     return row
 
@@ -258,10 +266,9 @@ async def resend(tx: AsyncConnection, secret: SecretKey, sender: Row[Any], *, in
 async def _require_room_to_resend(tx: AsyncConnection, old: Row[Any]) -> None:
     if old.rotation >= MOST_RESENDS:
         raise LimitReached("resends", most=MOST_RESENDS)
-    # What is counted already is not counted twice.
     workspace_id = str(old.workspace_id)
     await limits.require(tx, "open_invitations", workspace_id=workspace_id, adding=int(old.state == "expired"))
-    await limits.require(tx, "invitations_a_day", workspace_id=workspace_id, adding=int(not old.is_of_today))
+    await limits.require(tx, "invitations_a_day", workspace_id=workspace_id)
 
 
 async def revoke(tx: AsyncConnection, *, workspace_id: str, invitation_id: str) -> Row[Any]:

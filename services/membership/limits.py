@@ -36,8 +36,9 @@ LIMITS: Mapping[str, Limit] = MappingProxyType(
         ),
         "invitations_a_day": Limit(
             500,
-            "invitations of a workspace made or last resent within 24 h",
-            "invitations WHERE workspace_id = :workspace_id AND sent_at > statement_timestamp() - interval '24 hours'",
+            "mails of invitations of a workspace, resent ones too, within 24 h",
+            "daily_uses WHERE used_at > statement_timestamp() - interval '24 hours' AND subject = sha256(convert_to("
+            "'invitations_a_day ' || CAST(CAST(:workspace_id AS uuid) AS text), 'UTF8'))",
             3600,
         ),
         "groups": Limit(100_000, "groups of a workspace", "groups WHERE workspace_id = :workspace_id"),

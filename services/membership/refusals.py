@@ -3,6 +3,7 @@
 from collections.abc import Awaitable
 from typing import TypeVar
 
+import structlog
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -12,6 +13,8 @@ from services.chassis.errors import PermissionDenied
 from services.membership import activities, members
 from services.membership.activities import Activity
 from services.membership.errors import Banned, LastAdmin, LastOwner, RankTooLow
+
+log = structlog.get_logger()
 
 T = TypeVar("T")
 
@@ -39,13 +42,19 @@ async def audited(
 ) -> T:
     """The answer of `call`; its refusal is recorded in a transaction of its own, since the call's was rolled back.
 
+    If that fails, the log of the process says so, and the refusal stays what it is.
+
     Only what an active member tried is recorded: a stranger writes into nobody's log.
     """
     try:
         return await call
     except (PermissionDenied, RankTooLow, LastAdmin, LastOwner, Banned) as refusal:
         tried = Activity(action, target_type, target_id, target_user_id, {"error": refusal.reason}, outcome="refused")
-        await database.transaction(lambda tx: _record(tx, workspace_id, tried))
+        try:
+            await database.transaction(lambda tx: _record(tx, workspace_id, tried))
+        except Exception as error:
+            # It was refused all the same: a caller who is told to try again would only be refused again.
+            log.warning("refusal_unrecorded", workspace_id=workspace_id, action=action, error=type(error).__name__)
         raise
 
 

@@ -14,6 +14,7 @@ from services.membership import limits
 from services.membership.activities import Activity, record
 from services.membership.errors import NameTaken, SchemeInUse
 from services.membership.groups import FIRST
+from services.membership.holders import owned
 from services.membership.members import CALLER
 from services.membership.revisions import raise_access_revision
 
@@ -71,14 +72,10 @@ DELETE_OTHER_ROLES = text("""
     DELETE FROM scheme_roles WHERE scheme_id = :scheme_id AND role <> ALL(CAST(:roles AS text[]))
 """)
 DELETE = text("DELETE FROM role_schemes WHERE workspace_id = :workspace_id AND id = :scheme_id")
-FIND_UNOWNED = text("""
+FIND_UNOWNED = text(f"""
     SELECT g.id FROM groups g
-    WHERE g.workspace_id = :workspace_id AND g.scheme_id = :scheme_id AND g.archived_at IS NULL AND NOT EXISTS (
-        SELECT FROM group_members gm
-        JOIN members m ON m.workspace_id = gm.workspace_id AND m.id = gm.member_id AND m.state = 'active'
-        WHERE gm.workspace_id = g.workspace_id AND gm.scheme_id = g.scheme_id AND gm.role = :owning_role
-            AND gm.group_id = g.id
-    )
+    WHERE g.workspace_id = :workspace_id AND g.scheme_id = :scheme_id AND g.archived_at IS NULL
+        AND NOT {owned("CAST(:owning_role AS text)", path="g.path")}
     LIMIT 1
 """)
 IN_USE = {"groups_scheme_fkey", "group_members_role_fkey", "group_invites_role_fkey"}

@@ -313,6 +313,28 @@ departed_users = Table(
     Index("departed_users_at", "departed_at"),
 )
 
+# Somebody who was never disabled has no row.
+disabled_users = Table(
+    "disabled_users",
+    METADATA,
+    Column("user_id", Uuid(as_uuid=False), nullable=False),
+    Column("is_disabled", Boolean, nullable=False, comment="no: enabled again"),
+    Column("revision", BigInteger, nullable=False, comment="identity's: an older event changes nothing"),
+    PrimaryKeyConstraint("user_id", name="disabled_users_pkey"),
+)
+
+# Each mail of an invitation is three rows: of its workspace, its sender and its recipient.
+daily_uses = Table(
+    "daily_uses",
+    METADATA,
+    Column("id", Uuid(as_uuid=False), nullable=False),
+    Column("subject", LargeBinary, nullable=False, comment="the hash of a limit's name and whose it is"),
+    Column("used_at", DateTime(timezone=True), nullable=False, server_default=CLOCK, comment="forgotten after 24 h"),
+    PrimaryKeyConstraint("id", name="daily_uses_pkey"),
+    Index("daily_uses_subject", "subject", "used_at"),
+    Index("daily_uses_old", "used_at"),
+)
+
 for table in (*GROUPS.tables.values(), *ACTIVITIES.tables.values()):
     table.to_metadata(METADATA)
 

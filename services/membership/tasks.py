@@ -7,7 +7,7 @@ from sqlalchemy import Row
 from services.chassis.database import Database
 from services.chassis.mail import Mailer
 from services.chassis.worker import Work, Worker
-from services.membership import group_bans, handles, invitations
+from services.membership import daily_limits, group_bans, handles, invitations
 
 
 def invitation_mailer(worker: Worker) -> Work:
@@ -43,8 +43,10 @@ def group_ban_ender(worker: Worker) -> Work:
 
 
 async def forget(database: Database) -> None:
-    """Forgets, a batch at a time, what is past its time: invitations' addresses, and tombstones of handles."""
+    """Forgets, a batch at a time, what is past its time: invitations' addresses, tombstones of handles, daily uses."""
     while await database.transaction(invitations.forget_addresses):
         pass
     while await database.transaction(handles.forget_old):
+        pass
+    while await database.transaction(daily_limits.forget_old):
         pass

@@ -14,8 +14,10 @@ from guildhall.membership.v1 import access_service_pb2 as pb
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from services.chassis.coalesce import FLUSH_SECONDS
 from services.chassis.database import Database
-from services.chassis.errors import NotFound
+from services.chassis.errors import NotFound, PeerUnavailable, SessionEnded
+from services.chassis.sessions import Sessions
 from services.membership import wire_activities
 
 log = structlog.get_logger()
@@ -24,6 +26,10 @@ POLL_SECONDS = 1.0
 ALIVE_SECONDS = 25.0
 LONGEST_SECONDS = 900.0
 """A stream's age: whoever watches resumes, and is let in anew."""
+SESSION_SECONDS = 3.0
+"""Without identity's answer for this long, nothing is told."""
+HELD_SECONDS = 30.0
+"""And after this long the stream ends, for whoever watches to resume elsewhere."""
 MOST_CHANGES = 200
 FOLLOWED = [
     "workspace.",
@@ -61,19 +67,28 @@ HEADS = text("""
 
 
 class Watcher:
-    """One stream: where it stands, and what wakes it."""
+    """One stream: where it stands, what wakes it, and whose session it lives by: of a service account, its key."""
 
-    def __init__(self, workspace_id: str, number: int) -> None:
+    def __init__(self, workspace_id: str, number: int, session_id: str) -> None:
         self.workspace_id = workspace_id
         self.number = number
+        self.session_id = session_id
+        self.session_seen_at = time.monotonic()
+        self.has_ended = False
         self.woken = asyncio.Event()
+
+    @property
+    def unanswered_seconds(self) -> float:
+        """How long ago the question was asked to which the last answer was that the session is alive."""
+        return time.monotonic() - self.session_seen_at
 
 
 class Watches:
     """All streams of this process, woken by one look at the heads each second."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, sessions: Sessions) -> None:
         self._database = database
+        self._sessions = sessions
         self._watchers: set[Watcher] = set()
         self._draining = False
 
@@ -84,14 +99,35 @@ class Watches:
             watcher.woken.set()
 
     async def run(self) -> None:
-        """Looks for news until cancelled."""
+        """Looks for ended sessions and for news until cancelled."""
         while True:
-            try:
-                if self._watchers:
-                    await self._look()
-            except Exception as error:  # without this task nobody hears anything until the process ends
-                log.warning("watch_failed", error=type(error).__name__)
+            for look in (self._end_signed_out, self._look):
+                try:
+                    if self._watchers:
+                        await look()
+                except Exception as error:  # without this task nobody hears anything until the process ends
+                    log.warning("watch_failed", error=type(error).__name__)
             await asyncio.sleep(POLL_SECONDS)
+
+    async def _end_signed_out(self) -> None:
+        """Asks for all the sessions in one batch: a stream lives by its session, not by its token (semantics 33)."""
+        asked_at, asked = time.monotonic(), list(self._watchers)
+        alive = await self._sessions.check([watcher.session_id for watcher in asked], FLUSH_SECONDS)
+        for watcher, is_alive in zip(asked, alive, strict=True):
+            if is_alive:
+                watcher.session_seen_at = asked_at
+            else:
+                watcher.has_ended = True
+                watcher.woken.set()
+
+    async def _require_alive(self, watcher: Watcher) -> None:
+        """Holds what is to be told while nobody tells whether the session is alive."""
+        while not watcher.has_ended and watcher.unanswered_seconds > SESSION_SECONDS:
+            if self._draining or watcher.unanswered_seconds > HELD_SECONDS:
+                raise PeerUnavailable
+            await asyncio.sleep(POLL_SECONDS)
+        if watcher.has_ended:
+            raise SessionEnded
 
     async def _look(self) -> None:
         watched = sorted({watcher.workspace_id for watcher in self._watchers})
@@ -103,18 +139,24 @@ class Watches:
         numbers = await self._database.read(heads)
         for watcher in self._watchers:
             number = numbers.get(watcher.workspace_id)
-            if number is None or number > watcher.number:
+            if number is None or number > watcher.number or watcher.unanswered_seconds > HELD_SECONDS:
                 watcher.woken.set()
 
-    async def watch(self, workspace_id: str, after: int) -> AsyncGenerator[pb.WatchMembershipResponse, None]:
-        """The changes after a number, as they come; and signs of life. Errors: NotFound, also once it is deleted."""
+    async def watch(
+        self, workspace_id: str, after: int, *, session_id: str
+    ) -> AsyncGenerator[pb.WatchMembershipResponse, None]:
+        """The changes after a number, as they come; and signs of life.
+
+        Errors: NotFound, also once it is deleted; SessionEnded; PeerUnavailable while nobody tells whether it has.
+        """
         until = time.monotonic() + LONGEST_SECONDS
-        with self._watching(workspace_id, after) as watcher:
+        with self._watching(workspace_id, after, session_id) as watcher:
             response = await self._read(watcher)
             yield response
             while not self._draining and time.monotonic() < until:
                 # Nothing was left behind unless a page was full.
                 if len(response.changes) < MOST_CHANGES and not await _woken(watcher):
+                    await self._require_alive(watcher)
                     yield pb.WatchMembershipResponse(last_number=watcher.number)
                     continue
                 response = await self._read(watcher)
@@ -122,8 +164,8 @@ class Watches:
                     yield response
 
     @contextmanager
-    def _watching(self, workspace_id: str, number: int) -> Iterator[Watcher]:
-        watcher = Watcher(workspace_id, number)
+    def _watching(self, workspace_id: str, number: int, session_id: str) -> Iterator[Watcher]:
+        watcher = Watcher(workspace_id, number, session_id)
         self._watchers.add(watcher)
         try:
             yield watcher
@@ -134,6 +176,7 @@ class Watches:
         """The next page; the watcher stands after it."""
         watcher.woken.clear()
         rows = await self._database.read(lambda tx: _changes(tx, watcher.workspace_id, watcher.number))
+        await self._require_alive(watcher)
         if not rows:
             raise NotFound
         found = [row for row in rows if row.number is not None]

@@ -25,6 +25,7 @@ from services.chassis.celery import make_app
 from services.chassis.celery import send as send_tasks
 from services.chassis.database import Database
 from services.chassis.migrations import upgrade
+from services.chassis.outbox import WORKER
 from services.chassis.outbox import Relay as OutboxRelay
 from services.chassis.settings import WorkerSettings
 from services.chassis.worker import perform_task
@@ -82,7 +83,7 @@ class Post:
         deadline = time.monotonic() + WAIT_SECONDS
         while not condition():
             assert time.monotonic() < deadline, "\n".join(last_lines(self.log_file))
-            await self.relay.deliver_due()
+            await self.relay.deliver_due(WORKER)
             await asyncio.sleep(0.05)
 
 

@@ -1,16 +1,19 @@
 """Verifying the activity chain: whatever is changed behind the service's back is named (semantics 30)."""
 
 import asyncio
+import threading
 from typing import Any
 
 import pytest
 from guildhall.membership.v1 import activity_service_pb2 as pb
 from guildhall.membership.v1 import activity_service_pb2_grpc as activity_rpc
 
-from services.membership import activity_chains
+from services.membership import activities, activity_chains
 from tests.service.test_membership_groups import Place
+from tests.service.test_membership_limits import retry_after
 from tests.service.test_membership_peers import change
 from tests.service.test_membership_workspaces import Workspace, new_workspace, somebody
+from tests.support.deliveries import until
 from tests.support.suite import Suite, refused
 
 FLIPS = {
@@ -26,6 +29,13 @@ FLIPS = {
     "actor_details_hash": "NULL",
     "hash": "sha256(hash)",
 }
+
+WAITING = """
+    SELECT count(*) FROM pg_locks l JOIN pg_class c ON c.oid = l.relation
+    WHERE c.relname = 'activities' AND NOT l.granted
+        AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
+"""How many wait for somebody who has locked the log."""
 
 
 async def log_of(suite: Suite) -> Workspace:
@@ -63,6 +73,35 @@ async def test_an_untouched_chain_is_intact_to_its_head(suite: Suite) -> None:
     assert found(answer) == (True, 0, "")
     assert answer.verified_number == answer.head_number == 8
     assert len(answer.verified_hash) == 32
+
+
+async def test_one_chain_is_verified_at_a_time_and_who_comes_meanwhile_is_told_when_to_come_back(suite: Suite) -> None:
+    workspace, other = await log_of(suite), await log_of(suite)
+    with suite.database("membership_owner") as database, database.transaction():
+        database.execute("LOCK TABLE membership.activities IN ACCESS EXCLUSIVE MODE")
+        first = asyncio.create_task(verify(workspace))
+        await until(lambda: suite.rows("membership", WAITING, ()) == [(1,)])
+
+        refusal = await refused(verify(other))
+
+    assert (refusal.reason, retry_after(refusal)) == ("OVERLOADED", 1)
+    assert (await first).intact
+    assert (await verify(other)).intact
+
+
+async def test_hashing_leaves_the_event_loop_to_others(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
+    workspace = await log_of(suite)
+    threads = set()
+
+    def row_hash(*arguments: Any) -> bytes:
+        threads.add(threading.current_thread())
+        return activities.row_hash(*arguments)
+
+    monkeypatch.setattr(activity_chains, "row_hash", row_hash)
+
+    assert (await verify(workspace)).intact
+    assert threads
+    assert threading.current_thread() not in threads
 
 
 async def test_a_new_workspace_has_a_chain_too(suite: Suite) -> None:

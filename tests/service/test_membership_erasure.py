@@ -316,6 +316,34 @@ async def test_a_call_that_was_let_in_before_the_deletion_leaves_nothing_behind(
     assert (await verified(workspace)).intact
 
 
+async def test_one_who_cannot_be_erased_again_is_no_obstacle_to_the_others(suite: Suite) -> None:
+    workspace, people = await new_workspace(suite), sorted(str(uuid.uuid4()) for _ in range(2))
+    banned = "SELECT user_id::text FROM workspace_bans WHERE workspace_id = %s"
+    with suite.database("membership_owner") as database:
+        for user_id in people:
+            database.execute("INSERT INTO membership.departed_users VALUES (%s)", (user_id,))
+            database.execute(
+                "INSERT INTO membership.workspace_bans (id, workspace_id, user_id) VALUES (%s, %s, %s)",
+                (str(uuid_utils.uuid7()), workspace.id, user_id),
+            )
+        database.execute(
+            "CREATE FUNCTION membership.keep() RETURNS trigger LANGUAGE plpgsql AS $$"
+            " BEGIN RAISE EXCEPTION 'kept'; END $$"
+        )
+        database.execute(
+            "CREATE TRIGGER keep BEFORE DELETE ON membership.workspace_bans FOR EACH ROW"
+            f" WHEN (OLD.user_id = '{people[0]}') EXECUTE FUNCTION membership.keep()"
+        )
+        try:
+            await erasures.sweep(suite.frames["membership"].database)
+            assert rows(suite, banned, workspace.id) == [(people[0],)]
+        finally:
+            database.execute("DROP FUNCTION membership.keep CASCADE")
+
+    await erasures.sweep(suite.frames["membership"].database)
+    assert rows(suite, banned, workspace.id) == []
+
+
 async def test_what_is_told_late_of_a_deleted_person_names_nobody(suite: Suite) -> None:
     workspace, bob = await new_workspace(suite), await suite.person("Bob")
     await erased(suite, bob)

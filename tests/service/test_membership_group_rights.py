@@ -113,6 +113,44 @@ async def test_no_move_puts_a_groups_only_owner_below_a_ban_of_theirs(suite: Sui
     assert (await place.group("GetGroup", by=bob, group_id=below.group_id)).group.depth == 3
 
 
+async def test_no_move_leaves_a_group_with_owners_who_are_banned_some_before_it_and_some_by_it(suite: Suite) -> None:
+    place = await new_place(suite)
+    (bob, bob_id), (eve, eve_id) = await place.newcomer("Bob"), await place.newcomer("Eve")
+    moved, new = await place.create("moved"), await place.create("new")
+    below = await place.create("below", parent_group_id=moved.group_id)
+    for member_id in (bob_id, eve_id):
+        await place.add(below, member_id, "owner")
+    await place.people("LeaveGroup", group_id=below.group_id)
+    await place.bans("BanUser", group_id=moved.group_id, user_id=bob.user_id)
+    ban = {"group_id": new.group_id, "user_id": eve.user_id}
+    await place.bans("BanUser", **ban)
+    where = {"group_id": moved.group_id, "parent_group_id": new.group_id}
+
+    assert (await refused(place.group("MoveGroup", **where))).reason == "LAST_OWNER"
+
+    await place.bans("UnbanUser", **ban)
+    assert (await place.group("MoveGroup", **where)).group.depth == 2
+
+
+async def test_no_scheme_makes_somebody_who_is_banned_a_groups_only_owner(suite: Suite) -> None:
+    place = await new_place(suite)
+    bob, bob_id = await place.newcomer("Bob")
+    _eve, eve_id = await place.newcomer("Eve")
+    scheme = await new_scheme(place, "mate")
+    top = await place.create("top", role_scheme_id=scheme.role_scheme_id)
+    below = await place.create("below", parent_group_id=top.group_id)
+    await place.add(top, eve_id, "mate")
+    await place.add(below, bob_id, "mate")
+    ban = {"group_id": top.group_id, "user_id": bob.user_id}
+    await place.bans("BanUser", **ban)
+    change = {"owning_role": "mate"}
+
+    assert (await refused(role_schemes.update(place, scheme, "owning_role", **change))).reason == "SCHEME_IN_USE"
+
+    await place.bans("UnbanUser", **ban)
+    assert (await role_schemes.update(place, scheme, "owning_role", **change)).owning_role == "mate"
+
+
 async def test_nobody_inherits_a_group_by_being_lowered_while_another_could(suite: Suite) -> None:
     place = await new_place(suite)
     bob, bob_id = await place.newcomer("Bob")

@@ -29,6 +29,7 @@ class Watch:
 
     def __init__(self, workspace: Workspace, *, after: int = 0, scope: str = SCOPE, bound_to: Any = ()) -> None:
         account = service_account(workspace.suite, scope, workspace_ids=bound_to)
+        self.key_id = account.session_id
         stub = workspace.suite.stub(access_rpc.AccessServiceStub)
         request = access.WatchMembershipRequest(workspace_id=workspace.id, after_number=after)
         self._call = account.stream(stub.WatchMembership, request)
@@ -184,6 +185,51 @@ async def test_the_stream_of_a_deleted_workspace_ends_and_none_is_opened(suite: 
 
     assert (await watch.refusal()).reason == "NOT_FOUND"
     assert (await Watch(workspace).refusal()).reason == "NOT_FOUND"
+
+
+def revoke(suite: Suite, watch: Watch) -> None:
+    """What RevokeServiceKey does to the key."""
+    query = "UPDATE service_keys SET revoked_at = statement_timestamp() WHERE id = %s"
+    suite.rows("identity_owner", query, (watch.key_id,))
+
+
+async def test_a_stream_ends_with_the_key_that_opened_it_and_no_other_does(suite: Suite) -> None:
+    workspace = await new_workspace(suite)
+    watch, other = Watch(workspace), Watch(workspace)
+    assert await watch.next()
+    assert await other.next()
+
+    revoke(suite, watch)
+
+    assert (await watch.refusal()).reason == "SESSION_ENDED"
+    await workspace.join(await somebody(suite, "Bob"))
+    assert await other.until("member.joined")
+    other.close()
+
+
+async def test_a_stream_ends_once_nobody_has_told_for_long_whether_its_key_is_alive(
+    suite: Suite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watches, "SESSION_SECONDS", 0.5)
+    monkeypatch.setattr(watches, "HELD_SECONDS", 2)
+    workspace = await new_workspace(suite)
+    account = service_account(suite, "membership.members")
+    bob = await somebody(suite, "Bob")
+    watch = Watch(workspace)
+    await watch.next()
+
+    await suite.stop("identity")
+    try:
+        refusal = await watch.refusal()
+    finally:
+        await suite.start("identity")
+
+    assert refusal.reason == "PEER_UNAVAILABLE"
+    request = members.AddMemberRequest(workspace_id=workspace.id, user_id=bob.user_id, role=members.ROLE_MEMBER)
+    stub = suite.stub(member_rpc.MemberServiceStub)
+    await answered(lambda: account.call(stub.AddMember, request))
+    again = await answered(lambda: Watch(workspace).next())
+    assert again[-1].action == "member.joined"
 
 
 async def test_a_service_account_watches_its_own_workspaces_and_with_the_scope_only(suite: Suite) -> None:

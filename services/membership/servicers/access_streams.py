@@ -27,7 +27,9 @@ class AccessStreamRpcs(rpc.AccessServiceServicer):
         self, request: pb.WatchMembershipRequest, context: Any
     ) -> AsyncGenerator[pb.WatchMembershipResponse, None]:
         """A service account follows a workspace."""
-        watch = self._watches.watch(str(UUID(request.workspace_id)), request.after_number)
+        watch = self._watches.watch(
+            str(UUID(request.workspace_id)), request.after_number, session_id=current_call().session_id
+        )
         async with contextlib.aclosing(watch) as responses:
             async for response in responses:
                 yield response

@@ -1,7 +1,9 @@
 """guildhall.membership.v1.ActivityService."""
 
+import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Sequence
+from collections import Counter
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -12,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.chassis.call import current_call
 from services.chassis.database import Database
+from services.chassis.errors import LimitReached, Overloaded
 from services.chassis.pages import page_key, page_size, page_token
 from services.chassis.secret import SecretKey
 from services.membership import activity_chains, activity_exports, activity_reads, members, wire_activities
@@ -25,6 +28,8 @@ class ActivityService(rpc.ActivityServiceServicer):
         self._database = database
         self._secret = secret
         self._identity = identity
+        self._exports: Counter[str] = Counter()
+        self._verifying = asyncio.Lock()
 
     async def ListActivities(self, request: pb.ListActivitiesRequest, context: Any) -> pb.ListActivitiesResponse:
         """A page, newest first; the names of people are asked for afterwards."""
@@ -64,9 +69,23 @@ class ActivityService(rpc.ActivityServiceServicer):
                 )
             )
 
-        async with contextlib.aclosing(activity_exports.export(read_after, request.after_number)) as parts:
-            async for part in parts:
-                yield part
+        with self._exporting(user_id):
+            async with contextlib.aclosing(activity_exports.export(read_after, request.after_number)) as parts:
+                async for part in parts:
+                    yield part
+
+    @contextlib.contextmanager
+    def _exporting(self, user_id: str) -> Iterator[None]:
+        """Counts an export in and out. Errors: LimitReached."""
+        if self._exports[user_id] >= activity_exports.MOST_OF_USER:
+            raise LimitReached("exports", most=activity_exports.MOST_OF_USER, retry_after_seconds=1)
+        self._exports[user_id] += 1
+        try:
+            yield
+        finally:
+            self._exports[user_id] -= 1
+            if not self._exports[user_id]:
+                del self._exports[user_id]
 
     async def VerifyActivityChain(
         self, request: pb.VerifyActivityChainRequest, context: Any
@@ -79,9 +98,12 @@ class ActivityService(rpc.ActivityServiceServicer):
             activity_reads.require_reader(caller)
 
         await self._database.read(require_reader)
-        progress = await activity_chains.verify(
-            self._database.read, workspace_id, after=request.after_number, after_hash=request.after_hash
-        )
+        if self._verifying.locked():
+            raise Overloaded("Another chain is being verified here; come back later.")
+        async with self._verifying:
+            progress = await activity_chains.verify(
+                self._database.read, workspace_id, after=request.after_number, after_hash=request.after_hash
+            )
         return pb.VerifyActivityChainResponse(
             intact=not progress.fault,
             first_broken_number=progress.broken,

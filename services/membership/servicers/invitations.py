@@ -25,6 +25,7 @@ from services.membership import (
     workspaces,
 )
 from services.membership.capabilities import INVITE_MEMBERS
+from services.membership.daily_limits import DailyLimits
 from services.membership.invitation_batches import Wanted
 from services.membership.peers import Identity
 
@@ -32,17 +33,18 @@ from services.membership.peers import Identity
 class InvitationService(rpc.InvitationServiceServicer):
     """Asks people in by e-mail."""
 
-    def __init__(self, database: Database, secret: SecretKey, identity: Identity) -> None:
+    def __init__(self, database: Database, secret: SecretKey, identity: Identity, daily: DailyLimits) -> None:
         self._database = database
         self._secret = secret
         self._identity = identity
+        self._daily = daily
 
     async def CreateInvitation(self, request: pb.CreateInvitationRequest, context: Any) -> pb.CreateInvitationResponse:
         """An admin invites an address. Whose it is is not asked: the answer must not tell who has an account."""
 
         async def create(tx: AsyncConnection, inviter: Row[Any]) -> pb.CreateInvitationResponse:
             wanted = Wanted(request.email, wire.ROLE_NAMES[request.role])
-            row = await invitation_batches.create(tx, self._secret, inviter, wanted)
+            row = await invitation_batches.create(tx, self._secret, inviter, wanted, daily=self._daily)
             return pb.CreateInvitationResponse(invitation=wire_invitations.invitation(row))
 
         return await self._as_inviter("invitation.created", request, pb.CreateInvitationResponse, create)
@@ -54,7 +56,7 @@ class InvitationService(rpc.InvitationServiceServicer):
 
         async def create(tx: AsyncConnection, inviter: Row[Any]) -> pb.BatchCreateInvitationsResponse:
             wanted = [Wanted(item.email, wire.ROLE_NAMES[item.role]) for item in request.items]
-            made = await invitation_batches.create_each(tx, self._secret, inviter, wanted)
+            made = await invitation_batches.create_each(tx, self._secret, inviter, wanted, daily=self._daily)
             return pb.BatchCreateInvitationsResponse(results=[wire_invitations.result(each) for each in made])
 
         return await self._as_inviter("invitation.created", request, pb.BatchCreateInvitationsResponse, create)
@@ -86,7 +88,9 @@ class InvitationService(rpc.InvitationServiceServicer):
         """An admin has a new link mailed; the ones before no longer work."""
 
         async def resend(tx: AsyncConnection, sender: Row[Any]) -> pb.ResendInvitationResponse:
-            row = await invitations.resend(tx, self._secret, sender, invitation_id=request.invitation_id)
+            row = await invitations.resend(
+                tx, self._secret, sender, invitation_id=request.invitation_id, daily=self._daily
+            )
             return pb.ResendInvitationResponse(invitation=wire_invitations.invitation(row))
 
         return await self._as_inviter(

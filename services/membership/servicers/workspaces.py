@@ -16,9 +16,10 @@ from services.chassis.errors import InvalidRequest, NotFound, PermissionDenied
 from services.chassis.idempotency import no_access_needed, once
 from services.chassis.pages import page_key, page_size, page_token
 from services.chassis.secret import SecretKey
-from services.membership import activities, members, refusals, wire, workspaces
+from services.membership import activities, daily_limits, members, refusals, wire, workspaces
 from services.membership.activities import Activity
 from services.membership.capabilities import DELETE_WORKSPACE, UPDATE_WORKSPACE
+from services.membership.daily_limits import DailyLimits
 from services.membership.guest_sight import Sight
 from services.membership.members import Asking
 from services.membership.peers import Identity
@@ -28,13 +29,21 @@ class WorkspaceService(rpc.WorkspaceServiceServicer):
     """Workspaces: made, changed and ended."""
 
     def __init__(
-        self, database: Database, secret: SecretKey, identity: Identity, *, sight: Sight, creation: str
+        self,
+        database: Database,
+        secret: SecretKey,
+        identity: Identity,
+        *,
+        sight: Sight,
+        creation: str,
+        daily: DailyLimits,
     ) -> None:
         """`creation` says who may make workspaces: "everybody" or "administrators"."""
         self._database = database
         self._secret = secret
         self._identity = identity
         self._sight = sight
+        self._daily = daily
         self._only_administrators_create = creation == "administrators"
 
     async def CreateWorkspace(self, request: pb.CreateWorkspaceRequest, context: Any) -> pb.CreateWorkspaceResponse:
@@ -45,6 +54,7 @@ class WorkspaceService(rpc.WorkspaceServiceServicer):
         names = await self._identity.names([user_id])
 
         async def create(tx: AsyncConnection, _granted: None) -> pb.CreateWorkspaceResponse:
+            await daily_limits.use_workspace(tx, self._daily, user_id=user_id)
             workspace = await workspaces.create(tx, name=request.name, created_by=user_id)
             workspace_id = str(workspace.id)
             admin = await members.join(tx, workspace_id=workspace_id, user_id=user_id, role="admin")
