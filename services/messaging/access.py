@@ -206,7 +206,7 @@ class Access:
             grants = {conversation_id: history_start(guest)}
             return Viewer(workspace_id, call.user_id, member_id, grants, until=until.isoformat(), locked=lock)
         # A direct conversation hangs on all of their channels.
-        channels = await self._guests.channels(**named)
+        channels = await self._guests.channels(workspace_id=workspace_id, member_id=member_id)
         until = min(until, channels.until or until)
         viewer = Viewer(workspace_id, call.user_id, member_id, channels.grants, until=until.isoformat(), locked=lock)
         if channels.ended or conversation_id not in await self.seen_among(viewer, [conversation_id]):
