@@ -3,31 +3,37 @@
 Reads hide such messages at once; this only removes what is hidden. A stream that comes back from before is reset.
 """
 
+import functools
 import time
+from collections.abc import Sequence
+from typing import Any
 
-from sqlalchemy import text
+from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.chassis.database import Database
 from services.messaging import tombstones
 
 BATCH = 500
-MOST_CONVERSATIONS = 200
-"""In one run; the others' turn is a minute later."""
+PAGE = 1_000
+"""Conversations looked for at once."""
 RUN_SECONDS = 8.0
 """Well below a task's 20 s, and so is the batch that is begun just before."""
 
-# Numbers and times go up together, so that the oldest message tells whether there is something to do.
+# Numbers and times go up together, so that the oldest message tells whether there is something to do. Who has waited
+# longest comes first: what one run does not get to is the next one's beginning.
 AGED = text("""
-    SELECT CAST(c.id AS text) AS id, CAST(c.workspace_id AS text) AS workspace_id
+    SELECT CAST(c.id AS text) AS id, CAST(c.workspace_id AS text) AS workspace_id, oldest.aged_at
     FROM conversations c
     CROSS JOIN LATERAL (
-        SELECT m.created_at FROM messages m WHERE m.conversation_id = c.id ORDER BY m.seq LIMIT 1
+        SELECT m.created_at + make_interval(secs => c.retention_seconds) AS aged_at
+        FROM messages m WHERE m.conversation_id = c.id ORDER BY m.seq LIMIT 1
     ) oldest
-    WHERE c.retention_seconds IS NOT NULL
-        AND oldest.created_at <= statement_timestamp() - make_interval(secs => c.retention_seconds)
-    LIMIT :most
+    WHERE c.retention_seconds IS NOT NULL AND oldest.aged_at <= statement_timestamp()
+        AND (oldest.aged_at, c.id) > (CAST(:after_at AS timestamptz), CAST(:after_id AS uuid))
+    ORDER BY oldest.aged_at, c.id LIMIT :page
 """)
+FIRST: tuple[object, str] = ("-infinity", "00000000-0000-0000-0000-000000000000")
 # Whoever has it is waited for by the next run, not by the other conversations.
 LOCK = text("""
     SELECT retention_seconds FROM conversations
@@ -55,18 +61,23 @@ DELETE_EVENTS = text("""
 """)
 
 
-async def purge_messages(database: Database) -> None:
-    """Deletes messages past their retention, oldest first, in small transactions."""
+async def purge_messages(database: Database, *, page: int = PAGE) -> None:
+    """Deletes messages past their retention, oldest first, in small transactions.
+
+    Every conversation has a batch deleted before one of them has its next: a long one does not keep the others waiting.
+    """
     stop_at = time.monotonic() + RUN_SECONDS
-    found = await database.read(lambda tx: _aged(tx, most=MOST_CONVERSATIONS))
-    for conversation_id, workspace_id in found:
-        more = True
-        while more and time.monotonic() < stop_at:
-            more = await database.transaction(
-                lambda tx, key=conversation_id, of=workspace_id: purge_oldest(  # type: ignore[misc]  # mypy and defaults
-                    tx, workspace_id=of, conversation_id=key
+    more = True
+    while more:
+        more, after = False, FIRST
+        while found := await database.read(functools.partial(_aged, after=after, page=page)):
+            for row in found:
+                if time.monotonic() >= stop_at:
+                    return
+                more |= await database.transaction(
+                    functools.partial(purge_oldest, workspace_id=row.workspace_id, conversation_id=row.id)
                 )
-            )
+            after = found[-1].aged_at, found[-1].id
 
 
 async def purge_oldest(tx: AsyncConnection, *, workspace_id: str, conversation_id: str, batch: int = BATCH) -> bool:
@@ -95,5 +106,5 @@ async def purge_events(database: Database) -> None:
             return
 
 
-async def _aged(tx: AsyncConnection, *, most: int) -> list[tuple[str, str]]:
-    return [(row.id, row.workspace_id) for row in await tx.execute(AGED, {"most": most})]
+async def _aged(tx: AsyncConnection, *, after: tuple[object, str], page: int) -> Sequence[Row[Any]]:
+    return (await tx.execute(AGED, {"after_at": after[0], "after_id": after[1], "page": page})).all()

@@ -1,7 +1,7 @@
 """Changes of a conversation besides new messages: under its lock, repeatable, and numbered among its events.
 
-The lock is the one that every send takes. It is not waited for on a connection but by the first in line, so that one
-conversation that stands still keeps the others' connections free.
+The lock is the one that every send takes. It is waited for on a connection by the first in line alone, and only while
+no other conversation's is, so that one that stands still keeps neither the others' connections nor their turns.
 """
 
 import asyncio
@@ -102,11 +102,14 @@ class Changes:
         row (LOCK's columns), and may run more than once. NOT_FOUND if the viewer does not see the conversation,
         PERMISSION_DENIED if they may do no more than that.
         """
-        deadline, waits, pause = current_call().deadline, False, PAUSE_SECONDS
+        deadline, met, pause = current_call().deadline, False, PAUSE_SECONDS
         async with self._turn(conversation_id):
             while True:
                 asked_at = time.monotonic()
                 viewer = await permit()
+                # The place to wait in is not waited for: behind a conversation that stands still every answer grows
+                # too old, and a lock that is free by now would never be had.
+                waits = met and not self._waiting.locked()
 
                 async def access(
                     tx: AsyncConnection, viewer: Viewer = viewer, asked_at: float = asked_at, waits: bool = waits
@@ -134,7 +137,7 @@ class Changes:
                     if time.monotonic() + pause > deadline:
                         raise DeadlineExceeded from None
                     await asyncio.sleep(pause)
-                    waits, pause = True, min(2 * pause, LONGEST_PAUSE_SECONDS)
+                    met, pause = True, min(2 * pause, LONGEST_PAUSE_SECONDS)
                 else:
                     self._on_changed(conversation_id)
                     return answer

@@ -1,27 +1,27 @@
 """The queue that every message passes: session and permission of a whole batch, then its rows in one statement.
 
 One flush is in flight, the next gathers meanwhile. A conversation whose row is locked by somebody else leaves for a
-side lane, which waits for it, and its later messages follow; nobody else waits.
+side lane, which waits for it, and its later messages follow; nobody else waits. Guests' messages leave for a queue of
+their own, with side lanes of its own: whatever keeps guest from answering is nobody else's.
 """
 
 import asyncio
+import functools
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 import grpc
-from guildhall.guest.v1 import guest_access_service_pb2 as guests_pb
-from guildhall.membership.v1 import access_service_pb2 as access_pb
 from sqlalchemy import exc
 
 from services.chassis.coalesce import FLUSH_SECONDS, Coalescer
 from services.chassis.database import TRIES, Database
-from services.chassis.errors import DeadlineExceeded, Fault, NotFound, Overloaded, SessionEnded, fault_of
+from services.chassis.errors import DeadlineExceeded, Overloaded, fault_of
 from services.messaging import metrics, sends
-from services.messaging.access import SEND, has_ended, is_guest, lock_of, time_of
 from services.messaging.errors import ConversationArchived
 from services.messaging.group_lookups import GroupLookups
-from services.messaging.peers import GuestChannels, Guests, Membership, history_start
+from services.messaging.peers import Guests, Membership
+from services.messaging.permits import GUEST, Permits
 from services.messaging.rates import Places, Rates
 from services.messaging.sends import SKIPPED, Outcome, Send, Stored
 
@@ -64,10 +64,7 @@ class Outgoing:
         groups: GroupLookups,
     ) -> None:
         self._database = database
-        self._groups = groups
-        self._check_sessions = check_sessions
-        self._membership = membership
-        self._guests = guests
+        self._permits = Permits(check_sessions=check_sessions, membership=membership, guests=guests, groups=groups)
         self._on_stored = on_stored
         self._rates = rates
         self._places, self._places_aside = Places(MOST_WAITING_OF_WORKSPACE), Places(MOST_WAITING_OF_WORKSPACE)
@@ -79,9 +76,19 @@ class Outgoing:
             on_expired=lambda send: _break(send, DeadlineExceeded()),
             on_left=lambda send: self._places.leave(send.workspace_id),
         )
+        self._guest_queue: Coalescer[Send, Answer] = Coalescer(
+            functools.partial(self._flush, of_guests=True),
+            name="messages_of_guests",
+            batch_limit=BATCH,
+            queue_limit=MOST_WAITING,
+            on_expired=lambda send: _break(send, DeadlineExceeded()),
+        )
+        self._passed_on: Counter[tuple[str, str]] = Counter()
+        """Messages in the guests' queue, by conversation and sender: who became a full member stays behind them."""
         self._lanes: dict[str, _Lane] = {}
+        self._guest_lanes: dict[str, _Lane] = {}
         self._lanes_writing = asyncio.Semaphore(MOST_LANES_WRITING)
-        metrics.SIDE_LANES.set_function(lambda: len(self._lanes))
+        metrics.SIDE_LANES.set_function(lambda: len(self._lanes) + len(self._guest_lanes))
 
     def submit(self, send: Send) -> asyncio.Future[Answer]:
         """Queues a message; messages of one conversation are stored in the order in which they were queued.
@@ -101,9 +108,11 @@ class Outgoing:
         answer = await self.submit(send)
         return answer if isinstance(answer, Stored) else await answer
 
-    async def _flush(self, batch: Sequence[Send], timeout_seconds: float) -> Sequence[Answer | BaseException]:
+    async def _flush(
+        self, batch: Sequence[Send], timeout_seconds: float, *, of_guests: bool = False
+    ) -> Sequence[Answer | BaseException]:
         try:
-            answers = await self._flush_unbroken(batch, timeout_seconds)
+            answers = await self._flush_unbroken(batch, timeout_seconds, of_guests=of_guests)
         except BaseException as error:
             # Before the next batch is taken: what waits there of the same streams must not overtake these.
             for send in batch:
@@ -123,46 +132,71 @@ class Outgoing:
             self._rates.spare_workspace(send.workspace_id)
 
     async def _flush_unbroken(
-        self, batch: Sequence[Send], timeout_seconds: float
+        self, batch: Sequence[Send], timeout_seconds: float, *, of_guests: bool
     ) -> dict[Send, Answer | BaseException]:
         answers: dict[Send, Answer | BaseException] = {}
+        lanes = self._guest_lanes if of_guests else self._lanes
         main = []
         for send in batch:
             if send.line is not None and send.line.broken_by is not None:
                 answers[send] = send.line.broken_by
-                continue
-            lane = self._lanes.get(send.conversation_id)
-            if lane is None:
+            elif send.conversation_id in lanes:
+                answers[send] = self._set_aside(send, of_guests=of_guests)
+            else:
                 main.append(send)
-            else:
-                answers[send] = self._set_aside(send)
-        for send, outcome in (await self._store(main, timeout_seconds)).items():
+        for send, outcome in (await self._store(main, timeout_seconds, of_guests=of_guests)).items():
             if outcome is SKIPPED:
-                answers[send] = self._set_aside(send)
+                answers[send] = self._set_aside(send, of_guests=of_guests)
+            elif outcome is GUEST:
+                answers[send] = self._pass_on(send)
             else:
-                answers[send] = outcome  # type: ignore[assignment]  # Stored or a Fault
+                answers[send] = outcome  # type: ignore[assignment]  # Stored or why not
         return answers
 
-    def _set_aside(self, send: Send) -> asyncio.Future[Stored] | Overloaded:
+    def _set_aside(self, send: Send, *, of_guests: bool) -> asyncio.Future[Stored] | Overloaded:
+        lanes = self._guest_lanes if of_guests else self._lanes
         # The queue's own bound does not count what has left it for a lane.
-        if sum(len(lane.waiting) for lane in self._lanes.values()) >= MOST_WAITING:
+        if sum(len(lane.waiting) for lane in lanes.values()) >= MOST_WAITING:
             return Overloaded()
         try:
             self._places_aside.require(send.workspace_id)
         except Overloaded as error:
             return error
         self._places_aside.take(send.workspace_id)
-        future = self._lane(send.conversation_id).add(send)
+        lane = lanes.get(send.conversation_id)
+        if lane is None:
+            drive = functools.partial(self._drive, send.conversation_id, of_guests=of_guests)
+            lane = lanes[send.conversation_id] = _Lane(drive)
+        future = lane.add(send)
         future.add_done_callback(lambda _ended: self._places_aside.leave(send.workspace_id))
         return future
 
-    def _lane(self, conversation_id: str) -> "_Lane":
-        lane = self._lanes.get(conversation_id)
-        if lane is None:
-            lane = self._lanes[conversation_id] = _Lane(lambda waiting: self._drive(conversation_id, waiting))
-        return lane
+    def _pass_on(self, send: Send) -> asyncio.Future[Stored] | Overloaded:
+        """Hands a guest's message to the guests' queue, behind what that has of the same sender."""
+        try:
+            self._places_aside.require(send.workspace_id)
+            queued = self._guest_queue.submit(send, deadline=send.deadline)
+        except Overloaded as error:
+            return error
+        self._places_aside.take(send.workspace_id)
+        self._passed_on[send.conversation_id, send.user_id] += 1
+        ended = asyncio.ensure_future(_end_of(queued))
 
-    async def _drive(self, conversation_id: str, waiting: "deque[tuple[Send, asyncio.Future[Stored]]]") -> None:
+        def note(_ended: asyncio.Future[Stored]) -> None:
+            # Looked at here, because a caller who went away no longer does; and so that it leaves the queue with them.
+            ended.cancelled() or ended.exception()
+            queued.cancel()
+            self._places_aside.leave(send.workspace_id)
+            self._passed_on[send.conversation_id, send.user_id] -= 1
+            if not self._passed_on[send.conversation_id, send.user_id]:
+                del self._passed_on[send.conversation_id, send.user_id]
+
+        ended.add_done_callback(note)
+        return ended
+
+    async def _drive(
+        self, conversation_id: str, waiting: "deque[tuple[Send, asyncio.Future[Stored]]]", *, of_guests: bool
+    ) -> None:
         """Works a side lane off, then closes it."""
         try:
             while waiting:
@@ -172,18 +206,19 @@ class Outgoing:
                     continue
                 outcomes: Mapping[Send, Outcome | BaseException]
                 try:
-                    outcomes = await self._store_waiting([send for send, _ in entries])
+                    outcomes = await self._store_waiting([send for send, _ in entries], of_guests=of_guests)
                 except Exception as error:
                     outcomes = {send: error for send, _ in entries}
                 for send, future in entries:
-                    self._note(send, outcomes[send])
-                    _settle(future, outcomes[send])
+                    outcome = self._pass_on(send) if outcomes[send] is GUEST else outcomes[send]
+                    self._note(send, outcome)
+                    _settle(future, outcome)
         finally:
-            del self._lanes[conversation_id]
+            del (self._guest_lanes if of_guests else self._lanes)[conversation_id]
             for _, future in waiting:
                 future.cancel()
 
-    async def _store_waiting(self, batch: Sequence[Send]) -> dict[Send, Outcome]:
+    async def _store_waiting(self, batch: Sequence[Send], *, of_guests: bool) -> dict[Send, Outcome]:
         """Tries until the longest item's time is over, asking for permission anew each time.
 
         First without waiting: the lock is mostly another replica's, and free again. A place to wait in is held for one
@@ -204,29 +239,39 @@ class Outgoing:
                     live.append(send)
             if not live:
                 return late
-            if waits and not self._lanes_writing.locked():
+            # Not for guests: a place is held while guest is asked, too.
+            if waits and not of_guests and not self._lanes_writing.locked():
                 async with self._lanes_writing:
                     outcomes = await self._store(live, FLUSH_SECONDS, wait=True)
             else:
-                outcomes = await self._store(live, FLUSH_SECONDS)
+                outcomes = await self._store(live, FLUSH_SECONDS, of_guests=of_guests)
             if not any(outcome is SKIPPED for outcome in outcomes.values()):
                 return late | outcomes
             waits = True
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
-    async def _store(self, batch: Sequence[Send], timeout_seconds: float, *, wait: bool = False) -> dict[Send, Outcome]:
-        """Asks, then writes. SKIPPED are those whose lock was not had, or too late for what was answered."""
+    async def _store(
+        self, batch: Sequence[Send], timeout_seconds: float, *, wait: bool = False, of_guests: bool = False
+    ) -> dict[Send, Outcome]:
+        """Asks, then writes. SKIPPED are those whose lock was not had, or too late for what was answered.
+
+        GUEST are those of guests, which are written only if it is called `of_guests`.
+        """
         outcomes: dict[Send, Outcome] = {}
+        if not of_guests and self._passed_on:
+            outcomes = {send: GUEST for send in batch if (send.conversation_id, send.user_id) in self._passed_on}
+            batch = [send for send in batch if send not in outcomes]
         if not batch:
             return outcomes
         asked_at = time.monotonic()
         permitted = []
-        for send, fault in zip(batch, await self._permit(batch, timeout_seconds), strict=True):
-            if fault is None:
+        answers = await self._permits.ask(batch, timeout_seconds, of_guests=of_guests)
+        for send, answer in zip(batch, answers, strict=True):
+            if answer is None:
                 permitted.append(send)
             else:
-                outcomes[send] = fault
+                outcomes[send] = answer
         if not permitted:
             return outcomes
         distinct, first = sends.distinct(permitted)
@@ -273,59 +318,6 @@ class Outgoing:
             # The lock was not had in the role's time: the lane tries again.
             return [SKIPPED] * len(batch)
 
-    async def _permit(self, batch: Sequence[Send], timeout_seconds: float) -> list[Fault | None]:
-        """Fills in what membership and guest say of each sender; a fault for each item that may not be written."""
-        session_ids = list({send.session_id for send in batch})
-        groups = await self._groups.find({send.conversation_id for send in batch})
-        # About the workspace once for each person, and once for each group in whose conversations they send.
-        people = list({(send.workspace_id, send.user_id, groups.get(send.conversation_id, "")) for send in batch})
-        questions = [
-            access_pb.AccessQuestion(workspace_id=workspace_id, user_id=user_id, group_id=group_id, capability=SEND)
-            for workspace_id, user_id, group_id in people
-        ]
-        alive, verdicts = await asyncio.gather(
-            self._check_sessions(session_ids, timeout_seconds), self._membership.decide(questions, timeout_seconds)
-        )
-        sessions = dict(zip(session_ids, alive, strict=True))
-        access = dict(zip(people, verdicts, strict=True))
-        decided = [access[send.workspace_id, send.user_id, groups.get(send.conversation_id, "")] for send in batch]
-        faults = [
-            _fault(send, alive=sessions[send.session_id], verdict=verdict, group_id=groups.get(send.conversation_id))
-            for send, verdict in zip(batch, decided, strict=True)
-        ]
-        guests = [number for number, fault in enumerate(faults) if fault is None and is_guest(decided[number])]
-        if guests:
-            asked = [batch[number] for number in guests]
-            for number, fault in zip(guests, await self._permit_guests(asked, timeout_seconds), strict=True):
-                faults[number] = fault
-        return faults
-
-    async def _permit_guests(self, batch: Sequence[Send], timeout_seconds: float) -> list[Fault | None]:
-        questions = [
-            guests_pb.GuestQuestion(
-                workspace_id=send.workspace_id, member_id=send.member_id, conversation_id=send.conversation_id
-            )
-            for send in batch
-        ]
-        verdicts = await self._guests.decide(questions, timeout_seconds)
-        asked = {
-            (send.workspace_id, send.member_id)
-            for send, verdict in zip(batch, verdicts, strict=True)
-            if not verdict.granted and not has_ended(verdict)
-        }
-        # A direct conversation hangs on all of a guest's channels.
-        answers = await asyncio.gather(
-            *(
-                self._guests.channels(workspace_id=workspace_id, member_id=member_id)
-                for workspace_id, member_id in asked
-            )
-        )
-        channels = dict(zip(asked, answers, strict=True))
-        return [
-            _guest_fault(send, verdict, channels.get((send.workspace_id, send.member_id)))
-            for send, verdict in zip(batch, verdicts, strict=True)
-        ]
-
 
 class _Lane:
     """The side lane of one conversation: what waits, and the task that works it off."""
@@ -360,40 +352,25 @@ def _is_broken(send: Send) -> bool:
     return send.line is not None and send.line.broken_by is not None
 
 
+async def _end_of(queued: asyncio.Future[Answer]) -> Stored:
+    answer = await queued
+    return answer if isinstance(answer, Stored) else await answer
+
+
 def _settle(future: asyncio.Future[Stored], outcome: Outcome | BaseException) -> None:
-    if future.done():
+    """Gives a promise what became of its message; that may be another promise, which then ends with it."""
+    if isinstance(outcome, asyncio.Future):
+        outcome.add_done_callback(lambda ended: _settle(future, _outcome_of(ended)))
+        future.add_done_callback(lambda _ended: outcome.cancel())
+    elif future.done():
         return
-    if isinstance(outcome, Stored):
+    elif isinstance(outcome, asyncio.CancelledError):
+        future.cancel()
+    elif isinstance(outcome, Stored):
         future.set_result(outcome)
     else:
         future.set_exception(outcome)  # type: ignore[arg-type]  # a lane settles nothing as SKIPPED
 
 
-def _fault(send: Send, *, alive: bool, verdict: access_pb.AccessVerdict, group_id: str | None) -> Fault | None:
-    """`group_id` is empty for a conversation of none, and None where nobody knew of the conversation."""
-    if not alive:
-        return SessionEnded()
-    if not verdict.member_id or verdict.reason == access_pb.ACCESS_REASON_NOT_A_MEMBER:
-        return NotFound()
-    send.member_id, send.allowed = verdict.member_id, verdict.allowed
-    send.granted = send.until = send.since = send.locked = None
-    is_seen = group_id is not None and (not group_id or verdict.in_group)
-    return None if is_seen else NotFound()
-
-
-def _guest_fault(send: Send, verdict: guests_pb.GuestVerdict, channels: GuestChannels | None) -> Fault | None:
-    """`channels` are all of the guest's, where the conversation is not one of them."""
-    if has_ended(verdict):
-        return NotFound()
-    until = time_of(verdict)
-    if verdict.granted:
-        send.granted, send.since = (send.conversation_id,), history_start(verdict)
-    elif channels is not None and not channels.ended:
-        send.granted, until = tuple(channels.grants), min(until, channels.until or until)
-    else:
-        return NotFound()
-    send.until, send.locked = until.isoformat(), lock_of(verdict)
-    if send.locked is not None:
-        # Refused by the statement, after it is known whether they see the conversation.
-        send.allowed, send.until = False, None
-    return None
+def _outcome_of(ended: asyncio.Future[Stored]) -> Stored | BaseException:
+    return asyncio.CancelledError() if ended.cancelled() else ended.exception() or ended.result()

@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.messaging import activities, limits
 from services.messaging.changes import Happened, number
 from services.messaging.errors import ConversationArchived, ConversationKind
+from services.messaging.leftovers import put_back
 
 PARTICIPANT = "CAST(p.member_id AS text) AS member_id, CAST(p.user_id AS text) AS user_id, p.joined_at"
 FIND = text(f"""
@@ -26,15 +27,17 @@ DELETE = text(f"""
     WHERE p.workspace_id = :workspace_id AND p.conversation_id = :conversation_id AND p.member_id = :member_id
     RETURNING {PARTICIPANT}
 """)
-# In id order, as every lock of several conversations: two removals must not wait for each other.
+# Whoever has one is not waited for: what is locked already would be kept from everybody meanwhile.
 LOCK_OF_MEMBER = text("""
-    SELECT c.id FROM conversations c
+    SELECT CAST(c.id AS text) FROM conversations c
     WHERE c.id IN (SELECT p.conversation_id FROM participants p WHERE p.member_id = :member_id)
-    ORDER BY c.id FOR NO KEY UPDATE
+    ORDER BY c.id LIMIT :most FOR NO KEY UPDATE SKIP LOCKED
 """)
 REMOVE = text("""
     WITH gone AS (
-        DELETE FROM participants WHERE member_id = :member_id RETURNING conversation_id, member_id, user_id
+        DELETE FROM participants
+        WHERE member_id = :member_id AND conversation_id = ANY(CAST(:conversation_ids AS uuid[]))
+        RETURNING conversation_id, member_id, user_id
     ), heads AS (
         UPDATE conversations c SET last_event_seq = c.last_event_seq + 1, revision = c.revision + 1
         FROM gone WHERE c.id = gone.conversation_id
@@ -43,6 +46,7 @@ REMOVE = text("""
     INSERT INTO conversation_events (conversation_id, event_seq, kind, member_id, user_id)
     SELECT id, last_event_seq, 'participant_left', member_id, user_id FROM heads
 """)
+TAKES_PART = text("SELECT EXISTS (SELECT FROM participants WHERE member_id = :member_id)")
 # With the facts about the conversation, of one snapshot; `c` is there if nobody takes part.
 LIST = text(f"""
     SELECT c.visibility, ARRAY(
@@ -71,6 +75,8 @@ LIST_TOGETHER = text("""
 """)
 
 FIRST = "00000000-0000-0000-0000-000000000000"
+MOST_AT_ONCE = 100
+"""Conversations whose lock a removal has in one transaction."""
 
 
 def require_channel(conversation: Row[Any]) -> None:
@@ -122,12 +128,16 @@ async def remove(tx: AsyncConnection, conversation: Row[Any], *, member_id: str)
 
 
 async def remove_member(tx: AsyncConnection, removed: events.MemberRemoved) -> None:
-    """Ends a member's part everywhere (member.removed). Repeatable: the second time finds nothing.
+    """Ends a member's part (member.removed), in some conversations at a time. Repeatable: it ends what there is.
 
-    The conversations' own revisions rise, under the lock that every send takes, so no stream misses it.
+    The conversations' own revisions rise, under the lock that every send takes, so no stream misses it. Those that
+    somebody has locked come later: what is written down of a member who has gone shows them nothing.
     """
-    await tx.execute(LOCK_OF_MEMBER, {"member_id": removed.member_id})
-    await tx.execute(REMOVE, {"member_id": removed.member_id})
+    named = {"member_id": removed.member_id}
+    conversation_ids = list(await tx.scalars(LOCK_OF_MEMBER, {**named, "most": MOST_AT_ONCE}))
+    await tx.execute(REMOVE, {**named, "conversation_ids": conversation_ids})
+    if await tx.scalar(TAKES_PART, named):
+        await put_back(tx, events.Event(member_removed=removed), at_once=bool(conversation_ids))
 
 
 async def list_page(

@@ -19,7 +19,7 @@ from guildhall.membership.v1 import user_group_service_pb2 as user_groups
 from guildhall.membership.v1 import user_group_service_pb2_grpc as user_groups_rpc
 
 from services.chassis.channel import ask
-from services.chassis.coalesce import Coalescer
+from services.chassis.coalesce import FLUSH_SECONDS, Coalescer
 
 MOST_GROUP_QUESTIONS = 100_000
 """That may wait: one revision that rises has every stream of its workspace ask about each of its groups."""
@@ -140,11 +140,13 @@ class Guests:
         question = guests.GuestQuestion(workspace_id=workspace_id, member_id=member_id, conversation_id=conversation_id)
         return await self._questions.ask(question, deadline=deadline)
 
-    async def channels(self, *, workspace_id: str, member_id: str) -> GuestChannels:
+    async def channels(
+        self, *, workspace_id: str, member_id: str, timeout_seconds: float = FLUSH_SECONDS
+    ) -> GuestChannels:
         """The channels granted to a guest; none once they have ended."""
         asked_at = time.monotonic()
         request = guests.ListGuestChannelsRequest(workspace_id=workspace_id, member_id=member_id)
-        answer = await ask(self._stub.ListGuestChannels, request)
+        answer = await ask(self._stub.ListGuestChannels, request, timeout_seconds=timeout_seconds)
         ended = answer.state not in (guest_service_pb2.GUEST_STATE_ACTIVE, guest_service_pb2.GUEST_STATE_LOCKED)
         channels = [] if ended else answer.channels
         ends = [each.expire_time.ToDatetime(tzinfo=UTC) for each in channels if each.HasField("expire_time")]

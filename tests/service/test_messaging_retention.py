@@ -146,11 +146,28 @@ async def test_a_locked_conversation_does_not_keep_the_others_waiting(room: Chat
     assert left(room, held)["messages"] == 0
 
 
+async def test_all_that_is_aged_is_removed_however_many_pages_it_is_and_whatever_is_locked(room: Chat) -> None:
+    held_ids, free_ids = [[await room.channel() for _ in range(3)] for _ in range(2)]
+    held, free = [[await room.sent(room.admin, to=each) for each in ids] for ids in (held_ids, free_ids)]
+    for each in (*held_ids, *free_ids):
+        room.retain_for_a_day(each)
+    # The first pages are of those that somebody has locked.
+    room.age(*held, hours=24 * 365)
+    room.age(*free)
+    database = room.suite.frames["messaging"].database
+    with locked(room, *held_ids):
+        await ageing.purge_messages(database, page=2)
+        assert [left(room, message)["messages"] for message in (*held, *free)] == [1, 1, 1, 0, 0, 0]
+    await ageing.purge_messages(database, page=2)
+    assert [left(room, message)["messages"] for message in held] == [0, 0, 0]
+
+
 @contextlib.contextmanager
-def locked(room: Chat) -> Iterator[None]:
-    """Somebody has the channel's lock."""
+def locked(room: Chat, *conversation_ids: str) -> Iterator[None]:
+    """Somebody has the lock of the channel, or of others."""
+    ids = list(conversation_ids) or [room.channel_id]
     with room.suite.database("messaging") as database, database.transaction():
-        database.execute("SELECT 1 FROM conversations WHERE id = %s FOR NO KEY UPDATE", (room.channel_id,))
+        database.execute("SELECT 1 FROM conversations WHERE id = ANY(%s::uuid[]) FOR NO KEY UPDATE", (ids,))
         yield
 
 
@@ -158,11 +175,11 @@ async def test_what_to_remove_is_found_without_looking_at_messages_that_stay(roo
     room.age(await room.sent(room.admin))
     with statements_sent() as sent:
         await ageing.purge_messages(room.suite.frames["messaging"].database)
-    query = next(s.text for s in sent if s.service == "messaging" and "oldest" in s.text)
-    assert "retention_seconds IS NOT NULL" in query
+    query = next(s for s in sent if s.service == "messaging" and "oldest" in s.text)
+    assert "retention_seconds IS NOT NULL" in query.text
     with room.suite.database("messaging") as database:
         database.execute("SET enable_seqscan = off")
-        plan = database.execute(f"EXPLAIN {query}".replace("%(most)s", "200").encode()).fetchall()
+        plan = database.execute(f"EXPLAIN {query.text}".encode(), query.parameters).fetchall()
     text = "\n".join(line for (line,) in plan)
     assert "conversations_retention" in text
     assert "Seq Scan" not in text
