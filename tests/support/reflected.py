@@ -21,6 +21,8 @@ from tests.support.suite import Person, Suite
 
 Pool = Mapping[str, Sequence[str]]
 """Values by the name of the field, "member_id" also standing for "sponsor_member_id" and "member_ids"."""
+Metadata = Sequence[tuple[str, str]]
+"""What is sent beside a request."""
 
 TRIES = 40
 DEEPEST = 4
@@ -195,39 +197,62 @@ async def do(suite: Suite, person: Person, name: str, /, **fields: Any) -> Any:
     return await call(request, timeout=30, metadata=person.metadata)
 
 
-async def answers(
-    suite: Suite, person: Person, rpc: contracts.Rpc, request: Message, *, seconds: float = 1.0
-) -> tuple[list[Message], list[str], bytes]:
-    """What a call brings: its messages, the texts of its refusal, and the refusal's status as on the wire.
+async def ask(
+    suite: Suite,
+    rpc: contracts.Rpc,
+    request: Message | bytes,
+    *,
+    metadata: Metadata = (),
+    certificate: str = "gateway",
+    service: str = "",
+    seconds: float = 1.0,
+    most: int = MOST_FRAMES,
+) -> tuple[list[Message], grpc.aio.AioRpcError | None]:
+    """What a call brings: its messages, and the refusal if there is one. Bytes are sent as they are.
 
-    A stream is read until it ends, or for `seconds`.
+    A stream is read until it ends, or `most` messages have come, or for `seconds`. `service` is only needed for what
+    every service has.
     """
-    channel = suite.channel(rpc.service.split(".")[1])
+    channel = suite.channel(service or rpc.service.split(".")[1], certificate=certificate)
     response = symbol_database.Default().GetSymbol(rpc.response)
     shape = f"{'stream' if rpc.client_streaming else 'unary'}_{'stream' if rpc.server_streaming else 'unary'}"
-    method = getattr(channel, shape)(rpc.name, type(request).SerializeToString, response.FromString)
+    method = getattr(channel, shape)(rpc.name, _serialized, response.FromString)
     given = _frames(request) if rpc.client_streaming else request
-    call = method(given, timeout=10, metadata=person.metadata)
+    call = method(given, timeout=10, metadata=metadata)
     found: list[Message] = []
     try:
         if not rpc.server_streaming:
-            return [await call], [], b""
+            return [await call], None
         async with asyncio.timeout(seconds):
             async for message in call:
                 found.append(message)
-                if len(found) == MOST_FRAMES:
+                if len(found) == most:
                     break
     except TimeoutError:
         pass
     except grpc.aio.AioRpcError as error:
-        raw = b"".join(bytes(v) for k, v in error.trailing_metadata() or () if k == "grpc-status-details-bin")
-        return found, [error.details() or "", *texts(status_pb2.Status.FromString(raw))], raw
+        return found, error
     finally:
         call.cancel()
-    return found, [], b""
+    return found, None
 
 
-async def _frames(request: Message) -> AsyncIterator[Message]:
+async def answers(
+    suite: Suite, person: Person, rpc: contracts.Rpc, request: Message, *, seconds: float = 1.0
+) -> tuple[list[Message], list[str], bytes]:
+    """What a person's call brings: its messages, the texts of its refusal, and the refusal's status as on the wire."""
+    found, error = await ask(suite, rpc, request, metadata=person.metadata, seconds=seconds)
+    if error is None:
+        return found, [], b""
+    raw = b"".join(bytes(v) for k, v in error.trailing_metadata() or () if k == "grpc-status-details-bin")
+    return found, [error.details() or "", *texts(status_pb2.Status.FromString(raw))], raw
+
+
+def _serialized(request: Message | bytes) -> bytes:
+    return request if isinstance(request, bytes) else request.SerializeToString()
+
+
+async def _frames(request: Message | bytes) -> AsyncIterator[Message | bytes]:
     yield request
 
 
