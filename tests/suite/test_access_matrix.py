@@ -7,7 +7,6 @@ import asyncio
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
 from google.protobuf.message import Message
@@ -20,18 +19,43 @@ from tests.support.examples.ids import ids, never_issued, replaced
 from tests.support.examples.table import NOT_APPLICABLE, Table
 from tests.support.examples.verdicts import EMPTY, OK, called, door, verdict
 from tests.support.examples.world import House, Town
+from tests.support.reflected import Metadata
 from tests.support.suite import Suite
 
 pytestmark = pytest.mark.usefixtures("no_workers")
 
 WRITES = os.environ.get("GUILDHALL_MATRIX") == "write"
-HEADINGS = "anon bad exp rev view memb mod ownr admn gst far lock end ban strg root acct nosc bnd peer wrng".split()
-CALLERS = (*COLUMNS, "peer", "wrong_peer")
+HEADINGS = {
+    "anonymous": "anon",
+    "malformed": "bad",
+    "expired": "exp",
+    "revoked": "rev",
+    "viewer": "view",
+    "member": "memb",
+    "moderator": "mod",
+    "owner": "ownr",
+    "admin": "admn",
+    "guest": "gst",
+    "far_guest": "far",
+    "locked": "lock",
+    "ended": "end",
+    "banned": "ban",
+    "stranger": "strg",
+    "root": "root",
+    "account": "acct",
+    "unscoped": "nosc",
+    "bound": "bnd",
+    "peer": "peer",
+    "wrong_peer": "wrng",
+}
+CALLERS = tuple(HEADINGS)
 IDS = {"other": "othr", "mixed": "mix", "deleted": "del", "never": "nevr"}
-TABLE = Table(Path(__file__).parent / "access_matrix.txt", {**dict(zip(CALLERS, HEADINGS, strict=True)), **IDS})
+TABLE = Table(Path(__file__).parent / "access_matrix.txt", {**HEADINGS, **IDS})
 STRONGEST = ("admin", "owner", "root", "guest", "account", "peer", "stranger", "anonymous")
 AT_ONCE = 8
 LETS_IN = {OK, EMPTY}
+Target = tuple[Message, Metadata]
+"""What is asked for, and what a peer forwards with it."""
 
 
 @dataclass
@@ -58,52 +82,51 @@ class Matrix:
 
     async def row(self, name: str, example: Example, found: Found) -> None:
         """What everybody finds behind one RPC."""
-        rpc = rpc_of(name)
         row: dict[str, str] = {}
         expected = TABLE.rows.get(name, {})
         refused = [column for column in CALLERS if self._is_refused(expected.get(column, ""))]
+        target = await self._target(name, example, Caller(""))
         if refused and not WRITES:
-            base = await example.build(rpc, self._house, Caller(""))
             before = await self._digests.take()
-            verdicts = await asyncio.gather(*(self._refused(name, example, column, base) for column in refused))
+            verdicts = await asyncio.gather(*(self._refused(name, example, column, target) for column in refused))
             row |= dict(zip(refused, verdicts, strict=True))
             if tables := changed(before, await self._digests.take()):
                 found.written[name] = tables
+        used_up = True
         for column in CALLERS:
             if column not in row:
-                row[column] = await self._let_in(name, example, column)
+                caller = self._caller(column)
+                if used_up or example.personal:
+                    target = await self._target(name, example, caller)
+                row[column] = await self._call(name, example, caller, target)
+                used_up = row[column] == TABLE.word(OK)
+                if used_up and example.spends_caller and column in COLUMNS:
+                    await self._cast.renew(column)
         row |= await self._about_ids(name, example, row)
         found.rows[name] = {column: row[column] for column in (*CALLERS, *IDS)}
 
     def _is_refused(self, word: str) -> bool:
         return word != "" and TABLE.legend.get(word, word) not in LETS_IN
 
-    async def _refused(self, name: str, example: Example, column: str, base: tuple[Message, Any]) -> str:
-        """The call of somebody who is to be refused; the target is nobody's in particular where that will do."""
-        caller = self._caller(column)
-        async with self._gate:
-            request, forwarded = base
-            if "(own)" in name or name.endswith("Invitation"):
-                request, forwarded = await example.build(rpc_of(name), self._house, caller)
-            return await self._call(name, example, caller, request, forwarded)
+    async def _target(self, name: str, example: Example, caller: Caller) -> Target:
+        return await example.build(rpc_of(name), self._house, caller)
 
-    async def _let_in(self, name: str, example: Example, column: str) -> str:
-        """The call of somebody who is to be let in, with a target of their own."""
-        caller = self._caller(column)
-        request, forwarded = await example.build(rpc_of(name), self._house, caller)
-        word = await self._call(name, example, caller, request, forwarded)
-        if word == TABLE.word(OK) and example.spends_caller and column in COLUMNS:
-            await self._cast.renew(column)
-        return word
+    async def _refused(self, name: str, example: Example, column: str, target: Target) -> str:
+        """The call of somebody who is to be refused, which uses nothing up: one target does for all."""
+        async with self._gate:
+            caller = self._caller(column)
+            if example.personal:
+                target = await self._target(name, example, caller)
+            return await self._call(name, example, caller, target)
 
     def _caller(self, column: str) -> Caller:
         return self._cast.present.get(column) or Caller(column)
 
-    async def _call(self, name: str, example: Example, caller: Caller, request: Message, forwarded: Any) -> str:
-        rpc = rpc_of(name)
-        metadata, certificate = door(rpc, example, caller, forwarded)
-        answered = await called(self._suite, name, rpc, request, metadata=metadata, certificate=certificate)
-        return TABLE.word(verdict(*answered))
+    async def _call(self, name: str, example: Example, caller: Caller, target: Target) -> str:
+        request, forwarded = target
+        metadata, certificate = door(rpc_of(name), example, caller, forwarded)
+        answer = await called(self._suite, name, rpc_of(name), request, metadata=metadata, certificate=certificate)
+        return TABLE.word(verdict(*answer))
 
     async def _about_ids(self, name: str, example: Example, row: dict[str, str]) -> dict[str, str]:
         """What the strongest caller finds who names other things."""
@@ -111,12 +134,12 @@ class Matrix:
         found = dict.fromkeys(IDS, NOT_APPLICABLE)
         if strongest is None:
             return found
+        caller = self._caller(strongest)
+        request, forwarded = await self._target(name, example, caller)
         for kind in IDS:
-            words = []
-            caller = self._caller(strongest)
-            request, forwarded = await example.build(rpc_of(name), self._house, caller)
-            for changed_request in self._changed(request, kind):
-                words.append(await self._call(name, example, caller, changed_request, forwarded))
+            words = [
+                await self._call(name, example, caller, (other, forwarded)) for other in self._changed(request, kind)
+            ]
             found[kind] = "/".join(dict.fromkeys(words)) or NOT_APPLICABLE
         return found
 

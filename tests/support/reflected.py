@@ -187,14 +187,14 @@ def _text(message_class: type[Message], name: str, chance: random.Random) -> str
     return chance.choice(texts) if texts else str(uuid.uuid4())
 
 
-async def do(suite: Suite, person: Person, name: str, /, **fields: Any) -> Any:
-    """The answer of a unary RPC by its short name, "guest.GuestService/GetGuest"."""
+async def do(suite: Suite, person: Person | None, name: str, /, **fields: Any) -> Any:
+    """The answer of a unary RPC by its short name, "guest.GuestService/GetGuest"; without a token for nobody."""
     package, service = name.split(".")
     rpc = contracts.rpcs()[f"/guildhall.{package}.v1.{service}"]
     request: Any = contracts.request_class(rpc)(**fields)
     response: Any = symbol_database.Default().GetSymbol(rpc.response)
     call = suite.channel(package).unary_unary(rpc.name, type(request).SerializeToString, response.FromString)
-    return await call(request, timeout=30, metadata=person.metadata)
+    return await call(request, timeout=30, metadata=person.metadata if person else None)
 
 
 async def ask(

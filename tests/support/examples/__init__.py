@@ -1,6 +1,6 @@
 """For each RPC of the suite an example: a request that somebody is allowed to make, about things that are there.
 
-What tests of all RPCs start from: the access matrix, the fuzzing, the field masks. An RPC without one fails by its name.
+What tests of all RPCs start from: the access matrix, the fuzzing, the field masks.
 """
 
 import inspect
@@ -29,6 +29,8 @@ class Example:
     fields: Fields
     spends_caller: bool = False
     """Whether who makes the call is somebody else afterwards: signed out, gone, of another role."""
+    personal: bool = False
+    """Whether it is about the caller, so that each makes a request of their own. It uses nothing of others up."""
     peer: str = ""
     """The service that calls, where not any of the RPC's list may."""
     wrong_peer: str = ""

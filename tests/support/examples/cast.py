@@ -1,4 +1,4 @@
-"""Who comes to the doors: for each column of the access matrix, somebody of that kind, made anew when they are spent."""
+"""Who comes to the doors: for each column of the access matrix somebody of that kind, made anew when they are spent."""
 
 import time
 from collections.abc import Awaitable, Callable, Mapping

@@ -89,7 +89,7 @@ EXAMPLES: Mapping[str, Example] = MappingProxyType(
         "membership.GroupService/DeleteGroup": Example(new_child),
         "membership.GroupService/ListAncestors": Example(child),
         "membership.GroupService/ListDescendants": Example(group),
-        "membership.GroupService/TransferOwnership": Example(heir, spends_caller=True),
+        "membership.GroupService/TransferOwnership": Example(heir, spends_caller=True, personal=True),
         "membership.GroupMemberService/AddGroupMember": Example(newcomer),
         "membership.GroupMemberService/ListGroupMembers": Example(group),
         "membership.GroupMemberService/ListUserMemberships": Example(

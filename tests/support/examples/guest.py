@@ -54,7 +54,7 @@ EXAMPLES: Mapping[str, Example] = MappingProxyType(
             lambda h, c: {"token": h.guest_token}, spends_caller=True
         ),
         "guest.GuestService/GetGuest": Example(about_guest),
-        "guest.GuestService/GetGuest (own)": Example(about_oneself),
+        "guest.GuestService/GetGuest (own)": Example(about_oneself, personal=True),
         "guest.GuestService/ListGuests": Example(place),
         "guest.GuestService/ExtendGuest": Example(lambda h, c: new_guest(h, expire_time=in_days(3))),
         "guest.GuestService/GrantChannel": Example(lambda h, c: new_guest(h, conversation_id=h.second_channel_id)),
@@ -74,7 +74,7 @@ EXAMPLES: Mapping[str, Example] = MappingProxyType(
             lambda h, c: {**about_guest(h, c), "subject_member_id": h.bob_id}
         ),
         "guest.GuestService/ExplainVisibility (own)": Example(
-            lambda h, c: {**about_oneself(h, c), "subject_member_id": h.bob_id}
+            lambda h, c: {**about_oneself(h, c), "subject_member_id": h.bob_id}, personal=True
         ),
         "guest.GuestAccessService/BatchCheckGuests": Example(lambda h, c: {"questions": [about_guest(h, c)]}),
         "guest.GuestAccessService/ListGuestChannels": Example(about_guest),

@@ -30,12 +30,9 @@ async def email_sign_in(house: House, _caller: Caller) -> dict[str, Any]:
     return {"token": await house.town.mailed_token(person.user_id, "email_sign_in")}
 
 
-async def session_token(house: House, caller: Caller) -> dict[str, Any]:
+async def session_token(house: House, _caller: Caller) -> dict[str, Any]:
     """A session that Guildhall started: an adapter's is not refreshed."""
-    link = await email_sign_in(house, caller)
-    person = house.bob
-    started = await do(house.suite, person, "identity.AuthService/CompleteEmailSignIn", **link)
-    return {"session_token": started.tokens.session_token}
+    return {"session_token": (await house.town.person()).session_token}
 
 
 async def verification(house: House, _caller: Caller) -> dict[str, Any]:
@@ -93,12 +90,12 @@ def new_account(house: House, _caller: Caller) -> dict[str, Any]:
 
 async def new_session(house: House, _caller: Caller) -> dict[str, Any]:
     """A session of Bob's that the adapter may end."""
-    return {"session_token": (await house.town.session(house.bob.user_id)).session_token}
+    return {"session_token": await house.town.adapter_session(house.bob.user_id)}
 
 
-def bobs_session(house: House, _caller: Caller) -> dict[str, Any]:
-    """Bob's own."""
-    return {"session_token": house.bob.session_token}
+async def prolonged(house: House, caller: Caller) -> dict[str, Any]:
+    """A session with a later end."""
+    return {**await new_session(house, caller), "update_mask": FieldMask(paths=["expires"]), "expires": in_days(2)}
 
 
 def verification_token() -> dict[str, Any]:
@@ -158,7 +155,7 @@ EXAMPLES: Mapping[str, Example] = MappingProxyType(
         "identity.SessionService/GetCurrentSession": Example(nothing),
         "identity.SessionService/ListSessions": Example(nothing),
         "identity.SessionService/RevokeSession": Example(lambda h, c: {"session_id": h.bob.session_id}),
-        "identity.SessionService/RevokeSession (own)": Example(own_session, spends_caller=True),
+        "identity.SessionService/RevokeSession (own)": Example(own_session, personal=True, spends_caller=True),
         "identity.SessionService/RevokeSessions": Example(lambda h, c: {"keep_current": True}),
         "identity.SessionService/ListSecurityEvents": Example(lambda h, c: {"user_id": h.bob.user_id}),
         "identity.SessionService/ListSecurityEvents (own)": Example(nothing),
@@ -167,7 +164,7 @@ EXAMPLES: Mapping[str, Example] = MappingProxyType(
         "identity.AccountService/UnlinkAccount": Example(
             lambda h, c: own_account(h, Caller("")),
         ),
-        "identity.AccountService/UnlinkAccount (own)": Example(own_account),
+        "identity.AccountService/UnlinkAccount (own)": Example(own_account, personal=True),
         "identity.AccountService/LinkAccount": Example(new_account),
         "identity.AdapterService/CreateUser": Example(lambda h, c: {"email": address(), "name": "New"}),
         "identity.AdapterService/GetUser": Example(lambda h, c: {"user_id": h.bob.user_id}),
@@ -188,20 +185,14 @@ EXAMPLES: Mapping[str, Example] = MappingProxyType(
                 }
             }
         ),
-        "identity.AdapterService/GetSessionAndUser": Example(bobs_session),
-        "identity.AdapterService/UpdateSession": Example(
-            lambda h, c: {
-                "session_token": h.bob.session_token,
-                "update_mask": FieldMask(paths=["expires"]),
-                "expires": in_days(2),
-            }
-        ),
+        "identity.AdapterService/GetSessionAndUser": Example(new_session),
+        "identity.AdapterService/UpdateSession": Example(prolonged),
         "identity.AdapterService/DeleteSession": Example(new_session),
         "identity.AdapterService/CreateVerificationToken": Example(
             lambda h, c: {"verification_token": verification_token()}
         ),
         "identity.AdapterService/UseVerificationToken": Example(stored_token),
-        "identity.AdapterService/CreateAccessToken": Example(bobs_session),
+        "identity.AdapterService/CreateAccessToken": Example(new_session),
         "identity.ServiceAccountService/CreateServiceAccount": Example(lambda h, c: {"name": "B", "scopes": ["a.b"]}),
         "identity.ServiceAccountService/ListServiceAccounts": Example(nothing),
         "identity.ServiceAccountService/DeleteServiceAccount": Example(service_account),

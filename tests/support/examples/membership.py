@@ -141,7 +141,8 @@ EXAMPLES: Mapping[str, Example] = MappingProxyType(
             lambda h, c: {
                 "member": {**h.workspace, "member_id": c.member_id or h.bob_id, "title": "New"},
                 "update_mask": TITLED,
-            }
+            },
+            personal=True,
         ),
         "membership.MemberService/UpdateMemberRole": Example(
             lambda h, c: _with(new_member(h, c), role=members.ROLE_VIEWER)
@@ -170,9 +171,9 @@ EXAMPLES: Mapping[str, Example] = MappingProxyType(
         "membership.InvitationService/ListInvitations": Example(place),
         "membership.InvitationService/ResendInvitation": Example(invitation),
         "membership.InvitationService/RevokeInvitation": Example(invitation),
-        "membership.InvitationService/PreviewInvitation": Example(invited),
-        "membership.InvitationService/AcceptInvitation": Example(invited, spends_caller=True),
-        "membership.InvitationService/DeclineInvitation": Example(invited),
+        "membership.InvitationService/PreviewInvitation": Example(invited, personal=True),
+        "membership.InvitationService/AcceptInvitation": Example(invited, personal=True, spends_caller=True),
+        "membership.InvitationService/DeclineInvitation": Example(invited, personal=True),
         "membership.RoleSchemeService/ListRoleSchemes": Example(place),
         "membership.RoleSchemeService/GetRoleScheme": Example(
             lambda h, c: {**h.workspace, "role_scheme_id": h.scheme_id}

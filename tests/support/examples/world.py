@@ -6,7 +6,6 @@ import time
 import uuid
 from typing import Any
 
-import jwt
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from guildhall.membership.v1 import member_service_pb2 as members
@@ -17,7 +16,7 @@ from services.identity import verification
 from services.membership import invitations
 from tests.support.accounts import service_account
 from tests.support.reflected import do
-from tests.support.suite import Person, Suite
+from tests.support.suite import PASSWORD, Person, Suite
 
 COUNT = itertools.count(1)
 CONTENT = b"content"
@@ -55,7 +54,10 @@ class Town:
     async def prepare(self) -> "Town":
         """The administrator; and somebody who has a password, which the others do not."""
         self.root = await self.administrator()
-        self.pat = await self.suite.person("Pat")
+        self.pat = await self.person("Pat")
+        await do(self.suite, self.pat, "identity.AuthService/RequestPasswordReset", email=self.pat.email)
+        token = await self.mailed_token(self.pat.user_id, "reset_password")
+        await do(self.suite, self.pat, "identity.AuthService/ResetPassword", token=token, new_password=PASSWORD)
         made = await do(
             self.suite, self.root, "identity.ServiceAccountService/CreateServiceAccount", name="A", scopes=["a.b"]
         )
@@ -71,18 +73,26 @@ class Town:
         return await do(self.suite, self.app, f"identity.AdapterService/{method}", **fields)
 
     async def person(self, name: str = "Ann") -> Person:
-        """Somebody new, by way of the adapter: that takes no password and no mail."""
+        """Somebody new, made by the product and signed in by a mailed link: that takes no password."""
         address = f"{word(name.lower())}@example.com"
         made = await self.adapter("CreateUser", email=address, name=name, email_verified=in_days(-1))
-        return await self.session(str(made.user.id), address, name)
+        await do(self.suite, None, "identity.AuthService/StartEmailSignIn", email=address)
+        token = await self.mailed_token(str(made.user.id), "email_sign_in")
+        started = await do(self.suite, None, "identity.AuthService/CompleteEmailSignIn", token=token)
+        return Person(
+            user_id=str(made.user.id),
+            email=address,
+            name=name,
+            session_id=str(started.session.session_id),
+            session_token=str(started.tokens.session_token),
+            access_token=str(started.tokens.access_token),
+        )
 
-    async def session(self, user_id: str, address: str = "", name: str = "") -> Person:
-        """A session of somebody's."""
+    async def adapter_session(self, user_id: str) -> str:
+        """The token of a session that the product keeps."""
         token = word("a-session-token-")
         await self.adapter("CreateSession", session={"session_token": token, "user_id": user_id, "expires": in_days(1)})
-        signed = (await self.adapter("CreateAccessToken", session_token=token)).access_token
-        session_id = jwt.decode(signed, options={"verify_signature": False})["sid"]
-        return Person(user_id, address, name, session_id, token, signed)
+        return token
 
     async def administrator(self) -> Person:
         """Somebody new who is an administrator of the system."""
