@@ -146,10 +146,12 @@ class Matrix:
     def _changed(self, request: Message, kind: str) -> list[Message]:
         """The request with other ids in it: with all of them, or with each in turn."""
         named = ids(request)
+        if kind in ("other", "mixed") and "workspace_id" not in named.values():
+            return []
         others = {value: self._other(value, its_kind, kind) for value, its_kind in named.items()}
         others = {value: other for value, other in others.items() if other}
         if kind == "other":
-            return [replaced(request, others)] if "workspace_id" in named.values() else []
+            return [replaced(request, others)]
         return [replaced(request, {value: other}) for value, other in others.items()]
 
     def _other(self, value: str, its_kind: str, kind: str) -> str:

@@ -1,13 +1,10 @@
 """Who comes to the doors: for each column of the access matrix somebody of that kind, made anew when they are spent."""
 
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 
-import jwt
-
-from tests.support.accounts import service_account
-from tests.support.examples.world import House, Town, all_scopes
+from tests.support.accounts import service_account, signed_again
+from tests.support.examples.world import LASTING, House, Town, all_scopes
 from tests.support.reflected import Metadata, do
 from tests.support.suite import Person
 
@@ -78,12 +75,8 @@ class Cast:
         """An admin whose token's time is over."""
         admin = await self._with_a_role("admin")
         assert admin.person is not None
-        signed = admin.person.access_token
-        claims = jwt.decode(signed, options={"verify_signature": False})
-        past = {**claims, "iat": int(time.time()) - 900, "exp": int(time.time()) - 600}
-        key_id = jwt.get_unverified_header(signed)["kid"]
-        key = (self.town.suite.stack.settings.layout.keys / f"{key_id}.pem").read_bytes()
-        return replace(admin, token=jwt.encode(past, key, algorithm="EdDSA", headers={"kid": key_id}))
+        past = signed_again(self.town.suite, admin.person.access_token, seconds=-600)
+        return replace(admin, token=past)
 
     async def revoked(self) -> Caller:
         """An admin whose session was ended."""
@@ -148,15 +141,15 @@ class Cast:
 
     async def account(self) -> Caller:
         """A service account that has every scope."""
-        return Caller("", token=service_account(self.town.suite, *all_scopes()).access_token)
+        return Caller("", token=self._account(*all_scopes()))
 
     async def unscoped(self) -> Caller:
         """A service account without the scope."""
-        return Caller("", token=service_account(self.town.suite, "guildhall.nothing").access_token)
+        return Caller("", token=service_account(self.town.suite, "guildhall.nothing", seconds=LASTING).access_token)
 
     async def bound(self) -> Caller:
         """A service account that has every scope, bound to another workspace."""
-        bound = service_account(self.town.suite, *all_scopes(), workspace_ids=[self.elsewhere.id])
+        bound = service_account(self.town.suite, *all_scopes(), workspace_ids=[self.elsewhere.id], seconds=LASTING)
         return Caller("", token=bound.access_token)
 
 

@@ -46,7 +46,6 @@ async def _people(house: House, found: dict[str, str]) -> None:
     await house.call("membership.MemberService/RemoveMember", member_id=found["member_id"])
     person = await house.town.person()
     found["user_id"], found["session_id"] = person.user_id, person.session_id
-    found["session_token"] = person.session_token
     await house.town.adapter("DeleteUser", user_id=person.user_id)
 
 

@@ -106,6 +106,9 @@ EXAMPLES: Mapping[str, Example] = MappingProxyType(
         "membership.GroupInviteService/CreateGroupInvite": Example(
             lambda h, c: {**h.group_fields, "role": "member", "workspace_role": members.ROLE_VIEWER}
         ),
+        "membership.GroupInviteService/CreateGroupInvite (members only)": Example(
+            lambda h, c: {**h.group_fields, "role": "member"}
+        ),
         "membership.GroupInviteService/ListGroupInvites": Example(group),
         "membership.GroupInviteService/RevokeGroupInvite": Example(invite),
         "membership.GroupInviteService/PreviewGroupInvite": Example(lambda h, c: {"code": h.code}),

@@ -123,6 +123,8 @@ EXAMPLES: Mapping[str, Example] = MappingProxyType(
             lambda h, c: {**own_message(h, c), "text": "edited"}, personal=True
         ),
         "messaging.MessageService/DeleteMessage": Example(new_message),
+        "messaging.MessageService/ListMessageRevisions (own)": Example(own_message, personal=True),
+        "messaging.MessageService/DeleteMessage (own)": Example(own_message, personal=True),
         "messaging.MessageService/ListMessageRevisions": Example(message),
         "messaging.MessageService/SearchMessages": Example(lambda h, c: {**h.workspace, "query": "hello"}),
         "messaging.MessageService/ResolveMentions": Example(lambda h, c: {**channel(h, c), "handles": [h.crew]}),
@@ -143,6 +145,5 @@ EXAMPLES: Mapping[str, Example] = MappingProxyType(
         "messaging.ReadStateService/MarkRead": Example(lambda h, c: {**channel(h, c), "seq": 1}),
         "messaging.ReadStateService/MarkUnread": Example(lambda h, c: {**channel(h, c), "seq": 1}),
         "messaging.ReadStateService/ListReadStates": Example(channel),
-        "messaging.MessageService/DeleteMessage (own)": Example(own_message, personal=True),
     }
 )

@@ -14,11 +14,13 @@ from guildhall.messaging.v1 import conversation_service_pb2 as conversations
 from services.chassis import contracts
 from services.identity import verification
 from services.membership import invitations
-from tests.support.accounts import service_account
+from tests.support.accounts import service_account, signed_again
 from tests.support.reflected import do
 from tests.support.suite import PASSWORD, Person, Suite
 
 COUNT = itertools.count(1)
+LASTING = 3_600
+"""Seconds that tokens are good for here: longer than it takes to go through all RPCs on a slow machine."""
 CONTENT = b"content"
 UPLOAD = {
     "name": "a.pdf",
@@ -49,7 +51,7 @@ class Town:
 
     def __init__(self, suite: Suite) -> None:
         self.suite = suite
-        self.app = service_account(suite, *all_scopes())
+        self.app = service_account(suite, *all_scopes(), seconds=LASTING)
 
     async def prepare(self) -> "Town":
         """The administrator; and somebody who has a password, which the others do not."""
@@ -85,7 +87,7 @@ class Town:
             name=name,
             session_id=str(started.session.session_id),
             session_token=str(started.tokens.session_token),
-            access_token=str(started.tokens.access_token),
+            access_token=signed_again(self.suite, str(started.tokens.access_token), seconds=LASTING),
         )
 
     async def adapter_session(self, user_id: str) -> str:
