@@ -29,6 +29,8 @@ pytestmark = pytest.mark.usefixtures("no_workers")
 
 REQUESTS = int(os.environ.get("GUILDHALL_FUZZ", "100"))
 AT_ONCE = 10
+STREAM_SECONDS = 0.3
+"""Of a stream that is open and says nothing: it is not broken."""
 BROKEN = (grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL)
 EXCEPTION_TEXT = re.compile(
     r"Traceback|\w(Error|Exception)\b|psycopg|sqlalchemy|File \"|object at 0x|unexpected|SELECT|INSERT|UPDATE ", re.I
@@ -118,7 +120,15 @@ class Fuzz:
         self, name: str, example: Example, caller: Caller, request: Message | bytes, forwarded: Any
     ) -> None:
         metadata, certificate = door(rpc_of(name), example, caller, forwarded)
-        _, error = await called(self._suite, name, rpc_of(name), request, metadata=metadata, certificate=certificate)
+        _, error = await called(
+            self._suite,
+            name,
+            rpc_of(name),
+            request,
+            metadata=metadata,
+            certificate=certificate,
+            seconds=STREAM_SECONDS,
+        )
         if error is not None and (error.code() in BROKEN or EXCEPTION_TEXT.search(error.details() or "")):
             shown = repr(request if isinstance(request, bytes) else str(request))[:SHOWN]
             self.broken.append(f"{name}: {error.code().name}: {error.details()}: {shown}")

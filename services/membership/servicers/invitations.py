@@ -25,6 +25,7 @@ from services.membership import (
     workspaces,
 )
 from services.membership.capabilities import INVITE_MEMBERS
+from services.membership.guest_sight import Sight
 from services.membership.invitation_batches import Wanted
 from services.membership.peers import Identity
 
@@ -32,10 +33,11 @@ from services.membership.peers import Identity
 class InvitationService(rpc.InvitationServiceServicer):
     """Asks people in by e-mail."""
 
-    def __init__(self, database: Database, secret: SecretKey, identity: Identity) -> None:
+    def __init__(self, database: Database, secret: SecretKey, identity: Identity, sight: Sight) -> None:
         self._database = database
         self._secret = secret
         self._identity = identity
+        self._sight = sight
 
     async def CreateInvitation(self, request: pb.CreateInvitationRequest, context: Any) -> pb.CreateInvitationResponse:
         """An admin invites an address. Whose it is is not asked: the answer must not tell who has an account."""
@@ -66,7 +68,7 @@ class InvitationService(rpc.InvitationServiceServicer):
         scope = ("ListInvitations", user_id, workspace_id, str(request.state))
         key = page_key(self._secret, scope, request.page_token)
         size = page_size(request.page_size)
-        rows = await self._database.read(
+        read = self._database.read(
             lambda tx: invitation_reads.list_page(
                 tx,
                 workspace_id=workspace_id,
@@ -76,6 +78,7 @@ class InvitationService(rpc.InvitationServiceServicer):
                 size=size + 1,
             )
         )
+        rows = await refusals.told(self._database, self._sight, workspace_id, read)
         page = rows[:size]
         return pb.ListInvitationsResponse(
             invitations=[wire_invitations.invitation(row) for row in page],
@@ -162,6 +165,7 @@ class InvitationService(rpc.InvitationServiceServicer):
             )
 
         call = once(self._database, self._secret, request, answer_class, access=access, work=work)
+        call = refusals.told(self._database, self._sight, request.workspace_id, call)
         return await refusals.audited(
             self._database,
             action,

@@ -1,6 +1,6 @@
 """Who comes to the doors: for each column of the access matrix somebody of that kind, made anew when they are spent."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
 from tests.support.accounts import service_account, signed_again
@@ -141,16 +141,19 @@ class Cast:
 
     async def account(self) -> Caller:
         """A service account that has every scope."""
-        return Caller("", token=self._account(*all_scopes()))
+        return self._service_account(*all_scopes())
 
     async def unscoped(self) -> Caller:
         """A service account without the scope."""
-        return Caller("", token=service_account(self.town.suite, "guildhall.nothing", seconds=LASTING).access_token)
+        return self._service_account("guildhall.nothing")
 
     async def bound(self) -> Caller:
         """A service account that has every scope, bound to another workspace."""
-        bound = service_account(self.town.suite, *all_scopes(), workspace_ids=[self.elsewhere.id], seconds=LASTING)
-        return Caller("", token=bound.access_token)
+        return self._service_account(*all_scopes(), workspace_ids=[self.elsewhere.id])
+
+    def _service_account(self, *scopes: str, workspace_ids: Collection[str] = ()) -> Caller:
+        made = service_account(self.town.suite, *scopes, workspace_ids=workspace_ids, seconds=LASTING)
+        return Caller("", token=made.access_token)
 
 
 COLUMNS: Mapping[str, Callable[[Cast], Awaitable[Caller]]] = {

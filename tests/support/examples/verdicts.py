@@ -26,6 +26,7 @@ async def called(
     *,
     metadata: Metadata = (),
     certificate: str = "gateway",
+    seconds: float = STREAM_SECONDS,
 ) -> tuple[list[Message], grpc.aio.AioRpcError | None]:
     """The call of an example, or of what was made of it; of a stream the first frame."""
     return await ask(
@@ -35,7 +36,7 @@ async def called(
         metadata=metadata,
         certificate=certificate,
         service=service_of(name),
-        seconds=STREAM_SECONDS,
+        seconds=seconds,
         most=1,
     )
 
