@@ -60,10 +60,10 @@ async def invite(house: House, _caller: Caller) -> dict[str, Any]:
 
 async def user_in_group(house: House, _caller: Caller) -> dict[str, Any]:
     """Somebody to ban from it."""
-    person, member_id = await house.member()
-    named = {"group_id": house.group_id, "member_id": member_id, "role": "member"}
+    user_id, _ = await house.town.user()
+    named = {"group_id": house.group_id, "member_id": await house.join(user_id), "role": "member"}
     await house.call("membership.GroupMemberService/AddGroupMember", **named)
-    return {**house.group_fields, "user_id": person.user_id}
+    return {**house.group_fields, "user_id": user_id}
 
 
 async def banned(house: House, _caller: Caller) -> dict[str, Any]:

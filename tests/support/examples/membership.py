@@ -41,8 +41,7 @@ async def suspended(house: House, caller: Caller) -> dict[str, Any]:
 
 async def outsider(house: House, _caller: Caller) -> dict[str, Any]:
     """Somebody who is no member yet, to be one."""
-    user_id = (await house.town.person()).user_id
-    return {**house.workspace, "user_id": user_id, "role": members.ROLE_MEMBER}
+    return {**house.workspace, "user_id": (await house.town.user())[0], "role": members.ROLE_MEMBER}
 
 
 async def ban(house: House, _caller: Caller) -> dict[str, Any]:

@@ -74,15 +74,20 @@ class Town:
         """An RPC of AdapterService, by the back end."""
         return await do(self.suite, self.app, f"identity.AdapterService/{method}", **fields)
 
-    async def person(self, name: str = "Ann") -> Person:
-        """Somebody new, made by the product and signed in by a mailed link: that takes no password."""
+    async def user(self, name: str = "Ann") -> tuple[str, str]:
+        """Somebody new whom the product made: their id, and their address, which is verified."""
         address = f"{word(name.lower())}@example.com"
         made = await self.adapter("CreateUser", email=address, name=name, email_verified=in_days(-1))
+        return str(made.user.id), address
+
+    async def person(self, name: str = "Ann") -> Person:
+        """Somebody new, signed in by a mailed link: that takes no password."""
+        user_id, address = await self.user(name)
         await do(self.suite, None, "identity.AuthService/StartEmailSignIn", email=address)
-        token = await self.mailed_token(str(made.user.id), "email_sign_in")
+        token = await self.mailed_token(user_id, "email_sign_in")
         started = await do(self.suite, None, "identity.AuthService/CompleteEmailSignIn", token=token)
         return Person(
-            user_id=str(made.user.id),
+            user_id=user_id,
             email=address,
             name=name,
             session_id=str(started.session.session_id),
@@ -99,9 +104,8 @@ class Town:
     async def administrator(self) -> Person:
         """Somebody new who is an administrator of the system."""
         person = await self.person("Root")
-        with self.suite.database("identity") as database:
-            query = "UPDATE users SET administrator_since = statement_timestamp() WHERE id = %s"
-            database.execute(query, [person.user_id])
+        query = "UPDATE users SET administrator_since = statement_timestamp() WHERE id = %s"
+        self.suite.rows("identity", query, [person.user_id])
         return person
 
     async def linked(self, user_id: str) -> tuple[str, str]:
@@ -113,11 +117,9 @@ class Town:
 
     async def mailed_token(self, user_id: str, purpose: str) -> str:
         """What the newest mail for a purpose says, without waiting for the mail."""
-        with self.suite.database("identity_owner") as database:
-            query = "SELECT id FROM verification_tokens WHERE user_id = %s AND purpose = %s ORDER BY id DESC LIMIT 1"
-            row = database.execute(query, (user_id, purpose)).fetchone()
-        assert row is not None, f"no token for {purpose}"
-        return verification.token_of(self.suite.frames["identity"].secret, str(row[0]))
+        query = "SELECT id FROM verification_tokens WHERE user_id = %s AND purpose = %s ORDER BY id DESC LIMIT 1"
+        ((token_id,),) = self.suite.rows("identity", query, (user_id, purpose))
+        return verification.token_of(self.suite.frames["identity"].secret, str(token_id))
 
 
 class House:
@@ -189,20 +191,20 @@ class House:
         """An RPC in the workspace, by the boss unless another is named."""
         return await do(self.suite, by or self.boss, name, workspace_id=self.id, **fields)
 
-    async def join(self, person: Person, role: str = "member") -> str:
+    async def join(self, user_id: str, role: str = "member") -> str:
         """Makes somebody a member; their member id."""
-        named = {"workspace_id": self.id, "user_id": person.user_id, "role": members.Role.Value(f"ROLE_{role.upper()}")}
+        named = {"workspace_id": self.id, "user_id": user_id, "role": members.Role.Value(f"ROLE_{role.upper()}")}
         made = await do(self.suite, self.town.app, "membership.MemberService/AddMember", **named)
         return str(made.member.member_id)
 
     async def member(self, name: str = "Moe", role: str = "member") -> tuple[Person, str]:
         """Somebody new."""
         person = await self.town.person(name)
-        return person, await self.join(person, role)
+        return person, await self.join(person.user_id, role)
 
     async def member_id(self) -> str:
         """Somebody new, by their member id."""
-        return (await self.member())[1]
+        return await self.join((await self.town.user())[0])
 
     async def group_member(self) -> dict[str, str]:
         """Somebody new in the group: the fields that name them there."""
@@ -282,9 +284,10 @@ class House:
 
     async def group_ban(self) -> str:
         """A ban of somebody new from the group: their user id."""
-        person, _ = await self.member()
-        await self.call("membership.GroupBanService/BanUser", group_id=self.group_id, user_id=person.user_id)
-        return person.user_id
+        user_id, _ = await self.town.user()
+        await self.join(user_id)
+        await self.call("membership.GroupBanService/BanUser", group_id=self.group_id, user_id=user_id)
+        return user_id
 
     async def guest_invite(self, channel_id: str = "") -> Any:
         """A link for guests: the whole answer."""
@@ -306,9 +309,8 @@ class House:
 
     def move(self, member_id: str, *, expire_in: str) -> None:
         """Sets a guest's expiry relative to the clock; the grace ends a day later."""
-        with self.suite.database("guest") as database:
-            database.execute(
-                "UPDATE guests SET expire_at = statement_timestamp() + %(expire)s::interval, grace_end_at = "
-                "statement_timestamp() + %(expire)s::interval + interval '1 day' WHERE member_id = %(id)s",
-                {"expire": expire_in, "id": member_id},
-            )
+        query = (
+            "UPDATE guests SET expire_at = statement_timestamp() + %(expire)s::interval, grace_end_at = "
+            "statement_timestamp() + %(expire)s::interval + interval '1 day' WHERE member_id = %(id)s"
+        )
+        self.suite.rows("guest", query, {"expire": expire_in, "id": member_id})
