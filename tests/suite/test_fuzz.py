@@ -20,6 +20,7 @@ from services.chassis import interceptors
 from tests.suite.test_access_matrix import STRONGEST, TABLE
 from tests.support.examples import Example, all_examples, rpc_of
 from tests.support.examples.cast import Caller, Cast
+from tests.support.examples.digests import SERVICES
 from tests.support.examples.verdicts import EMPTY, OK, called, door, verdict
 from tests.support.examples.world import House, Town
 from tests.support.hard_values import hard_requests, mutated
@@ -134,12 +135,19 @@ class Fuzz:
             self.broken.append(f"{name}: {error.code().name}: {error.details()}: {shown}")
 
 
+def forget_events(suite: Suite) -> None:
+    """What was accepted and cannot be applied would be tried again for minutes, while other tests wait for it."""
+    for service in SERVICES:
+        suite.rows(f"{service}_owner", f"DELETE FROM {service}.inbox WHERE applied_at IS NULL", None)
+
+
 @pytest.fixture(scope="module")
 async def fuzz(suite: Suite) -> Fuzz:
     """Everything sent to every RPC."""
     fuzz = Fuzz(await Town(suite).prepare())
     for name, example in all_examples().items():
         await fuzz.rpc(name, example, REQUESTS)
+    forget_events(suite)
     return fuzz
 
 
