@@ -7,6 +7,7 @@ import asyncio
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 from google.protobuf.message import Message
@@ -17,7 +18,7 @@ from tests.support.examples.deleted import deleted_things
 from tests.support.examples.digests import Digests, changed
 from tests.support.examples.ids import ids, never_issued, replaced
 from tests.support.examples.table import NOT_APPLICABLE, Table
-from tests.support.examples.verdicts import EMPTY, OK, called, door, verdict
+from tests.support.examples.verdicts import EMPTY, OK, called, door, more, verdict
 from tests.support.examples.world import House, Town
 from tests.support.reflected import Metadata
 from tests.support.suite import Suite
@@ -124,9 +125,17 @@ class Matrix:
 
     async def _call(self, name: str, example: Example, caller: Caller, target: Target) -> str:
         request, forwarded = target
-        metadata, certificate = door(rpc_of(name), example, caller, forwarded)
-        answer = await called(self._suite, name, rpc_of(name), request, metadata=metadata, certificate=certificate)
-        return TABLE.word(verdict(*answer))
+        rpc = rpc_of(name)
+        metadata, certificate = door(rpc, example, caller, forwarded)
+        door_of: dict[str, Any] = {"metadata": metadata, "certificate": certificate}
+        messages, error = await called(self._suite, name, rpc, request, **door_of)
+        while error is None and verdict(messages, None) == EMPTY and (token := more(messages)):
+            # A page may be empty and not the last: a search whose time is over goes on with the next.
+            following: Any = type(request)()
+            following.CopyFrom(request)
+            following.page_token = token
+            messages, error = await called(self._suite, name, rpc, following, **door_of)
+        return TABLE.word(verdict(messages, error))
 
     async def _about_ids(self, name: str, example: Example, row: dict[str, str]) -> dict[str, str]:
         """What the strongest caller finds who names other things."""
@@ -186,8 +195,9 @@ def test_every_rpc_has_a_line_in_the_table() -> None:
 
 def test_every_rpc_lets_somebody_in_or_the_table_says_why_not() -> None:
     lets_in = {TABLE.word(OK), TABLE.word(EMPTY)}
-    nobody = [name for name, row in TABLE.rows.items() if not lets_in & set(row.values())]
-    assert [name for name in nobody if name not in TABLE.remarks] == []
+    open_rpcs = {rpc_of(name).name for name, row in TABLE.rows.items() if lets_in & set(row.values())}
+    closed = {name for name in TABLE.rows if rpc_of(name).name not in open_rpcs}
+    assert closed == set(TABLE.remarks)
 
 
 async def test_everybody_finds_what_the_table_says(found: Found) -> None:

@@ -68,6 +68,12 @@ def attempts(good: Message, number: int) -> list[Message | bytes]:
     return [*hard, *damaged]
 
 
+def open_examples() -> dict[str, Example]:
+    """Those that somebody may call; of things of others that nobody may touch, one's own are sent instead."""
+    words = {TABLE.word(OK), TABLE.word(EMPTY)}
+    return {name: each for name, each in all_examples().items() if words & set(TABLE.rows[name].values())}
+
+
 class Fuzz:
     """Sends them."""
 
@@ -145,7 +151,7 @@ def forget_events(suite: Suite) -> None:
 async def fuzz(suite: Suite) -> Fuzz:
     """Everything sent to every RPC."""
     fuzz = Fuzz(await Town(suite).prepare())
-    for name, example in all_examples().items():
+    for name, example in open_examples().items():
         await fuzz.rpc(name, example, REQUESTS)
     forget_events(suite)
     return fuzz
@@ -156,7 +162,8 @@ async def test_nothing_that_is_sent_breaks_an_rpc(fuzz: Fuzz) -> None:
 
 
 async def test_as_much_was_sent_to_every_rpc(fuzz: Fuzz) -> None:
-    assert {name for name, number in fuzz.sent.items() if number >= REQUESTS} == set(all_examples())
+    sent = {rpc_of(name).name for name, number in fuzz.sent.items() if number >= REQUESTS}
+    assert sent == {rpc_of(name).name for name in all_examples()}
 
 
 async def test_every_service_is_there_afterwards(suite: Suite, fuzz: Fuzz) -> None:

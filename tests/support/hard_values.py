@@ -137,7 +137,7 @@ def _harden_part(draw: st.DrawFn, holder: Any, field: FieldDescriptor) -> None:
         del part.paths[:]
         part.paths.extend(draw(st.sampled_from(PATHS)))
     elif draw(st.booleans()) and field.message_type.fields:
-        _harden(draw, part, draw(st.sampled_from(field.message_type.fields)))
+        _harden(draw, part, draw(st.sampled_from(list(field.message_type.fields))))
     if not field.is_repeated:
         part.SetInParent()  # there, and perhaps empty
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 WIDTH = 5
-NAMES = 31
+NAMES = 33
 NOT_APPLICABLE = "-"
 
 

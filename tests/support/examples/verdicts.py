@@ -55,6 +55,11 @@ def verdict(messages: Sequence[Message], error: grpc.aio.AioRpcError | None) -> 
     return OK if told or not first.DESCRIPTOR.fields else EMPTY
 
 
+def more(messages: Sequence[Message]) -> str:
+    """The token of the next page, where there is one."""
+    return str(getattr(messages[0], "next_page_token", "")) if messages else ""
+
+
 def _of_status(status: status_pb2.Status) -> str:
     info = error_details_pb2.ErrorInfo()
     for detail in status.details:
