@@ -106,7 +106,7 @@ EXAMPLES: Mapping[str, Example] = MappingProxyType(
         "membership.GroupInviteService/CreateGroupInvite": Example(
             lambda h, c: {**h.group_fields, "role": "member", "workspace_role": members.ROLE_VIEWER}
         ),
-        "membership.GroupInviteService/CreateGroupInvite (members only)": Example(
+        "membership.GroupInviteService/CreateGroupInvite (inside)": Example(
             lambda h, c: {**h.group_fields, "role": "member"}
         ),
         "membership.GroupInviteService/ListGroupInvites": Example(group),
