@@ -212,3 +212,15 @@ async def test_everybody_finds_what_the_table_says(found: Found) -> None:
 
 async def test_a_refusal_writes_nothing(found: Found) -> None:
     assert found.written == {}
+
+
+async def test_the_digests_see_a_single_row(suite: Suite) -> None:
+    house = await House(await Town(suite).prepare()).prepare()
+    digests = Digests(suite)
+    before = await digests.take()
+    await house.message()
+    tables = changed(before, await digests.take())
+    assert {"messaging.conversations", "messaging.messages"} <= set(tables)
+    before = await digests.take()
+    await house.invitation()
+    assert {"membership.invitations", "membership.outbox"} <= set(changed(before, await digests.take()))
