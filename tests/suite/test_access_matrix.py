@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from google.protobuf.message import Message
 
@@ -179,7 +180,10 @@ async def found(suite: Suite) -> Found:
     cast = await Cast(house, elsewhere).prepare()
     matrix, found = Matrix(cast, await deleted_things(house), await elsewhere.things()), Found()
     for name, example in all_examples().items():
-        await matrix.row(name, example, found)
+        try:
+            await matrix.row(name, example, found)
+        except grpc.aio.AioRpcError as error:
+            raise AssertionError(f"the example of {name} could not be made: {error.details()}") from error
     if WRITES:
         TABLE.write(found.rows)
     return found

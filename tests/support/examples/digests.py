@@ -58,7 +58,7 @@ class Digests:
     async def take(self) -> dict[str, Any]:
         """Once all that was going on between the services has ended."""
         for service in SERVICES:
-            await until(lambda service=service: self._suite.rows(service, WAITING, None) == [(0,)])
+            await until(lambda service=service: self._suite.rows(service, WAITING, None) == [(0,)], seconds=60)
         return {
             f"{service}.{name}": numbers
             for service in SERVICES
