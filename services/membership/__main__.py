@@ -68,12 +68,9 @@ def build(settings: MembershipSettings) -> Frame:
     sight = Sight(Guests(frame.channels["guest"]))
     database, secret = frame.database, frame.secret
     served = (
-        (group_service_pb2_grpc.add_GroupServiceServicer_to_server, GroupService),
         (group_member_service_pb2_grpc.add_GroupMemberServiceServicer_to_server, GroupMemberService),
         (group_invite_service_pb2_grpc.add_GroupInviteServiceServicer_to_server, GroupInviteService),
         (group_ban_service_pb2_grpc.add_GroupBanServiceServicer_to_server, GroupBanService),
-        (role_scheme_service_pb2_grpc.add_RoleSchemeServiceServicer_to_server, RoleSchemeService),
-        (user_group_service_pb2_grpc.add_UserGroupServiceServicer_to_server, UserGroupService),
         (activity_service_pb2_grpc.add_ActivityServiceServicer_to_server, ActivityService),
     )
     for add_to_server, servicer in served:
@@ -83,11 +80,16 @@ def build(settings: MembershipSettings) -> Frame:
     )
     frame.add(
         invitation_service_pb2_grpc.add_InvitationServiceServicer_to_server,
-        InvitationService(database, secret, identity, daily),
+        InvitationService(database, secret, identity, sight=sight, daily=daily),
     )
-    frame.add(
-        member_service_pb2_grpc.add_MemberServiceServicer_to_server, MemberService(database, secret, identity, sight)
+    served_with_sight = (
+        (group_service_pb2_grpc.add_GroupServiceServicer_to_server, GroupService),
+        (role_scheme_service_pb2_grpc.add_RoleSchemeServiceServicer_to_server, RoleSchemeService),
+        (user_group_service_pb2_grpc.add_UserGroupServiceServicer_to_server, UserGroupService),
+        (member_service_pb2_grpc.add_MemberServiceServicer_to_server, MemberService),
     )
+    for add, seeing in served_with_sight:
+        frame.add(add, seeing(database, secret, identity, sight))
     frame.add(
         workspace_service_pb2_grpc.add_WorkspaceServiceServicer_to_server,
         WorkspaceService(database, secret, identity, sight=sight, creation=settings.workspace_creation, daily=daily),

@@ -13,6 +13,7 @@ from services.chassis.errors import PermissionDenied
 from services.membership import activities, members
 from services.membership.activities import Activity
 from services.membership.errors import Banned, LastAdmin, LastOwner, RankTooLow
+from services.membership.guest_sight import Sight
 
 log = structlog.get_logger()
 
@@ -28,6 +29,18 @@ COUNT_RECENT = text("""
     WHERE p.workspace_id = :workspace_id AND p.user_id = :user_id AND a.outcome = 'refused'
         AND a.happened_at > statement_timestamp() - interval '1 minute'
 """)
+
+
+async def told(database: Database, sight: Sight, workspace_id: str, call: Awaitable[T]) -> T:
+    """The answer of `call`; that it is denied is told to who is somebody there. NotFound for a guest who has ended."""
+    try:
+        return await call
+    except PermissionDenied:
+        person = {"workspace_id": workspace_id, "user_id": current_call().user_id}
+        caller = await database.read(lambda tx: members.find_active(tx, **person))
+        if caller is not None:
+            await sight.require_present(caller)
+        raise
 
 
 async def audited(

@@ -21,6 +21,8 @@ from tests.support.suite import Person, Suite
 
 Pool = Mapping[str, Sequence[str]]
 """Values by the name of the field, "member_id" also standing for "sponsor_member_id" and "member_ids"."""
+Metadata = Sequence[tuple[str, str]]
+"""What is sent beside a request."""
 
 TRIES = 40
 DEEPEST = 4
@@ -185,49 +187,72 @@ def _text(message_class: type[Message], name: str, chance: random.Random) -> str
     return chance.choice(texts) if texts else str(uuid.uuid4())
 
 
-async def do(suite: Suite, person: Person, name: str, /, **fields: Any) -> Any:
-    """The answer of a unary RPC by its short name, "guest.GuestService/GetGuest"."""
+async def do(suite: Suite, person: Person | None, name: str, /, **fields: Any) -> Any:
+    """The answer of a unary RPC by its short name, "guest.GuestService/GetGuest"; without a token for nobody."""
     package, service = name.split(".")
     rpc = contracts.rpcs()[f"/guildhall.{package}.v1.{service}"]
     request: Any = contracts.request_class(rpc)(**fields)
     response: Any = symbol_database.Default().GetSymbol(rpc.response)
     call = suite.channel(package).unary_unary(rpc.name, type(request).SerializeToString, response.FromString)
-    return await call(request, timeout=30, metadata=person.metadata)
+    return await call(request, timeout=30, metadata=person.metadata if person else None)
+
+
+async def ask(
+    suite: Suite,
+    rpc: contracts.Rpc,
+    request: Message | bytes,
+    *,
+    metadata: Metadata = (),
+    certificate: str = "gateway",
+    service: str = "",
+    seconds: float = 1.0,
+    most: int = MOST_FRAMES,
+) -> tuple[list[Message], grpc.aio.AioRpcError | None]:
+    """What a call brings: its messages, and the refusal if there is one. Bytes are sent as they are.
+
+    A stream is read until it ends, or `most` messages have come, or for `seconds`. `service` is only needed for what
+    every service has.
+    """
+    channel = suite.channel(service or rpc.service.split(".")[1], certificate=certificate)
+    response = symbol_database.Default().GetSymbol(rpc.response)
+    shape = f"{'stream' if rpc.client_streaming else 'unary'}_{'stream' if rpc.server_streaming else 'unary'}"
+    method = getattr(channel, shape)(rpc.name, _serialized, response.FromString)
+    given = _frames(request) if rpc.client_streaming else request
+    call = method(given, timeout=10, metadata=metadata)
+    found: list[Message] = []
+    try:
+        if not rpc.server_streaming:
+            return [await call], None
+        async with asyncio.timeout(seconds):
+            async for message in call:
+                found.append(message)
+                if len(found) == most:
+                    break
+    except TimeoutError:
+        pass
+    except grpc.aio.AioRpcError as error:
+        return found, error
+    finally:
+        call.cancel()
+    return found, None
 
 
 async def answers(
     suite: Suite, person: Person, rpc: contracts.Rpc, request: Message, *, seconds: float = 1.0
 ) -> tuple[list[Message], list[str], bytes]:
-    """What a call brings: its messages, the texts of its refusal, and the refusal's status as on the wire.
-
-    A stream is read until it ends, or for `seconds`.
-    """
-    channel = suite.channel(rpc.service.split(".")[1])
-    response = symbol_database.Default().GetSymbol(rpc.response)
-    shape = f"{'stream' if rpc.client_streaming else 'unary'}_{'stream' if rpc.server_streaming else 'unary'}"
-    method = getattr(channel, shape)(rpc.name, type(request).SerializeToString, response.FromString)
-    given = _frames(request) if rpc.client_streaming else request
-    call = method(given, timeout=10, metadata=person.metadata)
-    found: list[Message] = []
-    try:
-        if not rpc.server_streaming:
-            return [await call], [], b""
-        async with asyncio.timeout(seconds):
-            async for message in call:
-                found.append(message)
-                if len(found) == MOST_FRAMES:
-                    break
-    except TimeoutError:
-        pass
-    except grpc.aio.AioRpcError as error:
-        raw = b"".join(bytes(v) for k, v in error.trailing_metadata() or () if k == "grpc-status-details-bin")
-        return found, [error.details() or "", *texts(status_pb2.Status.FromString(raw))], raw
-    finally:
-        call.cancel()
-    return found, [], b""
+    """What a person's call brings: its messages, the texts of its refusal, and the refusal's status as on the wire."""
+    found, error = await ask(suite, rpc, request, metadata=person.metadata, seconds=seconds)
+    if error is None:
+        return found, [], b""
+    raw = b"".join(bytes(v) for k, v in error.trailing_metadata() or () if k == "grpc-status-details-bin")
+    return found, [error.details() or "", *texts(status_pb2.Status.FromString(raw))], raw
 
 
-async def _frames(request: Message) -> AsyncIterator[Message]:
+def _serialized(request: Message | bytes) -> bytes:
+    return request if isinstance(request, bytes) else request.SerializeToString()
+
+
+async def _frames(request: Message | bytes) -> AsyncIterator[Message | bytes]:
     yield request
 
 

@@ -75,10 +75,10 @@ class AccessService(AccessStreamRpcs, rpc.AccessServiceServicer):
 
     async def _require_may_ask(self, workspace_id: str, rows: Sequence[Row[Any]]) -> Hearing:
         """The same, and NotFound for a guest who has ended."""
-        hearing = _require_may_ask(rows)
-        if len(rows) > 1:
+        if len(rows) > 1 and rows[1].member_id is not None:
+            # First: to who has ended, not even that they may not ask is told.
             await self._sight.require_present(Asking(str(rows[1].member_id), workspace_id, rows[1].kind))
-        return hearing
+        return _require_may_ask(rows)
 
 
 def _questions(request: pb.CheckAccessRequest | pb.ExplainAccessRequest) -> list[Question]:

@@ -17,6 +17,7 @@ from services.chassis.secret import SecretKey
 from services.membership import group_access, group_members, group_trees, groups, members, refusals, wire_groups
 from services.membership.capabilities import CREATE_GROUPS, DELETE_GROUP, MANAGE_GROUP, allows
 from services.membership.group_access import Group, Member, Standing
+from services.membership.guest_sight import Sight
 from services.membership.peers import Identity
 from services.membership.servicers.group_calls import change_group, one_spelling, read_page
 
@@ -24,10 +25,11 @@ from services.membership.servicers.group_calls import change_group, one_spelling
 class GroupService(rpc.GroupServiceServicer):
     """Groups, and the tree that they form."""
 
-    def __init__(self, database: Database, secret: SecretKey, identity: Identity) -> None:
+    def __init__(self, database: Database, secret: SecretKey, identity: Identity, sight: Sight) -> None:
         self._database = database
         self._secret = secret
         self._identity = identity
+        self._sight = sight
 
     async def CreateGroup(self, request: pb.CreateGroupRequest, context: Any) -> pb.CreateGroupResponse:
         """At the top by who may create groups, below a group by who manages that one."""
@@ -66,6 +68,7 @@ class GroupService(rpc.GroupServiceServicer):
             return pb.CreateGroupResponse(group=wire_groups.group(row))
 
         call = once(self._database, self._secret, request, pb.CreateGroupResponse, access=access, work=create)
+        call = refusals.told(self._database, self._sight, workspace_id, call)
         return await refusals.audited(self._database, "group.created", workspace_id, call)
 
     async def GetGroup(self, request: pb.GetGroupRequest, context: Any) -> pb.GetGroupResponse:

@@ -26,6 +26,7 @@ from services.membership import (
 )
 from services.membership.capabilities import INVITE_MEMBERS
 from services.membership.daily_limits import DailyLimits
+from services.membership.guest_sight import Sight
 from services.membership.invitation_batches import Wanted
 from services.membership.peers import Identity
 
@@ -33,10 +34,13 @@ from services.membership.peers import Identity
 class InvitationService(rpc.InvitationServiceServicer):
     """Asks people in by e-mail."""
 
-    def __init__(self, database: Database, secret: SecretKey, identity: Identity, daily: DailyLimits) -> None:
+    def __init__(
+        self, database: Database, secret: SecretKey, identity: Identity, *, sight: Sight, daily: DailyLimits
+    ) -> None:
         self._database = database
         self._secret = secret
         self._identity = identity
+        self._sight = sight
         self._daily = daily
 
     async def CreateInvitation(self, request: pb.CreateInvitationRequest, context: Any) -> pb.CreateInvitationResponse:
@@ -68,7 +72,7 @@ class InvitationService(rpc.InvitationServiceServicer):
         scope = ("ListInvitations", user_id, workspace_id, str(request.state))
         key = page_key(self._secret, scope, request.page_token)
         size = page_size(request.page_size)
-        rows = await self._database.read(
+        read = self._database.read(
             lambda tx: invitation_reads.list_page(
                 tx,
                 workspace_id=workspace_id,
@@ -78,6 +82,7 @@ class InvitationService(rpc.InvitationServiceServicer):
                 size=size + 1,
             )
         )
+        rows = await refusals.told(self._database, self._sight, workspace_id, read)
         page = rows[:size]
         return pb.ListInvitationsResponse(
             invitations=[wire_invitations.invitation(row) for row in page],
@@ -166,6 +171,7 @@ class InvitationService(rpc.InvitationServiceServicer):
             )
 
         call = once(self._database, self._secret, request, answer_class, access=access, work=work)
+        call = refusals.told(self._database, self._sight, request.workspace_id, call)
         return await refusals.audited(
             self._database,
             action,

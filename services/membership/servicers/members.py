@@ -200,9 +200,10 @@ class MemberService(GuestMemberRpcs, MemberReadRpcs, rpc.MemberServiceServicer):
         scope = ("ListBannedMembers", user_id, workspace_id)
         key = page_key(self._secret, scope, request.page_token)
         before, size = str(key[0]) if key else None, page_size(request.page_size)
-        rows = await self._database.read(
+        read = self._database.read(
             lambda tx: bans.list_page(tx, workspace_id=workspace_id, user_id=user_id, before=before, size=size + 1)
         )
+        rows = await refusals.told(self._database, self._sight, workspace_id, read)
         page = rows[:size]
         names = await self._identity.names(str(row.user_id) for row in page if row.was_member)
         return pb.ListBannedMembersResponse(
@@ -236,6 +237,7 @@ class MemberService(GuestMemberRpcs, MemberReadRpcs, rpc.MemberServiceServicer):
             return await members.access_workspace(tx, workspace_id=workspace_id, user_id=user_id, capability=capability)
 
         call = once(self._database, self._secret, request, answer_class, access=access, work=work)
+        call = refusals.told(self._database, self._sight, workspace_id, call)
         return await refusals.audited(self._database, action, workspace_id, call)
 
     async def _caller(self, workspace_id: str) -> Row[Any]:

@@ -16,6 +16,7 @@ from services.chassis.idempotency import Repeatable, once
 from services.chassis.secret import SecretKey
 from services.membership import members, refusals, role_schemes, wire_groups
 from services.membership.capabilities import MANAGE_ROLE_SCHEMES
+from services.membership.guest_sight import Sight
 from services.membership.peers import Identity
 from services.membership.servicers.group_calls import one_spelling, read_page
 
@@ -25,10 +26,11 @@ Answer = TypeVar("Answer", bound=Message)
 class RoleSchemeService(rpc.RoleSchemeServiceServicer):
     """What the roles in groups are."""
 
-    def __init__(self, database: Database, secret: SecretKey, identity: Identity) -> None:
+    def __init__(self, database: Database, secret: SecretKey, identity: Identity, sight: Sight) -> None:
         self._database = database
         self._secret = secret
         self._identity = identity
+        self._sight = sight
 
     async def ListRoleSchemes(self, request: pb.ListRoleSchemesRequest, context: Any) -> pb.ListRoleSchemesResponse:
         """A page: the built-in ones come first."""
@@ -131,6 +133,7 @@ class RoleSchemeService(rpc.RoleSchemeServiceServicer):
             )
 
         call = once(self._database, self._secret, request, answer_class, access=access, work=work)
+        call = refusals.told(self._database, self._sight, workspace_id, call)
         return await refusals.audited(
             self._database, action, workspace_id, call, target_type="role_scheme", target_id=scheme_id
         )

@@ -18,16 +18,18 @@ from services.chassis.pages import page_key, page_size, page_token
 from services.chassis.secret import SecretKey
 from services.membership import handles, members, refusals, user_groups, wire_user_groups
 from services.membership.capabilities import MANAGE_USER_GROUPS
+from services.membership.guest_sight import Sight
 from services.membership.peers import Identity
 
 
 class UserGroupService(rpc.UserGroupServiceServicer):
     """Sets of people that are mentioned together."""
 
-    def __init__(self, database: Database, secret: SecretKey, identity: Identity) -> None:
+    def __init__(self, database: Database, secret: SecretKey, identity: Identity, sight: Sight) -> None:
         self._database = database
         self._secret = secret
         self._identity = identity
+        self._sight = sight
 
     async def CreateUserGroup(self, request: pb.CreateUserGroupRequest, context: Any) -> pb.CreateUserGroupResponse:
         """An admin makes one, without members."""
@@ -206,6 +208,7 @@ class UserGroupService(rpc.UserGroupServiceServicer):
             return await change(tx)
 
         call = once(self._database, self._secret, request, answer_class, access=access, work=work)
+        call = refusals.told(self._database, self._sight, workspace_id, call)
         return await refusals.audited(
             self._database, action, workspace_id, call, target_type="user_group", target_id=user_group_id
         )

@@ -129,6 +129,7 @@ class WorkspaceService(rpc.WorkspaceServiceServicer):
             return pb.UpdateWorkspaceResponse(workspace=wire.workspace(row))
 
         call = once(self._database, self._secret, request, pb.UpdateWorkspaceResponse, access=access, work=update)
+        call = refusals.told(self._database, self._sight, workspace_id, call)
         return await refusals.audited(self._database, "workspace.updated", workspace_id, call)
 
     async def DeleteWorkspace(self, request: pb.DeleteWorkspaceRequest, context: Any) -> pb.DeleteWorkspaceResponse:

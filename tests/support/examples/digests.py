@@ -1,0 +1,71 @@
+"""What is stored, as numbers that change with every row that is written: for calls that must leave nothing behind."""
+
+from typing import Any
+
+from tests.support.deliveries import until
+from tests.support.suite import Suite
+
+SERVICES = ("identity", "membership", "guest", "messaging")
+NOT_COUNTED = frozenset(
+    {
+        # Refused attempts are logged, and counted.
+        "identity.security_events",
+        "membership.activities",
+        "membership.activity_people",
+        "membership.activity_details",
+        "membership.workspace_heads",
+        "guest.guest_invite_attempts",
+        # When a session was used is written once a minute, for whatever it was used.
+        "identity.sessions",
+        "identity.service_keys",
+        # What was said before is prepared for searching meanwhile.
+        "messaging.search_entries",
+        "messaging.search_positions",
+    }
+)
+# xmin is the transaction that wrote a row last, so an update that changes nothing counts as well.
+ROWS = "SELECT '{name}', count(*), coalesce(sum(t.xmin::text::bigint), 0) FROM {schema}.{name} t"
+CONTENTS = "SELECT '{name}', count(*), coalesce(sum(hashtext(t::text)::bigint), 0) FROM {schema}.{name} t"
+SOME_ROWS = {
+    # Claims move a row's due time. What is for the worker stays while there is none, and mails are among it.
+    "outbox": "SELECT 'outbox', count(*), 0 FROM {schema}.outbox WHERE target = 'worker'",
+    # A refusal's activity comes from another service.
+    "inbox": "SELECT 'inbox', count(*), 0 FROM {schema}.inbox WHERE kind <> 'activity_recorded'",
+}
+TABLES = "SELECT table_name FROM information_schema.tables WHERE table_schema = %s AND table_name <> 'alembic_version'"
+WAITING = """
+    SELECT (SELECT count(*) FROM outbox WHERE target <> 'worker' AND NOT dead)
+        + (SELECT count(*) FROM inbox WHERE applied_at IS NULL AND NOT dead)
+"""
+
+
+class Digests:
+    """Of all four schemas. The workers must be stopped: what they do later has been decided before."""
+
+    def __init__(self, suite: Suite, *, counting: str = ROWS) -> None:
+        """CONTENTS does not count what was written again as it was."""
+        self._suite = suite
+        self._counting = counting
+        self._statements = {service: self._statement(service) for service in SERVICES}
+
+    def _statement(self, service: str) -> str:
+        names = sorted(name for (name,) in self._suite.rows(f"{service}_owner", TABLES, [service]))
+        assert {"outbox", "inbox"} <= set(names)
+        counted = [name for name in names if f"{service}.{name}" not in NOT_COUNTED]
+        parts = [SOME_ROWS.get(name, self._counting).format(name=name, schema=service) for name in counted]
+        return " UNION ALL ".join(parts)
+
+    async def take(self) -> dict[str, Any]:
+        """Once all that was going on between the services has ended."""
+        for service in SERVICES:
+            await until(lambda service=service: self._suite.rows(service, WAITING, None) == [(0,)], seconds=60)
+        return {
+            f"{service}.{name}": numbers
+            for service in SERVICES
+            for name, *numbers in self._suite.rows(f"{service}_owner", self._statements[service], None)
+        }
+
+
+def changed(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """The tables that something was written to."""
+    return sorted(name for name in before | after if before.get(name) != after.get(name))
