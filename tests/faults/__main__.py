@@ -29,6 +29,7 @@ from tests.faults import (
     replica_killed,
     rolling_restart,
     row_locked,
+    statements_fail,
     wakes_lost,
 )
 from tests.faults.bench import Bench, Result
@@ -42,6 +43,7 @@ SCENARIOS: dict[str, tuple[str, Callable[[Bench], Awaitable[Result]]]] = {
     "F3": ("kill -9 Valkey, data gone", wakes_lost.run),
     "F7": ("the answer to COMMIT is cut", commit_answers_cut.run),
     "F8": ("rolling restart of services, workers and Envoy", rolling_restart.run),
+    "F10": ("each statement of each use case fails, in turn", statements_fail.run),
     "F12": ("access lost while secrets are posted", access_lost.run),
     "F13": ("one conversation's row locked for 2 s", row_locked.run),
 }
