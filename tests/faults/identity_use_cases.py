@@ -18,7 +18,7 @@ from tests.support.suite import PASSWORD, Person, Suite
 
 NOBODY = Person("", "", "", "", "", "")
 """Whoever has not signed in."""
-PASSWORD_AFTER = "another password that is long"  # noqa: S105
+PASSWORD_AFTER = "another password that is long"
 _ROOTS: dict[int, Person] = {}
 
 Fields = Callable[[Suite], Awaitable[tuple[Person, dict[str, Any]]]]
@@ -162,9 +162,7 @@ async def _unproven(suite: Suite) -> tuple[Person, dict[str, Any]]:
 
 
 async def _prove(suite: Suite) -> tuple[Person, dict[str, Any]]:
-    token = await _asked_for(
-        suite, "identity.AuthService/SignUp", new_address(), password=PASSWORD, name="New"
-    )
+    token = await _asked_for(suite, "identity.AuthService/SignUp", new_address(), password=PASSWORD, name="New")
     return NOBODY, {"token": token}
 
 

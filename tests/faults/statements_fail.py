@@ -21,7 +21,7 @@ from tests.faults.workshop import Journal, Point, Shape, Workshop, open_workshop
 
 REPETITIONS = 3
 _EXAMPLES = 12
-CONTROLS = ("membership: invite", "membership: remove", "messaging.ConversationService/CreateChannel")
+CONTROLS = ("membership: update a member", "messaging.ConversationService/CreateChannel")
 COUNTERS = frozenset({"guest.guest_invite_attempts"})
 """Tables of attempts: each try counts, also one that came to nothing."""
 

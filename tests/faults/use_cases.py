@@ -1,4 +1,4 @@
-"""Every RPC that changes something, with what it needs: membership's from its own tests' table, guest's, messaging's."""
+"""Every RPC that changes something, with what it needs: membership's from its tests' own table; guest's, messaging's."""
 
 import hashlib
 import uuid
