@@ -26,6 +26,7 @@ from tests.faults import (
     access_lost,
     commit_answers_cut,
     database_killed,
+    deliveries_tripled,
     replica_killed,
     rolling_restart,
     row_locked,
@@ -44,6 +45,7 @@ SCENARIOS: dict[str, tuple[str, Callable[[Bench], Awaitable[Result]]]] = {
     "F7": ("the answer to COMMIT is cut", commit_answers_cut.run),
     "F8": ("rolling restart of services, workers and Envoy", rolling_restart.run),
     "F10": ("each statement of each use case fails, in turn", statements_fail.run),
+    "F11": ("every event and task delivered three times, shuffled", deliveries_tripled.run),
     "F12": ("access lost while secrets are posted", access_lost.run),
     "F13": ("one conversation's row locked for 2 s", row_locked.run),
 }

@@ -1,4 +1,4 @@
-"""Every RPC that changes something, with what it needs: membership's from its tests' own table; guest's, messaging's."""
+"""Every RPC that changes something, with what it needs; membership's come from its own tests' table."""
 
 import hashlib
 import uuid

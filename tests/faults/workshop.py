@@ -59,7 +59,7 @@ class Journal:
 
     def __init__(self, admin: psycopg.Connection[Any]) -> None:
         """`admin` is a superuser's connection to a suite's database, in autocommit."""
-        self._admin = admin
+        self.admin = admin
         admin.execute(JOURNAL)
         admin.execute(NOTE)
         for schema, table in admin.execute(TABLES, [list(SERVICES)]).fetchall():
@@ -83,17 +83,22 @@ class Journal:
 
     def since(self, mark: int) -> Counter[Shape]:
         """The transactions after a place, by what they wrote."""
-        rows = self._admin.execute(
+        rows = self.admin.execute(
             "SELECT array_agg(what ORDER BY what) FROM public.journal WHERE place > %s GROUP BY writer", [mark]
         )
         return Counter(tuple(whats) for (whats,) in rows)
+
+    async def relayed(self) -> None:
+        """Waits until the relays have taken every row for other services."""
+        rows = " UNION ALL ".join(f"SELECT 1 FROM {service}.outbox WHERE target <> 'worker'" for service in SERVICES)
+        await until(lambda: not self._one(f"SELECT count(*) FROM ({rows}) waiting"), seconds=SETTLE_SECONDS)
 
     async def settled(self) -> None:
         """Waits until every event is applied and every task done."""
         await until(lambda: not self._one(self._undone), seconds=SETTLE_SECONDS)
 
     def _one(self, query: str) -> int:
-        row = self._admin.execute(query.encode()).fetchone()
+        row = self.admin.execute(query.encode()).fetchone()
         assert row is not None
         return int(row[0])
 
