@@ -27,7 +27,13 @@ SETTLE_SECONDS = 60
 # Left out: what the relay, the inbox and the search do with rows by themselves, whenever it suits them.
 ONLY_INSERTS = {"outbox", "idempotency_keys"}
 UNWATCHED = {"alembic_version", "inbox", "search_entries", "search_positions"}
-DETAILS = {"outbox": "kind", "activities": "action", "conversation_events": "kind", "security_events": "kind"}
+DETAILS = {
+    "outbox": "kind",
+    "activities": "action",
+    "conversation_events": "kind",
+    "security_events": "kind",
+    "sessions": "ended_reason",
+}
 
 TABLES = """
     SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
