@@ -27,11 +27,13 @@ from tests.faults import (
     commit_answers_cut,
     database_killed,
     deliveries_tripled,
+    edge_broken,
     replica_killed,
     rolling_restart,
     row_locked,
     statements_fail,
     wakes_lost,
+    worker_killed,
 )
 from tests.faults.bench import Bench, Result
 from tests.faults.cluster import Cluster, running_cluster
@@ -42,6 +44,8 @@ SCENARIOS: dict[str, tuple[str, Callable[[Bench], Awaitable[Result]]]] = {
     "F1": ("kill -9 a replica of each service", replica_killed.run),
     "F2": ("kill -9 all of PostgreSQL", database_killed.run),
     "F3": ("kill -9 Valkey, data gone", wakes_lost.run),
+    "F4": ("kill -9 of workers in mid-task; two beats at once", worker_killed.run),
+    "F6": ("black hole and reset on each edge", edge_broken.run),
     "F7": ("the answer to COMMIT is cut", commit_answers_cut.run),
     "F8": ("rolling restart of services, workers and Envoy", rolling_restart.run),
     "F10": ("each statement of each use case fails, in turn", statements_fail.run),

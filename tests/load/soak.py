@@ -31,7 +31,8 @@ _PART_SECONDS = 120.0
 _STREAMS = 40
 _REST_SECONDS = 45.0
 """More than the 30 s for which the gateway keeps an idle connection to nobody."""
-_ALLOWED = {"OK", "CANCELLED"}
+_ALLOWED = {"OK", "CANCELLED", "RESOURCE_EXHAUSTED"}
+"""What a busy moment refuses is told, and no leak."""
 _FLAT = {
     "descriptors": ("process_open_fds", 5.0),
     "tasks": ("guildhall_event_loop_tasks", 20.0),
