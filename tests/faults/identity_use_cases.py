@@ -63,7 +63,7 @@ async def _adapted(suite: Suite) -> tuple[Person, str]:
     """A product's back end, and a user whom it has made."""
     product = _backend(suite)
     made = await do(suite, product, "identity.AdapterService/CreateUser", email=new_address())
-    return product, str(made.user.user_id)
+    return product, str(made.user.id)
 
 
 def _account(user_id: str) -> dict[str, Any]:
