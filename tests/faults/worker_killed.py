@@ -1,6 +1,6 @@
 """F4: kill -9 of Celery workers in the middle of their tasks, while two beats have everything swept.
 
-The tasks are mails of invitations and password resets, and what the clock brings to guests: their lock, and a notice of
+The tasks are mails of invitations and sign-ups, and what the clock brings to guests: their lock, and a notice of
 it to each and to their sponsor. Control: a worker that forgets a task's row when it begins it.
 """
 
@@ -8,7 +8,7 @@ import asyncio
 import time
 import uuid
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import replace
 from email import policy
 from email.parser import BytesHeaderParser
@@ -21,11 +21,11 @@ from guildhall.membership.v1 import invitation_service_pb2_grpc as invitations_r
 from guildhall.membership.v1 import member_service_pb2 as members
 
 from tests.faults.bench import WRITERS, Bench, Result
-from tests.faults.people import CALL_SECONDS, Person, join_by_link, make_channels, make_guest_link
+from tests.faults.people import CALL_SECONDS, PASSWORD, Person, join_by_link, make_channels, make_guest_link
 
 MOST_SECONDS = 90.0
 _GIVE_UP_SECONDS = 120.0
-_INVITED = 16
+_INVITED, _SIGNED_UP = 16, 6
 _GUESTS = 2
 _KILLED = ("membership", "identity", "guest")
 _KILLS = 2
@@ -130,13 +130,13 @@ class _Round:
         self._guest_ids = guest_ids
         self._begun = time.monotonic()
         invited = await self._invite(team[0], workspace_id)
-        await self._reset_passwords(team)
+        signed_up = await self._sign_up()
         async with await bench.cluster.admin() as admin:
             await admin.execute(_LOCK, [guest_ids])
             await admin.execute(_PLANNED, [guest_ids])
-        self._addresses = {*invited, *(person.email for person in (*team, *guests))}
+        self._addresses = {*invited, *signed_up, team[0].email, *(guest.email for guest in guests)}
         # A lock is told to the guest and to the sponsor, who is told of each of theirs.
-        self._expected = len(invited) + len(team) + 2 * len(guests)
+        self._expected = len(invited) + len(signed_up) + 2 * len(guests)
         return self
 
     async def _invite(self, owner: Person, workspace_id: str) -> list[str]:
@@ -148,11 +148,14 @@ class _Round:
             await owner.call(invitations_rpc.InvitationServiceStub, "CreateInvitation", request)
         return addresses
 
-    async def _reset_passwords(self, people: Sequence[Person]) -> None:
-        for person in people:
-            stub = auth_rpc.AuthServiceStub(person.channel)
-            request = auth.RequestPasswordResetRequest(email=person.email, request_id=str(uuid.uuid4()))
-            await stub.RequestPasswordReset(request, timeout=CALL_SECONDS)
+    async def _sign_up(self) -> list[str]:
+        addresses = [f"new-{uuid.uuid4().hex}@example.com" for _ in range(_SIGNED_UP)]
+        async with self._bench.people.open_channel() as channel:
+            stub = auth_rpc.AuthServiceStub(channel)
+            for address in addresses:
+                request = auth.SignUpRequest(email=address, password=PASSWORD, name="New")
+                await stub.SignUp(request, timeout=CALL_SECONDS)
+        return addresses
 
     async def kill(self) -> int:
         """Kills each worker as soon as it is seen to be at something, more than once; how often."""
@@ -217,5 +220,5 @@ class _Round:
         return found
 
     def missing(self) -> int:
-        """Mails of invitations and resets that have not come: what the beats bring may still be on its way."""
+        """Mails of invitations and sign-ups that have not come: what the beats bring may still be on its way."""
         return max(0, self._expected - 2 * len(self._guest_ids) - self.written)
