@@ -297,6 +297,8 @@ async def _revoke(town: Town) -> tuple[Person, dict[str, Any]]:
 
 
 async def _transfer(town: Town) -> tuple[Person, dict[str, Any]]:
+    promoted = {"workspace_id": town.workspace_id, "member_id": town.bob_id, "role": members.ROLE_ADMIN}
+    await do(town.suite, town.admin, "membership.MemberService/UpdateMemberRole", **promoted)
     return town.admin, {**await town.guest(), "sponsor_member_id": town.bob_id}
 
 
