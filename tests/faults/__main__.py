@@ -118,6 +118,13 @@ def write_report(results: dict[str, Result], file: Path) -> None:
     file.write_text(json.dumps({name: asdict(result) for name, result in results.items()}, indent=2) + "\n")
 
 
+def _write_page(results: dict[str, Result], names: Sequence[str], rounds: str) -> None:
+    titles = {name: title for name, (title, _) in SCENARIOS.items()}
+    which = "" if list(names) == list(SCENARIOS) else f' F="{" ".join(names)}"'
+    today = datetime.datetime.now(datetime.UTC).date()
+    page.update(page.PAGE, titles, results, on=today, command=f"make faults{which} FAULT_ROUNDS={rounds}")
+
+
 def _print_table(results: dict[str, Result], console: Console) -> None:
     table = Table("id", "fault", "rounds", "holds", "control", "figures", title="make faults")
     for name, result in results.items():
@@ -151,8 +158,7 @@ def main(arguments: Sequence[str]) -> int:
         console.print(f"[red]{error or 'interrupted'}[/]", highlight=False, soft_wrap=True)
     results = scenarios.results if scenarios is not None else {}
     write_report(results, REPORT)
-    titles = {name: title for name, (title, _) in SCENARIOS.items()}
-    page.update(page.PAGE, titles, results, on=datetime.datetime.now(datetime.UTC).date())
+    _write_page(results, names, rounds_text)
     _print_table(results, console)
     held = len(results) == len(names) and all(result.holds and result.control_failed for result in results.values())
     if held:

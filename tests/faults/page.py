@@ -18,7 +18,9 @@ Told = Callable[[Detail, Detail], tuple[str, str]]
 """What was seen, and what the control did: of a scenario's detail, and its control's."""
 
 
-def update(page: Path, titles: Mapping[str, str], results: Mapping[str, Result], *, on: datetime.date) -> None:
+def update(
+    page: Path, titles: Mapping[str, str], results: Mapping[str, Result], *, on: datetime.date, command: str
+) -> None:
     """Writes the rows of this run's faults; those of others stay. ValueError for a page without the two marks."""
     text = page.read_text()
     before, begin, rest = text.partition(BEGIN)
@@ -27,12 +29,12 @@ def update(page: Path, titles: Mapping[str, str], results: Mapping[str, Result],
         raise ValueError(f"{page} has no place for the table: {BEGIN} … {END}")
     rows = {int(found[1]): line for line in inside.splitlines() if (found := _ID.match(line))}
     for name, result in results.items():
-        rows[int(name[1:])] = row(name, titles[name], result, on=on)
+        rows[int(name[1:])] = row(name, titles[name], result, on=on, command=command)
     table = "\n".join([*HEAD, *(rows[number] for number in sorted(rows))])
     page.write_text(f"{before}{BEGIN}\n\n{table}\n\n{END}{after}")
 
 
-def row(name: str, title: str, result: Result, *, on: datetime.date) -> str:
+def row(name: str, title: str, result: Result, *, on: datetime.date, command: str) -> str:
     """One fault's."""
     seen, control = _told(name, result.detail)
     if not result.holds:
@@ -40,7 +42,7 @@ def row(name: str, title: str, result: Result, *, on: datetime.date) -> str:
     if not result.control_failed:
         control = f"**did not fail**: {control}"
     rounds = f"{result.rounds} round{'s' if result.rounds > 1 else ''}"
-    ran = f'{on.isoformat()}, {rounds}: `make faults F="{name}" FAULT_ROUNDS={result.rounds}`'
+    ran = f"{on.isoformat()}, {rounds}: `{command}`"
     cells = (name, title, seen, control, ran)
     return "| " + " | ".join(cell.replace("|", "/").replace("\n", " ") for cell in cells) + " |"
 
@@ -93,7 +95,8 @@ def _f5(detail: Detail, control: Detail) -> tuple[str, str]:
     late = f"{detail['processes']} processes stopped for {detail['stop_seconds']:.0f} s each: "
     late += f"{detail['calls']} calls, the latest {detail['past_deadline_ms_worst']} ms past its deadline"
     noise = f" (goal 200 ms, and {detail['noise_ms']} ms that the client itself came late)"
-    return f"{late}{noise}; let in after a removal: {detail['opened']}", (
+    removals = f"{detail['removals_acknowledged']} removals acknowledged meanwhile"
+    return f"{late}{noise}; {removals}, let in after them: {detail['opened']}", (
         f"with membership's answers remembered, {control['opened']} calls are let in after the removal"
     )
 

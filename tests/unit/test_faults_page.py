@@ -10,6 +10,7 @@ from tests.faults.__main__ import SCENARIOS
 from tests.faults.bench import Result
 
 DAY = datetime.date(2030, 1, 2)
+COMMAND = 'make faults F="F13" FAULT_ROUNDS=2'
 TITLES = {"F2": "kill -9 of something", "F13": "a row"}
 GOOD = Result(2, True, True, {"p99_ratio": 1.1, "ratio_goal": 2.0, "control": {"p99_ratio": 17}})
 
@@ -17,8 +18,8 @@ GOOD = Result(2, True, True, {"p99_ratio": 1.1, "ratio_goal": 2.0, "control": {"
 def written(tmp_path: Path, *rows: str, **results: Result) -> list[str]:
     file = tmp_path / "page.md"
     file.write_text("\n".join(["# Before", page.BEGIN, *page.HEAD, *rows, page.END, "after"]))
-    page.update(file, TITLES, results, on=DAY)
-    page.update(file, TITLES, results, on=DAY)
+    page.update(file, TITLES, results, on=DAY, command=COMMAND)
+    page.update(file, TITLES, results, on=DAY, command=COMMAND)
     text = file.read_text()
     assert text.startswith(f"# Before\n{page.BEGIN}\n\n")
     assert text.endswith(f"\n\n{page.END}\nafter")
@@ -56,7 +57,7 @@ def test_a_page_without_the_marks_is_left_alone(tmp_path: Path) -> None:
     file.write_text("# Nothing")
 
     with pytest.raises(ValueError, match="has no place for the table"):
-        page.update(file, TITLES, {"F13": GOOD}, on=DAY)
+        page.update(file, TITLES, {"F13": GOOD}, on=DAY, command=COMMAND)
 
     assert file.read_text() == "# Nothing"
 
