@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import grpc
+
 from deploy.stack.settings import SERVICES
 from tests.load.callers import Outcome
 from tests.load.delivery import hang_up, listen
@@ -119,6 +121,7 @@ async def soak(lab: Lab) -> Figure:
     strange = {code: count for code, count in codes.items() if code not in _ALLOWED}
     detail: dict[str, Any] = {
         "seconds": seconds,
+        "grpcio": grpc.__version__,
         "knee_callers": callers,
         "knee_per_second": round(knee.per_second),
         "codes": dict(codes),
