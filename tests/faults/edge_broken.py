@@ -125,12 +125,11 @@ class _House:
         self.member = round_.members[0]
         self.guest = guest
         self.stranger = stranger
-        self._place = {"workspace_id": round_.workspace_id, "conversation_id": round_.conversation_ids[0]}
-        self._round = round_
+        self._place = {"workspace_id": round_.workspace_id}
 
     @classmethod
     async def make(cls, bench: Bench, round_: Round) -> "_House":
-        """In a round that has begun, with a channel of its own: who checks the others' knows all that was written."""
+        """With a channel of its own: who checks the round's knows all that was written there."""
         guest, stranger = (await bench.people.take(WRITERS + 2))[WRITERS:]
         self = cls(round_, guest, stranger)
         (self._place["conversation_id"],) = await make_channels(self.member, round_.workspace_id, 1)
@@ -212,8 +211,9 @@ def _is_for_events(edge: Edge) -> bool:
 async def _begin(bench: Bench, name: str) -> tuple[Round, _House]:
     workspace_id, team = await bench.home()
     round_ = Round(bench, name, workspace_id=workspace_id, members=team)
+    house = await _House.make(bench, round_)
     await round_.begin()
-    return round_, await _House.make(bench, round_)
+    return round_, house
 
 
 async def _break(edge: Edge, house: _House, found: _Edges, *, alone: bool = False) -> None:

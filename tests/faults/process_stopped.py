@@ -122,8 +122,8 @@ async def _stop_one(
     leaving = (await bench.people.take(WRITERS + 1))[WRITERS]
     member_id = await join_by_mail(bench.people, team[0], leaving, workspace_id)
     round_ = Round(bench, "F5", workspace_id=workspace_id, members=team)
-    await round_.begin()
     (channel_id,) = await make_channels(team[0], workspace_id, 1)
+    await round_.begin()
     removed = _Removed(leaving, member_id)
     asked = questions(team[1], workspace_id, channel_id, seconds=_DEADLINE_SECONDS)
     patient = questions(team[2], workspace_id, channel_id, seconds=None)

@@ -122,7 +122,8 @@ async def run(bench: Bench) -> Result:
 async def _begin(bench: Bench, name: str) -> tuple[Round, Callers]:
     workspace_id, team = await bench.home()
     guest = (await bench.people.take(WRITERS + 1))[WRITERS]
-    (ballast_id,) = await make_channels(team[0], workspace_id, 1)
+    ballast_id, channel_id = await make_channels(team[0], workspace_id, 2)
+    await join_by_link(guest, await make_guest_link(team[0], workspace_id, channel_id))
     async with await bench.cluster.admin() as admin:
         await _as_owner(admin)
         async with admin.transaction():
@@ -132,8 +133,6 @@ async def _begin(bench: Bench, name: str) -> tuple[Round, Callers]:
     manners = Manners(gives_up_at_once=0, try_seconds=_CALL_SECONDS)
     round_ = Round(bench, name, workspace_id=workspace_id, members=team, manners=manners)
     await round_.begin()
-    channel_id = round_.conversation_ids[0]
-    await join_by_link(guest, await make_guest_link(team[0], workspace_id, channel_id))
     callers = Callers(team, guest, workspace_id, round_.conversation_ids[-1], channel_id)
     callers.start()
     await asyncio.sleep(_CALM_SECONDS)
