@@ -5,6 +5,7 @@ as before ten seconds after. Control: messaging remembers what membership has sa
 """
 
 import asyncio
+import itertools
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
@@ -126,6 +127,7 @@ class _House:
         self.guest = guest
         self.stranger = stranger
         self._place = {"workspace_id": round_.workspace_id}
+        self._turns = itertools.cycle((self._send, self._read))
 
     @classmethod
     async def make(cls, bench: Bench, round_: Round) -> "_House":
@@ -143,7 +145,7 @@ class _House:
             "identity": self._get_user,
             "membership": self._list_members,
             "guest": self._get_policy,
-            "messaging": self._send,
+            "messaging": self._write_or_read,
         }
         if edge.other == "guest":
             return self.guest, of_service[edge.service]
@@ -161,6 +163,14 @@ class _House:
     async def _get_policy(self, person: Person) -> Any:
         request = guests.GetGuestPolicyRequest(workspace_id=self._place["workspace_id"])
         return await person.call(guests_rpc.GuestServiceStub, "GetGuestPolicy", request, seconds=_CALL_SECONDS)
+
+    async def _write_or_read(self, person: Person) -> Any:
+        """In turn: a write asks in its batch, a read for itself."""
+        return await next(self._turns)(person)
+
+    async def _read(self, person: Person) -> Any:
+        request = messages.ListMessagesRequest(**self._place, page_size=1)
+        return await person.call(messages_rpc.MessageServiceStub, "ListMessages", request, seconds=_CALL_SECONDS)
 
     async def _send(self, person: Person) -> Any:
         request = messages.SendMessageRequest(**self._place, client_message_id=str(uuid.uuid4()), text="hello")
@@ -256,7 +266,6 @@ async def _control(bench: Bench) -> int:
     async with proxied(bench, "messaging", launcher=("--without", "fresh_access")) as edges:
         edge = next(edge for edge in edges if edge.other == "membership")
         round_, house = await _begin(bench, "F6-control")
-        # What is remembered is the answer to a batch of questions: of one, if nobody else asks.
         await round_.stop_writing()
         found = _Edges()
         await _break(edge, house, found, alone=True)

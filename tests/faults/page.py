@@ -105,7 +105,7 @@ def _f6(detail: Detail, control: Detail) -> tuple[str, str]:
     seen = f"{detail['edges']} edges: let through {_named(detail['let_through'])}, "
     seen += f"strangers let in {_named(detail['strangers_let_in'])}; "
     seen += f"recovery {detail['recovery_seconds_worst']} s at most (goal 10 s); {_writes(detail)}"
-    return seen, f"with membership's answers remembered, {control['let_through']} messages pass"
+    return seen, f"with membership's answers remembered, {control['let_through']} calls pass"
 
 
 def _f7(detail: Detail, control: Detail) -> tuple[str, str]:

@@ -121,7 +121,7 @@ async def _stop_one(
 ) -> int:
     """One process, under load; how many calls were let in that must not be.
 
-    `alone` is without load: what a control remembers is the answer to a batch of questions, of one if nobody else asks.
+    `alone` is without load, for a control.
     """
     workspace_id, team = await bench.home()
     leaving = (await bench.people.take(WRITERS + 1))[WRITERS]
