@@ -65,7 +65,7 @@ LOOP_LAG = Histogram(
     "Seconds by which a timer of the event loop came late: for so long the process answered nobody.",
     buckets=SECONDS,
 )
-LOOP_TASKS = Gauge("guildhall_event_loop_tasks", "Tasks of the event loop that have not ended: what only rises leaks.")
+LOOP_TASKS = Gauge("guildhall_event_loop_tasks", "Unfinished tasks of the event loop; what only rises, leaks.")
 
 TASKS = Counter("guildhall_worker_tasks", "Works of outbox rows, by kind and what came of them.", ("kind", "outcome"))
 TASK_SECONDS = Histogram("guildhall_worker_task_seconds", "Seconds that a work took.", ("kind",), buckets=SECONDS)
