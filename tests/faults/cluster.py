@@ -26,6 +26,7 @@ from deploy.stack import gateway, suite
 from deploy.stack.processes import Program, describe_exit
 from deploy.stack.settings import SERVICES, Settings, StackError, instance_name, load
 from deploy.stack.supervisor import Child, State, Supervisor
+from tests.support.backends import reserve
 from tests.support.limits import OUT_OF_THE_WAY
 
 T = TypeVar("T")
@@ -312,7 +313,8 @@ def _free_settings(folder: Path) -> Settings:
             "GUILDHALL_LOG_LEVEL": os.environ.get("GUILDHALL_LOG_LEVEL", "warning"),
         }
         found = load(environment, replicas=REPLICAS)
-        if not suite.taken_ports(found):
+        # Two runs that begin at once both find a range free.
+        if reserve(offset) and not suite.taken_ports(found):
             return found
     raise StackError("no free range of ports")
 
