@@ -49,7 +49,7 @@ def row(name: str, title: str, result: Result, *, on: datetime.date, command: st
 
 def _told(name: str, detail: Detail) -> tuple[str, str]:
     if "error" in detail:
-        return str(detail["error"]), "was not reached"
+        return " ".join(str(detail["error"]).split())[:160], "was not reached"
     control = detail.get("control", {})
     return _TOLD[name](detail, control)
 
