@@ -132,6 +132,8 @@ def _f10(detail: Detail, control: Detail) -> tuple[str, str]:
     seen = f"{detail['statements_failed']} statements of {detail['use_cases']} use cases: "
     seen += f"{detail['torn_transactions']} torn transactions, {detail['different_after_repeating']} that differ once "
     seen += "the call was repeated"
+    if detail["broken_off"]:
+        seen += f"; broken off: {', '.join(detail['broken_off'])}"
     found = f"transactions that commit between their statements: {control['different_after_repeating']} differ"
     return seen, f"{found} of {control['statements_failed']}"
 
