@@ -27,7 +27,7 @@ lint: $(VENV)/ready ## fix what can be fixed, then check style, types and contra
 	$(BIN)/mypy
 	$(BIN)/python build_protos.py --lint
 
-load: $(VENV)/ready ## measure S1 to S8, search and more, or those named: make load S="S1 S2"
+load: $(VENV)/ready ## measure S1 to S8, search and more, or those named: make load S="S1 soak"
 	$(BIN)/python -m tests.load $(S)
 
 faults: $(VENV)/ready ## break things, with FAULT_ROUNDS rounds: make faults F="F1 F7"

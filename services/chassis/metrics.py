@@ -65,6 +65,7 @@ LOOP_LAG = Histogram(
     "Seconds by which a timer of the event loop came late: for so long the process answered nobody.",
     buckets=SECONDS,
 )
+LOOP_TASKS = Gauge("guildhall_event_loop_tasks", "Unfinished tasks of the event loop; what only rises, leaks.")
 
 TASKS = Counter("guildhall_worker_tasks", "Works of outbox rows, by kind and what came of them.", ("kind", "outcome"))
 TASK_SECONDS = Histogram("guildhall_worker_task_seconds", "Seconds that a work took.", ("kind",), buckets=SECONDS)
@@ -134,3 +135,4 @@ async def watch_loop() -> None:
         begun = time.monotonic()
         await asyncio.sleep(LOOP_SECONDS)
         LOOP_LAG.observe(max(0.0, time.monotonic() - begun - LOOP_SECONDS))
+        LOOP_TASKS.set(len(asyncio.all_tasks()))

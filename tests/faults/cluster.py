@@ -26,6 +26,7 @@ from deploy.stack import gateway, suite
 from deploy.stack.processes import Program, describe_exit
 from deploy.stack.settings import SERVICES, Settings, StackError, instance_name, load
 from deploy.stack.supervisor import Child, State, Supervisor
+from tests.support.backends import reserve
 from tests.support.limits import OUT_OF_THE_WAY
 
 T = TypeVar("T")
@@ -189,11 +190,42 @@ class Cluster:
         await self._do(retire)
         return describe_exit(await asyncio.to_thread(process.wait, _STOP_SECONDS))
 
+    async def add(self, program: Program) -> None:
+        """Runs one program more; waits until it is ready."""
+        self._declared[program.name] = program
+        await self._do(lambda: self._supervisor.children.update({program.name: Child(program)}))
+        await self.ready(program.name)
+
+    async def remove(self, name: str) -> None:
+        """Ends what was added."""
+
+        def end() -> None:
+            child = self._supervisor.children.pop(name)
+            del self._declared[name]
+            if child.process is not None:
+                child.process.kill()
+                child.process.wait()
+
+        await self._do(end)
+
+    def program(self, name: str) -> Program:
+        """What a process was declared as."""
+        return self._declared[name]
+
     async def run_as(
-        self, service: str, *, launcher: tuple[str, ...] = (), environment: Mapping[str, str] | None = None
+        self,
+        service: str,
+        *,
+        launcher: tuple[str, ...] = (),
+        environment: Mapping[str, str] | None = None,
+        worker: bool = False,
     ) -> None:
-        """Has every replica of a service run by another command or with other settings; without any, as it was."""
-        for name in self.replicas(service):
+        """Has every replica of a service run by another command or with other settings; without any, as it was.
+
+        Or its worker.
+        """
+        names = [f"{service}-worker"] if worker else self.replicas(service)
+        for name in names:
             program = self._declared[name]
             if launcher:
                 python, _, _, command = program.command
@@ -201,7 +233,7 @@ class Cluster:
             if environment:
                 program = replace(program, environment={**program.environment, **environment})
             await self._restart_as(name, program)
-        await self.ready(*self.replicas(service))
+        await self.ready(*names)
 
     async def heal(self) -> None:
         """After a scenario that broke off: everything runs again as it was declared."""
@@ -281,7 +313,8 @@ def _free_settings(folder: Path) -> Settings:
             "GUILDHALL_LOG_LEVEL": os.environ.get("GUILDHALL_LOG_LEVEL", "warning"),
         }
         found = load(environment, replicas=REPLICAS)
-        if not suite.taken_ports(found):
+        # Two runs that begin at once both find a range free.
+        if reserve(offset) and not suite.taken_ports(found):
             return found
     raise StackError("no free range of ports")
 

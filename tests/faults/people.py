@@ -52,8 +52,8 @@ class Person:
         """What they send with each call."""
         return (("authorization", f"Bearer {self.access_token}"),)
 
-    async def call(self, stub: Any, method: str, request: Any, *, seconds: float = CALL_SECONDS) -> Any:
-        """One call; a refusal raises grpc.aio.AioRpcError."""
+    async def call(self, stub: Any, method: str, request: Any, *, seconds: float | None = CALL_SECONDS) -> Any:
+        """One call, without a deadline if `seconds` is None; a refusal raises grpc.aio.AioRpcError."""
         return await getattr(stub(self.channel), method)(request, timeout=seconds, metadata=self.metadata)
 
     async def refresh(self) -> None:

@@ -59,7 +59,7 @@ class Prober:
 
 
 def questions(
-    person: Person, workspace_id: str, conversation_id: str, *, seconds: float = _CALL_SECONDS
+    person: Person, workspace_id: str, conversation_id: str, *, seconds: float | None = _CALL_SECONDS
 ) -> dict[str, Callable[[], Awaitable[object]]]:
     """One for each service. Guest's own answer is NOT_FOUND."""
     page = messages.ListMessagesRequest(workspace_id=workspace_id, conversation_id=conversation_id, page_size=1)

@@ -3,10 +3,11 @@
 A name that is gone is an error: a control that takes nothing away would prove nothing.
 """
 
+import asyncio
 import functools
 import importlib
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from sqlalchemy import TextClause, text
@@ -95,8 +96,48 @@ def _without_drain() -> None:
     frame.stop = at_once
 
 
+def _without_haste() -> None:
+    """Not a protection: a work takes a second longer once its effect is there, so that it can be killed just then."""
+    worker = importlib.import_module("services.chassis.worker").Worker
+    serve = worker.serve
+
+    def slowed(work: Callable[..., Any]) -> Callable[..., Any]:
+        async def slow(*arguments: str) -> None:
+            await work(*arguments)
+            await asyncio.sleep(1)
+
+        return slow
+
+    def with_slow_works(self: Any, works: Mapping[str, Any], sweeps: Any) -> None:
+        serve(self, {kind: slowed(work) for kind, work in works.items()}, sweeps)
+
+    worker.serve = with_slow_works
+
+
+def _without_row_until_done() -> None:
+    """A work's row is forgotten when it is begun, and it waits for its turn after that."""
+    worker = importlib.import_module("services.chassis.worker")
+    worker.BEGIN_WORK  # noqa: B018 - it must be there
+    worker.BEGIN_WORK = text("DELETE FROM outbox WHERE id = :id AND target = 'worker' RETURNING kind, subject_id")
+    serve = worker.Worker.serve
+
+    def late(work: Callable[..., Any]) -> Callable[..., Any]:
+        async def waiting(*arguments: str) -> None:
+            await asyncio.sleep(1)
+            await work(*arguments)
+
+        return waiting
+
+    def with_late_works(self: Any, works: Mapping[str, Any], sweeps: Any) -> None:
+        serve(self, {kind: late(work) for kind, work in works.items()}, sweeps)
+
+    worker.Worker.serve = with_late_works
+
+
 WITHOUT: dict[str, Callable[[], None]] = {
     "drain": _without_drain,
+    "haste": _without_haste,
+    "row_until_done": _without_row_until_done,
     "dummy_verification": _without_dummy_verification,
     "poll": _without_poll,
     "fresh_access": _without_fresh_access,

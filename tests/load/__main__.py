@@ -1,4 +1,4 @@
-"""Run load scenarios: `python -m tests.load [S1 S2 … curve]`, all of S1 to S8 by default.
+"""Run load scenarios: `python -m tests.load [S1 S2 … curve]`, all but the soak by default.
 
 The suite under load is booted for the run, unless `--target` and `--mail-dir` name one that runs elsewhere: then what
 needs its database or its processes is left out. LOAD_SECONDS (60) is the length of the long phases.
@@ -34,6 +34,7 @@ from tests.load import (
     searching,
     session_ends,
     signing_in,
+    soak,
     throughput,
 )
 from tests.load import uploads as uploading
@@ -61,6 +62,7 @@ class Scenario:
     from_outside: bool = False
     needs_echo: bool = False
     people: int = FEW_PEOPLE
+    by_default: bool = True
 
 
 # In the order in which they run: S7 wants processes that have done little, and S5 leaves two million rows behind.
@@ -78,6 +80,7 @@ SCENARIOS = {
     "uploads": Scenario("memory of 100 uploads of 20 MiB at once", uploading.uploads),
     "S8": Scenario("goodput at 5 × the knee", overload.s8, from_outside=True),
     "S5": Scenario("ListMessages, 2 000 000 ÷ 10 000 stored", reading.s5),
+    "soak": Scenario("memory gained in a soak, MiB/h", soak.soak, by_default=False),
     "search": Scenario("SearchMessages in 2 000 000: the worst p95", searching.search),
 }
 
@@ -225,7 +228,7 @@ def main() -> int:
     parser.add_argument("--target", help="HOST:PORT of the gateway of a suite that runs elsewhere")
     parser.add_argument("--mail-dir", type=Path, help="where that suite writes its mails")
     arguments = parser.parse_args()
-    wanted = arguments.scenarios or sorted(SCENARIOS)
+    wanted = arguments.scenarios or sorted(name for name, scenario in SCENARIOS.items() if scenario.by_default)
     if unknown := set(wanted) - {*SCENARIOS, CURVE}:
         parser.error(f"no such scenario: {', '.join(sorted(unknown))}")
     if bool(arguments.target) != bool(arguments.mail_dir):

@@ -6,6 +6,7 @@ RFC 9113 (HTTP/2), RFC 7541 (HPACK); of either no more than one fixed request, a
 """
 
 import asyncio
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,9 @@ from tests.support import http2
 
 _SECOND = 1_000_000_000
 _TICK_SECONDS = 0.005
+_PATIENCE_SECONDS = 0.02
+"""Who hangs up does so within this time, at random: before the call has arrived, in the midst of it, or after."""
+_CANCEL = (8).to_bytes(4, "big")
 _STREAMS = 900  # of a connection, at a time; the gateway allows 1 000
 _NAMES = {str(code.value[0]).encode(): code.name for code in grpc.StatusCode}
 # RFC 7541, appendix B: the characters of `grpc-status` and of its values.
@@ -77,8 +81,10 @@ def header_block(authority: str, path: str, token: str) -> bytes:
 class Connection(asyncio.Protocol):
     """One HTTP/2 connection with calls of one person on it."""
 
-    def __init__(self, block: bytes, outcome: Outcome) -> None:
+    def __init__(self, block: bytes, outcome: Outcome, cancelled: float = 0.0) -> None:
+        """`cancelled` is the share of calls that the client hangs up on, if they are still unanswered then."""
         self._block = block
+        self._cancelled = cancelled
         self._outcome = outcome
         self._begun = now()
         self._transport: asyncio.Transport | None = None
@@ -114,8 +120,16 @@ class Connection(asyncio.Protocol):
             self.waiting[stream] = started
             parts.append(http2.frame(http2.HEADERS, http2.END_HEADERS, stream, self._block))
             parts.append(http2.frame(http2.DATA, http2.END_STREAM, stream, data))
+            if self._cancelled and random.random() < self._cancelled:
+                patience = random.uniform(0, _PATIENCE_SECONDS)
+                asyncio.get_running_loop().call_later(patience, self._hang_up, stream)
         self._transport.write(b"".join(parts))
         return len(parts) // 2
+
+    def _hang_up(self, stream: int) -> None:
+        if stream in self.waiting and self._transport is not None:
+            self._transport.write(http2.frame(http2.RESET, 0, stream, _CANCEL))
+            self._end(stream, "CANCELLED")
 
     def data_received(self, data: bytes) -> None:
         """Take the frames that are whole."""
@@ -183,6 +197,8 @@ class Flood:
     rate: float
     seconds: float
     connections: int = 16
+    cancelled: float = 0.0
+    """The share of calls that the client hangs up on."""
 
     async def run(self, control: Control) -> Outcome:
         """Begin calls until the time is over, then wait for the last answers."""
@@ -192,7 +208,7 @@ class Flood:
         connections = []
         for number in range(self.connections):
             block = header_block(self.target, self.path, self.tokens[number % len(self.tokens)])
-            connection = Connection(block, outcome)
+            connection = Connection(block, outcome, self.cancelled)
             await loop.create_connection(lambda made=connection: made, host, int(port))  # type: ignore[misc]
             connections.append(connection)
         telling = asyncio.create_task(tell_progress(control, outcome))

@@ -17,7 +17,7 @@ _ALLOWED = {"OK", "RESOURCE_EXHAUSTED"}
 
 async def s8(lab: Lab) -> Figure:
     """Goodput at five times the knee's rate ÷ the knee's, which codes there were, and how soon it was over."""
-    callers, knee = await _knee(lab)
+    callers, knee = await find_knee(lab, lab.seconds / 15)
     flood = await _flood(lab, TIMES * knee.per_second)
     after = await _calm(lab, callers, RECOVERY_SECONDS + 5)
     # Not what was answered when the flood was over.
@@ -41,11 +41,14 @@ async def s8(lab: Lab) -> Figure:
     return Figure(goodput, GOAL, holds, detail)
 
 
-async def _knee(lab: Lab) -> tuple[int, Outcome]:
-    """The fewest callers that reach nine tenths of the best rate: more of them only wait longer."""
+async def find_knee(lab: Lab, seconds: float) -> tuple[int, Outcome]:
+    """The fewest callers that reach nine tenths of the best rate: more of them only wait longer.
+
+    Each number of callers is tried for so many seconds.
+    """
     found = {}
     for callers in _KNEE_CALLERS:
-        found[callers] = await _calm(lab, callers, lab.seconds / 15)
+        found[callers] = await _calm(lab, callers, seconds)
     best = max(outcome.per_second for outcome in found.values())
     return next((callers, outcome) for callers, outcome in found.items() if outcome.per_second >= 0.9 * best)
 

@@ -76,6 +76,11 @@ def remark(name: str, figure: Figure) -> str:
             f"s; {detail['streams']} streams: p50 {delays['p50']} ms; {detail['calls_refused']} calls refused at once; "
             f"faults {detail['faults']}"
         )
+    if name == "soak":
+        return (
+            f"MiB/h; {detail['seconds']:.0f} s at half of {detail['knee_per_second']:,}/s, "
+            f"{detail['cancelled_share']:.0%} cancelled; drifting {detail['drifting']}, kept {detail['kept_at_rest']}"
+        )
     if name != "S8":
         return str(detail["ratios"])
     knee = detail["knee"]["per_second"]

@@ -141,6 +141,18 @@ async def test_a_pool_tells_who_uses_it_who_waits_and_who_waited_in_vain(suite: 
         await database.close()
 
 
+async def test_unfinished_tasks_are_counted() -> None:
+    waiting = [asyncio.create_task(asyncio.sleep(60)) for _ in range(50)]
+    watching = asyncio.create_task(metrics.watch_loop())
+    try:
+        await until(lambda: own("guildhall_event_loop_tasks") >= 50)
+        for task in waiting:
+            task.cancel()
+        await until(lambda: own("guildhall_event_loop_tasks") < 50)
+    finally:
+        watching.cancel()
+
+
 async def test_a_loop_that_was_held_up_was_late() -> None:
     late = own("guildhall_event_loop_lag_seconds_sum")
     task = asyncio.create_task(metrics.watch_loop())

@@ -35,12 +35,12 @@ def free_settings(folder: Path, *, replicas: int = 1, log_level: str = "error") 
         found = settings.load(environment, replicas=replicas)
         if found.ports.gateway in REFUSED_BY_BROWSERS:
             continue
-        if _reserve(offset) and not suite.taken_ports(found):
+        if reserve(offset) and not suite.taken_ports(found):
             return found
     raise RuntimeError("no free range of ports")
 
 
-def _reserve(offset: int) -> bool:
+def reserve(offset: int) -> bool:
     """Keeps an offset for this process until it ends, against other test sessions on the machine."""
     lock = (Path(tempfile.gettempdir()) / f"guildhall-test-ports-{os.getuid()}-{offset}").open("w")
     try:

@@ -1,5 +1,6 @@
 """The load generator's own HTTP/2: against gRPC's, so that what it counts is what a client would have seen."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from tests.load.flood import Flood, huffman, status_in
 from tests.load.generator import Control
 from tests.load.wire import message
+from tests.support.deliveries import until
 
 SERVICE = "guildhall.load.v1.EchoService"
 ID = "00000000-0000-7000-8000-000000000000"
@@ -49,6 +51,36 @@ async def test_each_call_is_counted_once_under_its_own_code(target: str, method:
     assert +outcome.codes == {code: outcome.ended}
     assert 100 <= outcome.ended <= 200
     assert outcome.latency.total == (outcome.ended if code == "OK" else 0)
+
+
+async def test_who_hangs_up_is_counted_and_the_call_is_cancelled_at_the_server() -> None:
+    begun, cancelled = 0, 0
+
+    async def wait(_request: bytes, _context: Any) -> bytes:
+        nonlocal begun, cancelled
+        begun += 1
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            cancelled += 1
+            raise
+        return b""
+
+    server = grpc.aio.server()
+    methods = {"Wait": grpc.unary_unary_rpc_method_handler(wait)}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, methods),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    flood = Flood(
+        f"127.0.0.1:{port}", f"/{SERVICE}/Wait", ["x"], [message(ID, ID)], rate=100, seconds=0.5, cancelled=1.0
+    )
+
+    outcome = await flood.run(Control(lambda _news: None))
+    await until(lambda: cancelled == begun)
+    await server.stop(0)
+
+    assert +outcome.codes == {"CANCELLED": outcome.ended}
+    assert begun > 0
 
 
 def test_the_status_is_found_whether_or_not_its_name_is_huffman_coded() -> None:

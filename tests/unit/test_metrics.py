@@ -22,6 +22,7 @@ MODULES = (services.guest.metrics, services.messaging.metrics)
 UNITS = ("seconds", "items", "rows", "events", "connections", "units", "conversations")
 COUNTED_THINGS = {
     "guildhall_calls_in_flight",
+    "guildhall_event_loop_tasks",
     "guildhall_open_streams",
     "guildhall_side_lanes",
     "guildhall_subscriptions",
