@@ -1,0 +1,58 @@
+"""What each test of a file enters, and how long it takes: recorded once, kept until the code or the test changes."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tests.mutants.bench import Bench
+from tests.rules.sources import ROOT, sources
+
+KEPT = ROOT / ".guildhall/mutants-reach"
+SECONDS = 600
+
+
+@dataclass(frozen=True)
+class Test:
+    """One test, as it is without a mutant."""
+
+    nodeid: str
+    seconds: float
+    reached: frozenset[str]
+
+
+def tests_of(bench: Bench, file: str) -> list[Test]:
+    """The tests of a file that pass, with what they enter. Those that fail without a mutant are named."""
+    kept = KEPT / f"{file.replace('/', '.')}.json"
+    key = _key(file)
+    told = json.loads(kept.read_text()) if kept.exists() else {}
+    if told.get("key") != key:
+        bench.tell(f"which functions the tests of {file} enter")
+        told = {"key": key, "tests": _recorded(bench, file)}
+        kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        kept.write_text(json.dumps(told))
+    tests: Mapping[str, Mapping[str, object]] = told["tests"]
+    failed = [nodeid for nodeid, test in tests.items() if test["outcome"] == "failed"]
+    if failed:
+        bench.tell(f"left out, as they fail without a mutant: {', '.join(failed)}")
+    return [
+        Test(nodeid, test["seconds"], frozenset(test["reached"]))  # type: ignore[arg-type]
+        for nodeid, test in tests.items()
+        if test["outcome"] == "passed"
+    ]
+
+
+def _recorded(bench: Bench, file: str) -> object:
+    record = bench.folder / "reached.json"
+    record.unlink(missing_ok=True)
+    outcome = bench.run([file], seconds=SECONDS, record=record)
+    if not record.exists():
+        raise RuntimeError(f"the tests of {file} could not be run (status {outcome.status}): see {bench.log}")
+    return json.loads(record.read_text())
+
+
+def _key(file: str) -> str:
+    digest = hashlib.sha256((ROOT / file).read_bytes())
+    for source in sources("services", "tests/support"):
+        digest.update(source.text.encode())
+    return digest.hexdigest()
