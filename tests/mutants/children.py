@@ -20,7 +20,17 @@ from tests.mutants.plugins import Ender, Recorder
 OURS = ("services", "deploy", "tests")
 BOUND_TO_OURS = ("prometheus_client",)
 """Libraries that keep what our modules register with them, and would take it for registered twice."""
-OPTIONS = ("-x", "-q", "-p", "no:xdist", "-p", "no:terminalreporter", "--tb=short")
+OPTIONS = (
+    "-x",
+    "-q",
+    "-p",
+    "no:xdist",
+    "-p",
+    "no:terminalreporter",
+    "--tb=short",
+    "-W",
+    "ignore::pytest.PytestAssertRewriteWarning",
+)
 DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 
 

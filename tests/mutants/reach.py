@@ -24,7 +24,7 @@ class Test:
 def tests_of(bench: Bench, file: str) -> list[Test]:
     """The tests of a file that pass, with what they enter. Those that fail without a mutant are named."""
     kept = KEPT / f"{file.replace('/', '.')}.json"
-    key = _key(file)
+    key = _key(bench.tree.folder / file)
     told = json.loads(kept.read_text()) if kept.exists() else {}
     if told.get("key") != key:
         bench.tell(f"which functions the tests of {file} enter")
@@ -51,8 +51,8 @@ def _recorded(bench: Bench, file: str) -> object:
     return json.loads(record.read_text())
 
 
-def _key(file: str) -> str:
-    digest = hashlib.sha256((ROOT / file).read_bytes())
+def _key(file: Path) -> str:
+    digest = hashlib.sha256(file.read_bytes())
     for source in sources("services", "tests/support"):
         digest.update(source.text.encode())
     return digest.hexdigest()

@@ -16,7 +16,7 @@ LOCK = re.compile(r"FOR (?:NO KEY |KEY )?(?:UPDATE|SHARE)(?: OF \w+)?(?:\s+SKIP 
 ADVISORY = re.compile(r"pg_advisory_xact_lock(?:_shared)?(?=\()")
 CONFLICT = re.compile(r"ON CONFLICT(?:\s*\([^()]*\))?\s+DO NOTHING")
 LOOKS_LIKE_SQL = re.compile(
-    r"\b(?:SELECT|UPDATE|INSERT INTO|DELETE FROM|WHERE|AND|EXISTS|CASE WHEN|IS NULL|IS NOT NULL)\b"
+    r"\b(?:SELECT|UPDATE|INSERT INTO|DELETE FROM|WHERE|AND|EXISTS|CASE WHEN|IS (?:NOT )?NULL)\b"
 )
 KEY_OF_JOIN = re.compile(r"\w+\.\w+ = \w+\.\w+")
 OPENS = {"WHERE", "WHEN", "ON"}
