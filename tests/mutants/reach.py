@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from tests.mutants.bench import Bench
 from tests.rules.sources import ROOT, sources
