@@ -33,6 +33,11 @@ class Verdict:
     """How many enter it."""
     seconds: float = 0
 
+    def and_then(self, later: "Verdict") -> "Verdict":
+        """What became of it after more tests."""
+        tests, of, seconds = self.tests + later.tests, self.of + later.of, self.seconds + later.seconds
+        return Verdict(self.mutant, later.by, tests, of, seconds)
+
 
 @dataclass
 class Trial:
@@ -75,23 +80,31 @@ class Court:
     def __init__(self, bench: Bench, callers: Callers, path: str) -> None:
         self._bench = bench
         self._callers = callers
-        self._path = path
         self._kills: Counter[str] = Counter()
-        self._tests = [test for file in GUARDED_BY[path] for test in reach.tests_of(bench, file)]
+        self._files = list(GUARDED_BY[path])
+        """Those of which nothing is known yet: needed only for what survives the tests of the others."""
+        self._tests: list[Test] = []
 
     def judge(self, mutant: Mutant) -> Verdict:
-        """Runs the tests until one fails."""
+        """Runs the tests that enter it until one fails."""
         running = self._callers.running(mutant.path, mutant.scope)
-        entering = [test for test in self._tests if test.reached & running]
-        with self._bench.tree.with_mutant(mutant):
-            if entering:
-                return self._run(mutant, entering)
-            service = mutant.path.split("/")[1]
-            if service not in HAS_WORKER:
-                return Verdict(mutant, "", 0, 0)
+        verdict = self._with(mutant, [test for test in self._tests if test.reached & running])
+        while not verdict.by and self._files:
+            tests = reach.tests_of(self._bench, self._files.pop(0))
+            self._tests += tests
+            verdict = verdict.and_then(self._with(mutant, [test for test in tests if test.reached & running]))
+        service = mutant.path.split("/")[1]
+        if not verdict.of and service in HAS_WORKER:
             # Whatever of these tests has its effect through the worker.
-            with self._bench.worker_of_tree(service):
+            with self._bench.tree.with_mutant(mutant), self._bench.worker_of_tree(service):
                 return self._run(mutant, self._tests)
+        return verdict
+
+    def _with(self, mutant: Mutant, entering: Sequence[Test]) -> Verdict:
+        if not entering:
+            return Verdict(mutant, "", 0, 0)
+        with self._bench.tree.with_mutant(mutant):
+            return self._run(mutant, entering)
 
     def _run(self, mutant: Mutant, entering: Sequence[Test]) -> Verdict:
         tests = self._in_order(entering)
