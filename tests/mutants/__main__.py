@@ -53,13 +53,16 @@ def main(arguments: Sequence[str]) -> int:
             if not chosen or time.monotonic() > over:
                 continue
             console.print(f"[bold]{path}[/] {len(chosen)} of {len(every)} mutants")
-            court, done = trial.Court(bench, callers, path), trial.Trial(path, len(every))
+            began, court, done = time.monotonic(), trial.Court(bench, callers, path), trial.Trial(path, len(every))
             for mutant in chosen:
                 if time.monotonic() > over:
                     break
                 done.verdicts.append(verdict := court.judge(mutant))
                 console.print(_line(verdict), markup=False, soft_wrap=True)
-            court.control(done)
+            for verdict in done.survivors:
+                court.appeal(verdict)
+                console.print("again:", _line(verdict), markup=False, soft_wrap=True)
+            done.seconds = time.monotonic() - began
             report.write(REPORT, done, again=again is not None)
     table, share = report.table(REPORT, paths)
     console.print(table)
@@ -71,7 +74,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _line(verdict: "Verdict") -> str:
     became = f"killed by {verdict.by.rpartition('::')[2]}" if verdict.by else "SURVIVED"
-    return f"  {became} in {verdict.seconds:.1f} s: {verdict.mutant}"
+    return f"{time.strftime('%X')} {became}: {verdict.mutant}"
 
 
 if __name__ == "__main__":

@@ -16,12 +16,15 @@ class Callers:
         self._sources = service_sources() if among is None else among
         self._defined: dict[str, str] = {}
         self._functions: set[str] = set()
+        self._classes: set[str] = set()
         self._used_by: dict[str, set[str]] = defaultdict(set)
         for source in self._sources:
             for name, node in _definitions(source.tree):
                 self._defined[f"{_dotted(source)}.{name}"] = f"{source.path}:{name}"
                 if isinstance(node, Function):
                     self._functions.add(f"{source.path}:{name}")
+                elif isinstance(node, ast.ClassDef):
+                    self._classes.add(f"{source.path}:{name}")
         for source in self._sources:
             for name, node in _definitions(source.tree):
                 self._note(source, f"{source.path}:{name}", node)
@@ -37,20 +40,27 @@ class Callers:
 
     def running(self, path: str, scope: str) -> frozenset[str]:
         """The functions, as "path:name", that run what is in a function or a constant."""
-        found: set[str] = set()
-        pending, seen = [f"{path}:{scope}"], set()
+        return frozenset(node for node in self._affected(path, scope) if self._is_function(node))
+
+    def constants(self, path: str, scope: str) -> list[tuple[str, str]]:
+        """The constants, as path and name, that are made with a function or a constant."""
+        itself = f"{path}:{scope}"
+        found = sorted(node for node in self._affected(path, scope) if not self._is_function(node) and node != itself)
+        return [(node.partition(":")[0], node.partition(":")[2]) for node in found if node not in self._classes]
+
+    def _affected(self, path: str, scope: str) -> set[str]:
+        pending, seen = [f"{path}:{scope}"], set[str]()
         while pending:
             node = pending.pop()
             if node in seen:
                 continue
             seen.add(node)
             if self._is_function(node):
-                found.add(node)
                 # A function that a constant is made with runs when it is imported.
                 pending += [user for user in self._used_by[node] if not self._is_function(user)]
             else:
                 pending += self._used_by[node]
-        return frozenset(found)
+        return seen
 
     def _is_function(self, node: str) -> bool:
         return node in self._functions or "<locals>" in node

@@ -19,6 +19,8 @@ class Test:
 
     nodeid: str
     seconds: float
+    work: float
+    """Seconds of the processor: how long it takes depends on what else the machine does."""
     reached: frozenset[str]
 
 
@@ -37,23 +39,22 @@ def tests_of(bench: Bench, file: str) -> list[Test]:
     if failed:
         bench.tell(f"left out, as they fail without a mutant: {', '.join(failed)}")
     return [
-        Test(nodeid, test["seconds"], frozenset(test["reached"]))  # type: ignore[arg-type]
+        Test(nodeid, test["seconds"], test["work"], frozenset(test["reached"]))  # type: ignore[arg-type]
         for nodeid, test in tests.items()
         if test["outcome"] == "passed"
     ]
 
 
 def _recorded(bench: Bench, file: str) -> object:
-    record = bench.folder / "reached.json"
-    record.unlink(missing_ok=True)
-    outcome = bench.run([file], seconds=SECONDS, record=record)
-    if not record.exists():
-        raise RuntimeError(f"the tests of {file} could not be run (status {outcome.status}): see {bench.log}")
-    return json.loads(record.read_text())
+    tests = [nodeid for nodeid in bench.lasting.tests if nodeid.partition("::")[0] == file]
+    answer = bench.ask(tests, seconds=SECONDS, record=True)
+    if answer is None:
+        raise RuntimeError(f"the tests of {file} could not be run: see {bench.log}")
+    return answer["recorded"]
 
 
 def _key(file: Path) -> str:
     digest = hashlib.sha256(file.read_bytes())
-    for source in sources("services", "tests/support"):
+    for source in sources("services", "tests/support", "tests/mutants/plugins.py"):
         digest.update(source.text.encode())
     return digest.hexdigest()

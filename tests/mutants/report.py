@@ -26,8 +26,7 @@ def write(file: Path, trial: Trial, *, again: bool) -> None:
         "killed": killed,
         "equivalent": sum(key.startswith(f"{trial.path} ") for key in EQUIVALENT),
         "survivors": survivors,
-        "void": trial.void,
-        "seconds": round(sum(verdict.seconds for verdict in trial.verdicts), 1),
+        "seconds": round(trial.seconds, 1),
     }
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     file.write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n")
@@ -66,7 +65,7 @@ def _told(verdict: Verdict) -> dict[str, Any]:
     return {
         "key": verdict.mutant.key,
         "where": str(verdict.mutant),
-        "tests": verdict.tests,
+        "tests": len(verdict.tests),
         "of": verdict.of,
     }
 

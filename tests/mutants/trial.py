@@ -14,9 +14,10 @@ from tests.mutants.mutant import Mutant
 from tests.mutants.reach import Test
 from tests.rules.sources import ROOT
 
-MOST_TEST_SECONDS = 25
-"""What a mutant's tests take together without it: the rest of those that enter it is not run."""
-SLOW_SECONDS = 3
+MOST_WORK = 10
+"""Seconds of the processor that a mutant's tests take together: the rest of those that enter it is not run."""
+SLOW = 1.5
+ATTEMPTS = 2
 HAS_WORKER = {"identity", "membership", "guest", "messaging"}
 
 
@@ -27,16 +28,10 @@ class Verdict:
     mutant: Mutant
     by: str
     """The test that killed it; "(time)" if it never ended; empty if it survived."""
-    tests: int
-    """How many tests it was tried with."""
-    of: int
-    """How many enter it."""
-    seconds: float = 0
-
-    def and_then(self, later: "Verdict") -> "Verdict":
-        """What became of it after more tests."""
-        tests, of, seconds = self.tests + later.tests, self.of + later.of, self.seconds + later.seconds
-        return Verdict(self.mutant, later.by, tests, of, seconds)
+    tests: Sequence[Test] = ()
+    """What it was tried with."""
+    of: int = 0
+    """How many tests enter it."""
 
 
 @dataclass
@@ -46,14 +41,12 @@ class Trial:
     path: str
     of: int
     verdicts: list[Verdict] = field(default_factory=list)
-    equivalent: int = 0
-    void: list[str] = field(default_factory=list)
-    """Tests that killed mutants and then failed without one: what they killed counts as survived."""
+    seconds: float = 0
 
     @property
     def survivors(self) -> list[Verdict]:
         """Those that no test has noticed."""
-        return [verdict for verdict in self.verdicts if not verdict.by or verdict.by in self.void]
+        return [verdict for verdict in self.verdicts if not verdict.by]
 
     @property
     def killed(self) -> int:
@@ -80,41 +73,66 @@ class Court:
     def __init__(self, bench: Bench, callers: Callers, path: str) -> None:
         self._bench = bench
         self._callers = callers
+        self._source = (bench.tree.folder / path).read_text()
         self._kills: Counter[str] = Counter()
         self._files = list(GUARDED_BY[path])
         """Those of which nothing is known yet: needed only for what survives the tests of the others."""
         self._tests: list[Test] = []
+        bench.take_up(self._files.copy())
 
     def judge(self, mutant: Mutant) -> Verdict:
-        """Runs the tests that enter it until one fails."""
+        """Runs the tests that enter it until one fails, with the mutant in the running code."""
         running = self._callers.running(mutant.path, mutant.scope)
-        verdict = self._with(mutant, [test for test in self._tests if test.reached & running])
+        verdict = self._try(mutant, [test for test in self._tests if test.reached & running])
         while not verdict.by and self._files:
             tests = reach.tests_of(self._bench, self._files.pop(0))
             self._tests += tests
-            verdict = verdict.and_then(self._with(mutant, [test for test in tests if test.reached & running]))
-        service = mutant.path.split("/")[1]
-        if not verdict.of and service in HAS_WORKER:
-            # Whatever of these tests has its effect through the worker.
-            with self._bench.tree.with_mutant(mutant), self._bench.worker_of_tree(service):
-                return self._run(mutant, self._tests)
+            more = self._try(mutant, [test for test in tests if test.reached & running])
+            verdict = Verdict(mutant, more.by, [*verdict.tests, *more.tests], verdict.of + more.of)
         return verdict
 
-    def _with(self, mutant: Mutant, entering: Sequence[Test]) -> Verdict:
-        if not entering:
-            return Verdict(mutant, "", 0, 0)
-        with self._bench.tree.with_mutant(mutant):
-            return self._run(mutant, entering)
-
-    def _run(self, mutant: Mutant, entering: Sequence[Test]) -> Verdict:
+    def _try(self, mutant: Mutant, entering: Sequence[Test]) -> Verdict:
         tests = self._in_order(entering)
-        expected = sum(test.seconds for test in tests)
-        outcome = self._bench.run([test.nodeid for test in tests], seconds=30 + 4 * expected)
-        by = outcome.failed or ("(time)" if outcome.status is None else "")
-        if not by and outcome.status != 0:
+        for _ in range(ATTEMPTS if tests else 0):
+            answer = self._bench.ask([test.nodeid for test in tests], seconds=_limit(tests), mutant=self._told(mutant))
+            if answer is None:
+                return Verdict(mutant, "(time)", tests, len(entering))
+            by = answer.get("failed", "")
+            if not by:
+                break
+            # It must pass without the mutant, and at once: or it was the machine, or what the mutant left behind.
+            again = self._bench.ask([by], seconds=_limit(tests))
+            if again is not None and not again["failed"]:
+                self._kills[by] += 1
+                return Verdict(mutant, by, tests, len(entering))
+            self._bench.rest()
+        return Verdict(mutant, "", tests, len(entering))
+
+    def _told(self, mutant: Mutant) -> dict[str, object]:
+        dependents = self._callers.constants(mutant.path, mutant.scope)
+        text = mutant.applied(self._source)
+        return {"path": mutant.path, "scope": mutant.scope, "text": text, "dependents": dependents}
+
+    def appeal(self, verdict: Verdict) -> None:
+        """Tries a survivor in a process that is started with it; in a worker if no test entered it elsewhere."""
+        mutant, service = verdict.mutant, verdict.mutant.path.split("/")[1]
+        with self._bench.tree.with_mutant(mutant):
+            if verdict.of:
+                verdict.by = self._run(mutant, verdict.tests)
+            elif service in HAS_WORKER:
+                verdict.tests = self._in_order(self._tests)
+                # Whatever of these tests has its effect through the worker.
+                with self._bench.worker_of_tree(service):
+                    verdict.by = self._run(mutant, verdict.tests)
+        if verdict.by and not verdict.by.startswith("("):
+            outcome = self._bench.run([verdict.by], seconds=_limit(verdict.tests))
+            verdict.by = verdict.by if outcome.status == 0 else ""
+
+    def _run(self, mutant: Mutant, tests: Sequence[Test]) -> str:
+        outcome = self._bench.run([test.nodeid for test in tests], seconds=_limit(tests))
+        if outcome.status not in (0, 1, None):
             raise RuntimeError(f"no verdict on {mutant}: status {outcome.status}, see {self._bench.log}")
-        self._kills[by] += 1
-        return Verdict(mutant, by, len(tests), len(entering), outcome.seconds)
+        return "(time)" if outcome.status is None else outcome.failed
 
     def _in_order(self, tests: Iterable[Test]) -> list[Test]:
         """Those likely to fail first; file by file, for what tests of a file share; the slow ones at the end."""
@@ -124,26 +142,19 @@ class Court:
 
         def place(test: Test) -> tuple[object, ...]:
             of_this = -of_file[_file(test)], _file(test)
-            return test.seconds > SLOW_SECONDS, *of_this, -self._kills[test.nodeid], test.seconds
+            return test.work > SLOW, *of_this, -self._kills[test.nodeid], test.work
 
-        chosen, seconds = [], 0.0
+        chosen, work = [], 0.0
         for test in sorted(tests, key=place):
-            if seconds + test.seconds <= MOST_TEST_SECONDS or not chosen:
+            if work + test.work <= MOST_WORK or not chosen:
                 chosen.append(test)
-                seconds += test.seconds
+                work += test.work
         return chosen
-
-    def control(self, trial: Trial) -> None:
-        """Runs the tests that killed without a mutant: one that fails now has shown nothing."""
-        killers = sorted({verdict.by for verdict in trial.verdicts} - {"", "(time)", "(import)"})
-        while killers:
-            outcome = self._bench.run(killers, seconds=600)
-            if outcome.status == 0:
-                return
-            failed = outcome.failed or killers[0]
-            trial.void.append(failed)
-            killers = [nodeid for nodeid in killers if nodeid != failed]
 
 
 def _file(test: Test) -> str:
     return test.nodeid.partition("::")[0]
+
+
+def _limit(tests: Iterable[Test]) -> float:
+    return 60 + 4 * sum(test.seconds for test in tests)

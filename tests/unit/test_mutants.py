@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -140,6 +141,7 @@ def test_sql_is_run_by_the_functions_that_use_what_it_is_part_of() -> None:
 
     assert callers.running("services/x/one.py", "PART") == {"services/x/one.py:f", "services/x/two.py:A.f"}
     assert callers.running("services/x/one.py", "g") == {"services/x/one.py:g"}
+    assert callers.constants("services/x/one.py", "PART") == [("services/x/one.py", "WHOLE")]
 
 
 def test_every_module_that_decides_is_there_and_guarded_by_tests_that_are() -> None:
@@ -170,53 +172,91 @@ def _of(path: str) -> list[Mutant]:
     return finder.mutants(path, (ROOT / path).read_text())
 
 
-CHILD = """
-import json, sys
-from pathlib import Path
-from tests.mutants import children
-folder, record, seconds = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
-outcome = children.run(folder, ["test_it.py"], environment={}, seconds=seconds, log=folder / "log",
-    record=Path(record) if record else None)
-print(json.dumps([outcome.status, outcome.failed]))
+ONCE = """
+outcome = children.run(folder, ["test_it.py"], environment={}, seconds=float(sys.argv[2]), log=folder / "log")
+answers = [outcome.status, outcome.failed]
+"""
+LASTING = """
+child = children.Lasting(folder, ["test_it.py"], environment={}, log=folder / "log")
+answers = [child.ask(seconds=20, **request) for request in json.loads(sys.argv[2])]
+child.end()
+"""
+MODULE = """LIMIT = 1
+TEXT = f"at most {LIMIT}"
+
+
+def limit():
+    return LIMIT
+"""
+TESTS = """from services import it, other
+
+
+def test_limit():
+    assert it.limit() == 1
+
+
+def test_both():
+    assert it.limit() == 1
+    assert other.WHOLE == "at most 1!"
 """
 
 
-def child(folder: Path, test: str, *, record: str = "", seconds: float = 60) -> tuple[int | None, str]:
-    """What comes of a child in a tree with one module and one test file."""
+def child(script: str, folder: Path, argument: object, tests: str = TESTS) -> Any:
+    """What comes of a child in a tree with two modules and a test file."""
     (folder / "services").mkdir()
     (folder / "services/__init__.py").touch()
-    (folder / "services/it.py").write_text("def one():\n    return 1\n\n\ndef two():\n    return 2\n")
+    (folder / "services/it.py").write_text(MODULE)
+    (folder / "services/other.py").write_text('from services import it\n\nWHOLE = f"{it.TEXT}!"\n')
     (folder / "pyproject.toml").write_text('[tool.pytest.ini_options]\npythonpath = ["."]\n')
-    (folder / "test_it.py").write_text(f"from services import it\n\n\n{test}")
+    (folder / "test_it.py").write_text(tests)
     # In a process of its own, since nothing is forked from one with gRPC's threads.
-    command = [sys.executable, "-c", CHILD, str(folder), record, str(seconds)]
+    start = (
+        "import json, sys\nfrom pathlib import Path\nfrom tests.mutants import children\nfolder = Path(sys.argv[1])\n"
+    )
+    code = f"{start}{script}print(json.dumps(answers))"
+    command = [sys.executable, "-c", code, str(folder), json.dumps(argument)]
     said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=90)
     assert said.returncode == 0, said.stderr
-    status, failed = json.loads(said.stdout)
-    return status, failed
-
-
-def test_a_child_says_which_test_failed(tmp_path: Path) -> None:
-    test = "def test_a():\n    assert it.one() == 1\n\n\ndef test_b():\n    assert it.one() == 2\n"
-
-    assert child(tmp_path, test) == (1, "test_it.py::test_b")
+    return json.loads(said.stdout)
 
 
 def test_a_child_whose_tests_pass_says_nothing(tmp_path: Path) -> None:
-    assert child(tmp_path, "def test_a():\n    assert it.one() == 1\n") == (0, "")
+    assert child(ONCE, tmp_path, 60) == [0, ""]
+
+
+def test_a_child_says_which_test_failed(tmp_path: Path) -> None:
+    assert child(ONCE, tmp_path, 60, TESTS.replace("1!", "2!")) == [1, "test_it.py::test_both"]
 
 
 def test_a_child_that_never_ends_is_ended(tmp_path: Path) -> None:
-    assert child(tmp_path, "def test_a():\n    while it.one():\n        pass\n", seconds=5) == (None, "")
+    assert child(ONCE, tmp_path, 5, "def test_a():\n    while True:\n        pass\n") == [None, ""]
+
+
+def asked(mutant: object = None, *, record: bool = False) -> dict[str, object]:
+    """A request to the child that stays."""
+    return {"tests": ["test_it.py::test_limit", "test_it.py::test_both"], "mutant": mutant, "record": record}
+
+
+def changed(scope: str, text: str, *dependents: tuple[str, str]) -> dict[str, object]:
+    """A mutant of the module."""
+    return {"path": "services/it.py", "scope": scope, "text": text, "dependents": dependents}
+
+
+def test_a_mutant_is_in_the_running_code_as_long_as_it_is_asked_about(tmp_path: Path) -> None:
+    function = changed("limit", MODULE.replace("return LIMIT", "return LIMIT + 1"))
+    dependents = ("services/it.py", "TEXT"), ("services/other.py", "WHOLE")
+    constant = changed("LIMIT", MODULE.replace("LIMIT = 1", "LIMIT = True"), *dependents)
+
+    answers = child(LASTING, tmp_path, [asked(), asked(function), asked(), asked(constant), asked()])
+
+    assert [answer["failed"].rpartition("_")[2] for answer in answers] == ["", "limit", "", "both", ""]
 
 
 def test_what_a_test_enters_is_noted(tmp_path: Path) -> None:
-    record = tmp_path / "record.json"
-    test = "def test_a():\n    it.one()\n\n\ndef test_b():\n    it.two()\n"
+    tests = TESTS.replace("    assert other", "    other.WHOLE.strip()\n    assert other")
 
-    assert child(tmp_path, test, record=str(record)) == (0, "")
-    told = json.loads(record.read_text())
-    assert [told[f"test_it.py::test_{name}"]["reached"] for name in "ab"] == [
-        ["services/it.py:one"],
-        ["services/it.py:two"],
-    ]
+    (answer,) = child(LASTING, tmp_path, [asked(record=True)], tests)
+
+    recorded = {nodeid.rpartition("_")[2]: test for nodeid, test in answer["recorded"].items()}
+    assert [test["outcome"] for test in recorded.values()] == ["passed", "passed"]
+    assert [test["reached"] for test in recorded.values()] == [["services/it.py:limit"]] * 2
