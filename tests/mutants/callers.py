@@ -62,6 +62,10 @@ class Callers:
                 pending += self._used_by[node]
         return seen
 
+    def is_function(self, path: str, scope: str) -> bool:
+        """Whether it is a function, and no constant."""
+        return self._is_function(f"{path}:{scope}")
+
     def _is_function(self, node: str) -> bool:
         return node in self._functions or "<locals>" in node
 

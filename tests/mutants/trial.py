@@ -114,8 +114,13 @@ class Court:
         return {"path": mutant.path, "scope": mutant.scope, "text": text, "dependents": dependents}
 
     def appeal(self, verdict: Verdict) -> None:
-        """Tries a survivor in a process that is started with it; in a worker if no test entered it elsewhere."""
+        """Tries a survivor in a process that is started with it; in a worker if no test entered it elsewhere.
+
+        A constant that tests use has been changed wherever it is looked up, which is at each use.
+        """
         mutant, service = verdict.mutant, verdict.mutant.path.split("/")[1]
+        if verdict.of and not self._callers.is_function(mutant.path, mutant.scope):
+            return
         with self._bench.tree.with_mutant(mutant):
             if verdict.of:
                 verdict.by = self._run(mutant, verdict.tests)
