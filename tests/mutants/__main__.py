@@ -46,7 +46,7 @@ def main(arguments: Sequence[str]) -> int:
     callers = Callers()
     with running_bench(folder, lambda what: console.print(f"  … {what}", style="dim", soft_wrap=True)) as bench:
         for path in paths:
-            every = trial.of_module(path)
+            every = trial.of_module(bench, path)
             chosen = trial.sampled(every, most, path)
             if again is not None:
                 chosen = [mutant for mutant in every if mutant.key in again]

@@ -17,7 +17,10 @@ def _unit(*names: str) -> tuple[str, ...]:
 
 GUARDED_BY: Mapping[str, Sequence[str]] = {
     # Who calls, with what token; what is repeated.
-    "services/chassis/idempotency.py": _service("identity_users", "guest_invites", "identity_worker", "guest_recovery"),
+    "services/chassis/idempotency.py": (
+        *_unit("chassis_idempotency"),
+        *_service("repeatable_calls", "identity_users", "guest_invites", "guest_recovery"),
+    ),
     "services/chassis/tokens.py": (*_unit("chassis_tokens"), *_service("interceptors", "identity_key_rotation")),
     "services/chassis/interceptors.py": (
         *_unit("chassis_validate"),

@@ -12,7 +12,6 @@ from tests.mutants.equivalents import EQUIVALENT
 from tests.mutants.modules import GUARDED_BY
 from tests.mutants.mutant import Mutant
 from tests.mutants.reach import Test
-from tests.rules.sources import ROOT
 
 MOST_WORK = 10
 """Seconds of the processor that a mutant's tests take together: the rest of those that enter it is not run."""
@@ -54,9 +53,10 @@ class Trial:
         return len(self.verdicts) - len(self.survivors)
 
 
-def of_module(path: str) -> list[Mutant]:
+def of_module(bench: Bench, path: str) -> list[Mutant]:
     """All its mutants but those that are known to be none."""
-    return [mutant for mutant in finder.mutants(path, (ROOT / path).read_text()) if mutant.key not in EQUIVALENT]
+    found = finder.mutants(path, (bench.tree.folder / path).read_text())
+    return [mutant for mutant in found if mutant.key not in EQUIVALENT]
 
 
 def sampled(mutants: Sequence[Mutant], most: int, path: str) -> list[Mutant]:

@@ -10,7 +10,6 @@ import uuid_utils
 from guildhall.identity.v1 import auth_service_pb2 as pb
 from guildhall.identity.v1 import auth_service_pb2_grpc
 
-from services.chassis import idempotency
 from services.chassis.worker import Work
 from services.identity.tasks import Mails, forget
 from tests.support.suite import PASSWORD, Suite
@@ -103,28 +102,6 @@ async def test_sessions_are_forgotten_a_month_after_their_end(suite: Suite, days
     for table, column in (("sessions", "id"), ("session_tokens", "session_id")):
         query = f"SELECT count(*) FROM {table} WHERE {column} = %s"
         assert execute(suite, query, person.session_id) == [(int(is_kept),)]
-
-
-@pytest.mark.parametrize(
-    ("age", "kept"),
-    [("9 minutes", (b"answer", b"sealed")), ("10 minutes", (b"answer", None)), ("47 hours", (b"answer", None))],
-)
-async def test_a_secret_in_an_answer_is_kept_for_ten_minutes_and_the_rest_for_two_days(
-    suite: Suite, age: str, kept: tuple[bytes, bytes | None]
-) -> None:
-    caller = str(uuid_utils.uuid7())
-    put = """INSERT INTO idempotency_keys
-        (caller, method, key_hash, request_mac, answer, sealed_answer, created_at)
-        VALUES (%s, 'm', '', '', 'answer', 'sealed', statement_timestamp() - CAST(%s AS interval))"""
-    query = "SELECT answer, sealed_answer FROM idempotency_keys WHERE caller = %s"
-    execute(suite, put, caller, age)
-    await suite.frames["identity"].database.transaction(lambda tx: tx.execute(idempotency.FORGET))
-    assert execute(suite, query, caller) == [kept]
-    older = "UPDATE idempotency_keys SET created_at = statement_timestamp() - interval '48 hours' WHERE caller = %s"
-    execute(suite, older, caller)
-    for _ in range(2):  # what one sweep unseals the next one deletes
-        await suite.frames["identity"].database.transaction(lambda tx: tx.execute(idempotency.FORGET))
-    assert execute(suite, query, caller) == []
 
 
 @pytest.mark.parametrize(("age", "is_kept"), [("6 days 23 hours", True), ("7 days 1 second", False)])
