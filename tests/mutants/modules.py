@@ -23,8 +23,8 @@ GUARDED_BY: Mapping[str, Sequence[str]] = {
     ),
     "services/chassis/tokens.py": (*_unit("chassis_tokens"), *_service("interceptors", "identity_key_rotation")),
     "services/chassis/interceptors.py": (
-        *_unit("chassis_validate"),
-        *_service("interceptors", "service_account_doors"),
+        *_unit("chassis_validate", "chassis_interceptors"),
+        *_service("interceptors", "service_account_doors", "identity_devices"),
     ),
     "services/chassis/sessions.py": _service("interceptors"),
     "services/chassis/coalesce.py": _unit("coalesce"),
