@@ -29,7 +29,9 @@ GUARDED_BY: Mapping[str, Sequence[str]] = {
     "services/chassis/sessions.py": _service("interceptors"),
     "services/chassis/coalesce.py": _unit("coalesce"),
     "services/chassis/pages.py": _unit("chassis_pages"),
-    "services/identity/sessions.py": _service("identity_sessions", "identity_devices", "identity_worker"),
+    "services/identity/sessions.py": _service(
+        "identity_sessions", "identity_devices", "identity_worker", "identity_security_log"
+    ),
     "services/identity/service_accounts.py": _service("identity_service_accounts"),
     "services/identity/verification.py": _service("identity_takeovers", "identity_sign_in_by_mail", "identity_worker"),
     "services/identity/credentials.py": _service("identity_takeovers", "identity_passwords", "identity_sign_up"),
