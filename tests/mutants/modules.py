@@ -38,7 +38,7 @@ GUARDED_BY: Mapping[str, Sequence[str]] = {
     "services/identity/accounts.py": _service("identity_accounts"),
     "services/identity/guesses.py": _service("identity_attempts"),
     # Permissions.
-    "services/membership/verdicts.py": _service("membership_group_access", "membership_access", "membership_peers"),
+    "services/membership/verdicts.py": _service("membership_group_access", "membership_access", "membership_guests"),
     "services/membership/capabilities.py": _service("membership_access", "membership_removal", "membership_guests"),
     "services/membership/group_access.py": _service(
         "membership_group_members", "membership_group_bans", "membership_group_rights"
