@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from services.chassis import coalesce
 from services.chassis.coalesce import FLUSH_SECONDS, Coalescer
 from services.chassis.errors import DeadlineExceeded, Overloaded, PeerUnavailable
 
@@ -386,17 +385,14 @@ async def test_each_item_that_no_longer_waits_is_told_once_whatever_became_of_it
 
 
 @pytest.mark.parametrize("together", [1, 2])
-async def test_only_after_a_batch_of_several_more_are_waited_for(
-    peer: Peer, monkeypatch: pytest.MonkeyPatch, together: int
-) -> None:
-    monkeypatch.setattr(coalesce, "GATHER_SECONDS", 3600)
-    monkeypatch.setattr(coalesce, "LONGEST_GATHER_SECONDS", 3600)
+async def test_only_after_several_more_are_waited_for(peer: Peer, monkeypatch: Any, together: int) -> None:
+    monkeypatch.setattr("services.chassis.coalesce.GATHER_SECONDS", 3600)
+    monkeypatch.setattr("services.chassis.coalesce.LONGEST_GATHER_SECONDS", 3600)
     queue = Coalescer(peer.flush, name="test")
     callers = [ask(queue, str(number)) for number in range(together)]
     items, answer = await peer.sent()
-    assert len(items) == together
     answer.set_result(items)
-    await asyncio.gather(*callers)
+    assert len(await asyncio.gather(*callers)) == together
     later = ask(queue, "later")
     for _ in range(10):
         await asyncio.sleep(0)
