@@ -10,7 +10,7 @@ from tests.mutants.bench import Bench
 from tests.rules.sources import ROOT, sources
 
 KEPT = ROOT / ".guildhall/mutants-reach"
-SECONDS = 600
+SECONDS = 1800
 
 
 @dataclass(frozen=True)

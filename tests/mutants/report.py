@@ -71,4 +71,10 @@ def _told(verdict: Verdict) -> dict[str, Any]:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    return json.loads(file.read_text()) if file.exists() else {}
+    told: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    for path, entry in told.items():
+        # What has been found to be none since then.
+        entry["survivors"] = [each for each in entry["survivors"] if each["key"] not in EQUIVALENT]
+        entry["tried"] = entry["killed"] + len(entry["survivors"])
+        entry["equivalent"] = sum(key.startswith(f"{path} ") for key in EQUIVALENT)
+    return told
