@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo up down test lint protos load faults clean
+.PHONY: help demo up down test lint protos load faults mutants clean
 .DEFAULT_GOAL := help
 
 help: ## list the ways in
@@ -32,6 +32,9 @@ load: $(VENV)/ready ## measure S1 to S8, search and more, or those named: make l
 
 faults: $(VENV)/ready ## break things, with FAULT_ROUNDS rounds: make faults F="F1 F7"
 	$(BIN)/python -m tests.faults $(F)
+
+mutants: $(VENV)/ready ## take decisions out of the code, each must be noticed: make mutants M="sessions membership"
+	$(BIN)/python -m tests.mutants $(M)
 
 protos: $(VENV)/ready ## generate the Python code of the contracts
 	$(BIN)/python build_protos.py

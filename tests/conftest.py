@@ -1,11 +1,13 @@
 """Fixtures: one set of real servers for the whole test session; each test makes its own people and workspaces."""
 
+import os
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 
 from deploy.stack import suite as stack_suite
-from tests.support.backends import Processes, running_backends
+from tests.support.backends import SHARED, Processes, running_backends, shared_backends
 from tests.support.suite import Suite
 
 
@@ -18,7 +20,8 @@ def processes() -> Processes:
 @pytest.fixture(scope="session")
 def backends(processes: Processes) -> Iterator[stack_suite.Suite]:
     """PostgreSQL, Valkey and the workers; no beat."""
-    with running_backends(processes) as stack:
+    shared = os.environ.get(SHARED)
+    with shared_backends(processes, Path(shared)) if shared else running_backends(processes) as stack:
         yield stack
 
 

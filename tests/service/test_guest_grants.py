@@ -107,11 +107,13 @@ async def test_a_grant_ends_at_its_time_and_not_a_microsecond_later(
 async def test_a_grant_that_is_over_is_shown_to_nobody_and_can_be_given_again(house: House) -> None:
     _, guest = await house.guest()
     second = await house.channel()
-    await grant(house, guest, second, expire_time=at(clock(house) + HOUR))
+    times = {"expire_time": at(clock(house) + HOUR), "history_start_time": at(clock(house) - HOUR)}
+    await grant(house, guest, second, **times)
     house.sql("UPDATE guest_grants SET expire_at = statement_timestamp() WHERE conversation_id = %(id)s", id=second)
     found = await house.get(house.admin, guest.member_id)
     assert list(found.conversation_ids) == [house.channel_id]
-    assert not (await verdict(house, guest, second)).granted
+    over = await verdict(house, guest, second)
+    assert (over.granted, over.HasField("history_start_time"), over.HasField("grant_expire_time")) == (False,) * 3
     answer = await peer(house, "ListGuestChannels", member_id=guest.member_id)
     assert list(answer.conversation_ids) == [house.channel_id]
     assert set((await grant(house, guest, second)).conversation_ids) == {house.channel_id, second}

@@ -14,7 +14,7 @@ from guildhall.identity.v1 import session_service_pb2_grpc as rpc
 from guildhall.identity.v1 import user_service_pb2, user_service_pb2_grpc
 from guildhall.messaging.v1 import event_service_pb2
 
-from services.identity import uses
+from services.identity import sessions, uses
 from tests.service.test_identity_key_rotation import restarted_identity
 from tests.service.test_identity_sessions import alive, execute, get_user
 from tests.service.test_messaging_conversations import Room
@@ -242,3 +242,16 @@ async def test_the_use_of_a_session_is_noted_later_and_at_most_once_a_minute(
         while not execute(suite, fresh, old.session_id):  # noqa: ASYNC110 - a row sets no event
             await asyncio.sleep(0.02)
         assert execute(suite, query, [recent.session_id, ended.session_id]) == before
+
+
+async def test_only_what_is_alive_and_asked_about_is_noted_as_used(suite: Suite, stub: Any) -> None:
+    used, ended, other = [await suite.person() for _ in range(3)]
+    await revoke(stub, ended, ended.session_id)
+    ids = [person.session_id for person in (used, ended, other)]
+    execute(suite, "UPDATE sessions SET last_used_at = created_at - interval '1 hour' WHERE id = ANY(%s::uuid[])", ids)
+
+    database = suite.frames["identity"].database
+    await database.atomic(lambda tx: sessions.note_use(tx, session_ids=ids[:2]))
+
+    query = "SELECT id::text FROM sessions WHERE id = ANY(%s::uuid[]) AND last_used_at > created_at"
+    assert execute(suite, query, ids) == [(used.session_id,)]

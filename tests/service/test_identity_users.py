@@ -114,6 +114,27 @@ async def test_a_repeated_change_is_done_once(suite: Suite, users: Any) -> None:
     assert refusal.reason == "IDEMPOTENCY_MISMATCH"
 
 
+async def test_each_key_of_each_person_and_rpc_stands_for_its_own_answer(suite: Suite, users: Any) -> None:
+    people = [await suite.person("Ada"), await suite.person("Bob")]
+    keys = [str(uuid.uuid4()), str(uuid.uuid4())]
+    sessions_stub = suite.stub(sessions_rpc.SessionServiceStub)
+
+    async def answers() -> list[Any]:
+        given = []
+        for number, key in enumerate(keys):
+            for person in people:
+                request = change(name=f"{person.name} {number}", request_id=key)
+                given.append(await person.call(users.UpdateUser, request))
+            revoke = sessions.RevokeSessionsRequest(keep_current=True, request_id=key)
+            given.append(await people[0].call(sessions_stub.RevokeSessions, revoke))
+        return given
+
+    first = await answers()
+
+    assert await answers() == first
+    assert [answer.user.name for answer in first if hasattr(answer, "user")] == ["Ada 0", "Bob 0", "Ada 1", "Bob 1"]
+
+
 async def test_a_new_address_counts_once_it_is_proven_and_the_old_one_is_told(suite: Suite, users: Any) -> None:
     person, address = await suite.person("Ada"), new_address()
     answer = await person.call(users.UpdateUser, change(email=address))

@@ -105,6 +105,20 @@ async def test_sessions_are_forgotten_a_month_after_their_end(suite: Suite, days
         assert execute(suite, query, person.session_id) == [(int(is_kept),)]
 
 
+async def test_what_somebody_has_locked_is_passed_by_and_forgotten_the_next_time(suite: Suite) -> None:
+    locked, free = await suite.person(), await suite.person()
+    ids = [locked.session_id, free.session_id]
+    over = "UPDATE sessions SET idle_expire_at = statement_timestamp() - interval '31 days' WHERE id = ANY(%s::uuid[])"
+    execute(suite, over, ids)
+    query = "SELECT id::text FROM sessions WHERE id = ANY(%s::uuid[])"
+    with suite.database("identity_owner") as connection, connection.transaction():
+        connection.execute("SELECT FROM sessions WHERE id = %s FOR UPDATE", (locked.session_id,))
+        await forget(suite.frames["identity"].database)
+        assert execute(suite, query, ids) == [(locked.session_id,)]
+    await forget(suite.frames["identity"].database)
+    assert execute(suite, query, ids) == []
+
+
 @pytest.mark.parametrize(("age", "is_kept"), [("6 days 23 hours", True), ("7 days 1 second", False)])
 async def test_a_sign_up_that_nobody_came_back_to_is_forgotten_after_a_week(
     suite: Suite, auth: Any, age: str, is_kept: bool

@@ -117,6 +117,26 @@ async def test_the_rules_decide_in_their_order(suite: Suite) -> None:
     assert await reason("group.read") == access.ACCESS_REASON_SUSPENDED
 
 
+async def test_a_verdict_says_who_is_in_the_group_itself(suite: Suite) -> None:
+    place = await new_place(suite)
+    (bob, bob_id), (cy, cy_id), (ann, _) = [
+        await place.newcomer(name, role) for name, role in (("Bob", "member"), ("Cy", "member"), ("Ann", "admin"))
+    ]
+    top = await place.create()
+    below = await place.create(parent_group_id=top.group_id)
+    await place.add(top, bob_id, "admin")
+    await place.add(top, cy_id, "member")
+
+    async def is_in(group: Any, person: Person) -> bool:
+        return bool((await place.may("group.read", group, user_id=person.user_id)).in_group)
+
+    assert [await is_in(top, person) for person in (bob, cy, ann)] == [True, True, False]
+    assert not await is_in(below, bob), "a role from above puts nobody into it"
+    _suspend(place, bob_id)
+    await place.bans("BanUser", group_id=top.group_id, user_id=cy.user_id)
+    assert [await is_in(top, person) for person in (bob, cy, ann)] == [False, False, False]
+
+
 async def test_a_ban_from_a_group_takes_nothing_outside_of_it(suite: Suite) -> None:
     place = await new_place(suite)
     bob, _bob_id = await place.newcomer("Bob")

@@ -1,7 +1,8 @@
-"""PostgreSQL, Valkey and the workers, as real processes, for one test session."""
+"""PostgreSQL, Valkey and the workers, as real processes, for one test session, or for one after the other."""
 
 import contextlib
 import fcntl
+import json
 import os
 import shutil
 import signal
@@ -10,7 +11,9 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol
+
+import psutil
 
 from deploy.stack import services, settings, suite
 from deploy.stack.processes import Program, last_lines, spawn
@@ -60,11 +63,39 @@ def release(given: settings.Settings) -> None:
 _RESERVED: dict[int, IO[str]] = {}
 
 
+class Process(Protocol):
+    """What is asked of a process here."""
+
+    pid: int
+
+    def poll(self) -> int | None: ...
+
+    def send_signal(self, sig: int, /) -> None: ...
+
+    def wait(self, timeout: float | None = None) -> int | None: ...
+
+
+class Foreign(psutil.Process):
+    """A process of another one's: what becomes of it is not told, but that it has ended."""
+
+    def poll(self) -> int | None:
+        """None while it runs."""
+        return None if self.is_running() and self.status() != psutil.STATUS_ZOMBIE else 0
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        """Waits for its end."""
+        try:
+            wait_until(lambda: self.poll() is not None, f"process {self.pid} ends", seconds=timeout or 60)
+        except TimeoutError:
+            raise subprocess.TimeoutExpired(str(self.pid), timeout or 60) from None
+        return 0
+
+
 class Processes:
     """Programs that this test session started, and ends."""
 
     def __init__(self) -> None:
-        self._running: list[tuple[Program, subprocess.Popen[bytes]]] = []
+        self._running: list[tuple[Program, Process]] = []
 
     def start(self, program: Program) -> subprocess.Popen[bytes]:
         """Starts a program and waits until it is ready."""
@@ -75,6 +106,21 @@ class Processes:
         if program.ready:
             wait_until(lambda: self._is_ready(program, process), f"{program.name} is ready")
         return process
+
+    def adopt(self, program: Program, pid: int) -> None:
+        """Takes what another process has started for one's own."""
+        self._running.append((program, Foreign(pid)))
+
+    def pids(self) -> dict[str, int]:
+        """Of each program that was started, by its name."""
+        return {program.name: process.pid for program, process in self._running}
+
+    def revive(self) -> None:
+        """Starts again what has ended."""
+        ended = [pair for pair in self._running if pair[1].poll() is not None and not pair[0].one_shot]
+        for pair in ended:
+            self._running.remove(pair)
+            self.start(pair[0])
 
     def _is_ready(self, program: Program, process: subprocess.Popen[bytes]) -> bool:
         if process.poll() is not None:
@@ -119,6 +165,36 @@ def running_backends(processes: Processes) -> Iterator[suite.Suite]:
         shutil.rmtree(folder, ignore_errors=True)
         shutil.rmtree(stack.settings.layout.sockets, ignore_errors=True)
         release(stack.settings)
+
+
+SHARED = "GUILDHALL_TEST_BACKENDS"
+"""The variable that names the file by which a test session uses backends which another process keeps running."""
+
+
+def share(stack: suite.Suite, processes: Processes, file: Path) -> None:
+    """Writes down where backends are, for `shared_backends` in another process."""
+    told = {
+        "folder": str(stack.settings.layout.data),
+        "offset": stack.settings.ports.offset,
+        "processes": processes.pids(),
+    }
+    file.write_text(json.dumps(told))
+
+
+@contextlib.contextmanager
+def shared_backends(processes: Processes, file: Path) -> Iterator[suite.Suite]:
+    """Backends that another process runs, and revives: what this session stops of them it need not start again."""
+    told = json.loads(file.read_text())
+    environment = {
+        "GUILDHALL_DATA_DIR": told["folder"],
+        "GUILDHALL_PORT_OFFSET": str(told["offset"]),
+        "GUILDHALL_LOG_LEVEL": "error",
+    }
+    stack = suite.assemble(settings.load(environment))
+    for program in stack.programs():
+        if program.name in told["processes"] and not program.one_shot:
+            processes.adopt(program, told["processes"][program.name])
+    yield stack
 
 
 def wait_until(condition: Callable[[], bool], what: str, *, seconds: float = 30) -> None:

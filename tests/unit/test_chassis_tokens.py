@@ -20,10 +20,10 @@ from services.identity.keys import SigningKeys
 class Source:
     """Where the keys come from: counted, and away as long as `is_away`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, key_id: str = "one") -> None:
         pem, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
         private = Ed25519PrivateKey.generate().private_bytes(pem, form, serialization.NoEncryption())
-        (folder / "one.pem").write_bytes(private)
+        (folder / f"{key_id}.pem").write_bytes(private)
         self.keys = SigningKeys(folder)
         self.is_away = False
         self.fetches = 0
@@ -82,3 +82,45 @@ async def test_tokens_of_unknown_keys_do_not_make_the_keys_be_fetched_again_at_o
         with pytest.raises(Unauthenticated):
             await verifier.verify(stranger)
     assert source.fetches == 1
+
+
+async def test_what_is_no_token_does_not_make_the_keys_be_fetched(source: Source) -> None:
+    verifier = Verifier(source.fetch)
+    with pytest.raises(Unauthenticated):
+        await verifier.verify("no token")
+    await settled()
+    assert source.fetches == 0
+
+
+async def test_keys_are_fetched_anew_once_they_are_old_and_not_before(
+    source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verifier, token = Verifier(source.fetch), source.token()
+    for _ in range(3):
+        await verifier.verify(token)
+        await settled()
+    assert source.fetches == 1
+    monkeypatch.setattr(tokens, "REFRESH_SECONDS", -1)
+    await verifier.verify(token)
+    await settled()
+    assert source.fetches == 2
+
+
+async def test_a_token_is_no_longer_believed_once_its_key_is_withdrawn(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verifier, token = Verifier(source.fetch), source.token()
+    assert (await verifier.verify(token)).subject_id == "u"
+    (tmp_path / "later").mkdir()
+    source.keys = Source(tmp_path / "later", key_id="two").keys
+    monkeypatch.setattr(tokens, "REFRESH_SECONDS", -1)
+    await verifier.verify(token)
+    await settled()
+    with pytest.raises(Unauthenticated):
+        await verifier.verify(token)
+
+
+async def settled() -> None:
+    """Lets what was begun in the background go on to its end."""
+    for _ in range(10):
+        await asyncio.sleep(0)

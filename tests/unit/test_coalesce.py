@@ -382,3 +382,19 @@ async def test_each_item_that_no_longer_waits_is_told_once_whatever_became_of_it
     assert flushed.cancelled()
     assert waiting.cancelled()
     answer.cancel()
+
+
+@pytest.mark.parametrize("together", [1, 2])
+async def test_only_after_several_more_are_waited_for(peer: Peer, monkeypatch: Any, together: int) -> None:
+    monkeypatch.setattr("services.chassis.coalesce.GATHER_SECONDS", 3600)
+    monkeypatch.setattr("services.chassis.coalesce.LONGEST_GATHER_SECONDS", 3600)
+    queue = Coalescer(peer.flush, name="test")
+    callers = [ask(queue, str(number)) for number in range(together)]
+    items, answer = await peer.sent()
+    answer.set_result(items)
+    assert len(await asyncio.gather(*callers)) == together
+    later = ask(queue, "later")
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert peer.idle is (together > 1)
+    later.cancel()
