@@ -15,7 +15,7 @@ from services.chassis import emails
 from services.chassis.call import current_call
 from services.chassis.errors import InvalidRequest, NotFound
 from services.chassis.secret import token_hash
-from services.identity import security, users, verification
+from services.identity import administrators, security, users, verification
 from services.identity.errors import EmailTaken
 
 CREATE_USER = text("""
@@ -37,7 +37,7 @@ FIND_USER_BY_ACCOUNT = text("""
     SELECT users.id, email, name, email_verified_at, image_url FROM accounts JOIN users ON users.id = user_id
     WHERE provider = :provider AND provider_account_id = :provider_account_id
 """)
-LOCK_USER = text("SELECT normalized_email, email_verified_at FROM users WHERE id = :user_id FOR NO KEY UPDATE")
+LOCK_USER = text("SELECT email, normalized_email, email_verified_at FROM users WHERE id = :user_id FOR NO KEY UPDATE")
 UPDATE_USER = text("""
     UPDATE users
     SET name = coalesce(:name, name), image_url = coalesce(:image_url, image_url),
@@ -150,7 +150,10 @@ async def update_user(
     sets_verified: bool,
     verified_at: datetime | None,
 ) -> Row[Any]:
-    """Sets what is not None, and the time of verification if it is to be set. Errors: NOT_FOUND, EMAIL_TAKEN."""
+    """Sets what is not None, and the time of verification if it is to be set.
+
+    Errors: NOT_FOUND, EMAIL_TAKEN, PERMISSION_DENIED (an administrator's address, or its proof taken away).
+    """
     normalized_email = None if email is None else emails.normalize(email)
     row = {
         "user_id": user_id,
@@ -164,6 +167,9 @@ async def update_user(
     before = (await tx.execute(LOCK_USER, {"user_id": user_id})).one_or_none()
     if before is None:
         raise NotFound
+    # Another spelling may be another mailbox. A later time of the same proof is what each sign-in by mail says.
+    if row["email"] not in (None, before.email) or (sets_verified and verified_at is None):
+        await administrators.require_not_one(tx, user_id=user_id)
     if normalized_email is not None:
         await users.drop_claim(tx, normalized_email=normalized_email, but_id=user_id)
     try:

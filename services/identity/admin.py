@@ -23,7 +23,7 @@ from services.chassis.interceptors import validate
 from services.chassis.pages import LARGEST_SIZE
 from services.chassis.secret import SecretKey
 from services.chassis.settings import load
-from services.identity import departures, exports, keys, profiles, service_accounts
+from services.identity import departures, exports, keys, profiles, service_accounts, users
 from services.identity.settings import AdminSettings
 
 T = TypeVar("T")
@@ -59,19 +59,26 @@ class Admin:
 
 
 async def make_administrator(admin: Admin) -> None:
-    """Makes somebody a system administrator who has proven their address; who is one stays one."""
+    """Makes somebody a system administrator who has proven their address; who is one stays one.
 
-    async def work(tx: AsyncConnection) -> str:
+    If an app has acted for them, their password and sessions go: its key must not be a way to become one.
+    """
+
+    async def work(tx: AsyncConnection) -> tuple[str, bool]:
         user = await _find(tx, admin.options.email)
         if user.email_verified_at is None:
             raise Refused("That address was never proven: whoever signed up with it may be somebody else.")
         if user.disabled_at is not None:
             raise Refused("That user is disabled.")
-        await tx.execute(MAKE_ADMINISTRATOR, {"user_id": user.id})
-        return str(user.id)
+        made = await tx.execute(MAKE_ADMINISTRATOR, {"user_id": user.id})
+        ended = made.rowcount > 0 and await users.end_what_an_app_left(tx, user_id=str(user.id))
+        return str(user.id), ended
 
-    admin.answer({"user_id": await admin.transaction(work)})
+    user_id, ended = await admin.transaction(work)
+    admin.answer({"user_id": user_id})
     _tell(f"{admin.options.email} is a system administrator.")
+    if ended:
+        _tell("An app has acted for them, so password and sessions are gone: a link to that address signs in.")
 
 
 async def create_service_account(admin: Admin) -> None:

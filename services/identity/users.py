@@ -48,6 +48,13 @@ DROP_CLAIM = text("""
     WHERE normalized_email = :normalized_email AND is_claim AND disabled_at IS NULL
         AND (CAST(:but_id AS uuid) IS NULL OR id <> CAST(:but_id AS uuid))
 """)
+# What an adapter does is in the user's log with the service account that did it (adapter.py).
+AN_APP_ACTED = text("""
+    SELECT EXISTS (
+        SELECT FROM security_events
+        WHERE user_id = :user_id AND service_account_id IS NOT NULL AND kind IN ('signed_in', 'email_changed')
+    )
+""")
 FORGET_CLAIMS = text("""
     DELETE FROM users WHERE id IN (
         SELECT id FROM users
@@ -183,6 +190,19 @@ async def end_unproven(tx: AsyncConnection, *, user_id: str) -> None:
     await sessions.end_all(tx, user_id=user_id, reason="revoked")
     await verification.retire(tx, user_id=user_id)
     await verification.drop(tx, user_id=user_id, purposes=CHANGE_EMAIL)
+
+
+async def end_what_an_app_left(tx: AsyncConnection, *, user_id: str) -> bool:
+    """If an app's adapter ever acted as a locked user, ends whatever signs in but their mailbox; says whether.
+
+    Whoever holds the app's key could have set the password, started a session, or had a link mailed.
+    """
+    if not await tx.scalar(AN_APP_ACTED, {"user_id": user_id}):
+        return False
+    await tx.execute(DROP_PASSWORD, {"user_id": user_id})
+    await sessions.end_all(tx, user_id=user_id, reason="revoked")
+    await verification.drop(tx, user_id=user_id, purposes=tuple(verification.LIFETIMES))
+    return True
 
 
 async def drop_claim(tx: AsyncConnection, *, normalized_email: str, but_id: str | None = None) -> None:

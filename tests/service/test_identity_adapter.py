@@ -18,7 +18,7 @@ from guildhall.identity.v1 import user_service_pb2 as users
 from guildhall.identity.v1 import user_service_pb2_grpc as users_rpc
 
 from services.identity.tasks import forget
-from tests.support.administrators import administrator, backend, only_administrators
+from tests.support.administrators import backend
 from tests.support.apps import App, after, at, or_none
 from tests.support.identities import execute, kinds_of, new_address
 from tests.support.suite import PASSWORD, Suite, refusal_of, refused
@@ -224,15 +224,6 @@ async def test_a_deleted_user_is_returned_once_and_leaves_nothing(suite: Suite, 
     assert not (await app("UseVerificationToken", identifier=made.email, token=token)).ByteSize()
     for table in ("sessions", "accounts", "security_events"):
         assert execute(suite, f"SELECT user_id FROM {table} WHERE user_id = %s", made.id) == []
-
-
-async def test_the_last_administrator_is_not_deleted(suite: Suite, app: App) -> None:
-    root, other = await administrator(suite), await administrator(suite)
-    with only_administrators(suite, root):
-        refusal = await refused(app("DeleteUser", user_id=root.user_id))
-    assert (refusal.code, refusal.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "LAST_ADMINISTRATOR")
-    with only_administrators(suite, root, other):
-        assert (await app("DeleteUser", user_id=root.user_id)).user.id == root.user_id
 
 
 async def test_an_account_is_linked_and_finds_its_user(suite: Suite, app: App) -> None:

@@ -19,7 +19,7 @@ from services.chassis.database import Database
 from services.chassis.errors import NotFound, SessionEnded
 from services.chassis.idempotency import Repeatable, no_access_needed, once
 from services.chassis.secret import SecretKey
-from services.identity import accounts, adapter, departures, wire
+from services.identity import accounts, adapter, administrators, departures, wire
 from services.identity.keys import SigningKeys
 from services.identity.seals import Seals
 from services.identity.uses import Uses
@@ -109,6 +109,7 @@ class AdapterService(rpc.AdapterServiceServicer):
             row = await adapter.find_user(tx, user_id=user_id)
             if row is None:
                 return pb.AdapterServiceDeleteUserResponse()
+            await administrators.require_not_one(tx, user_id=user_id)
             try:
                 await departures.delete(tx, self._secret, user_id=user_id, etag="", erase_messages=False)
             except NotFound:  # somebody else was faster

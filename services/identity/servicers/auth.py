@@ -15,7 +15,7 @@ from services.chassis.database import Database
 from services.chassis.errors import SessionEnded
 from services.chassis.idempotency import Answer, Repeatable, no_access_needed, once
 from services.chassis.secret import SecretKey
-from services.identity import credentials, invites, service_accounts, sessions, users, verification, wire
+from services.identity import administrators, credentials, invites, service_accounts, sessions, users, verification, wire
 from services.identity.attempts import Attempts
 from services.identity.errors import InvalidCredentials, SignUpClosed
 from services.identity.guesses import Guesses
@@ -326,6 +326,12 @@ class AuthService(auth_service_pb2_grpc.AuthServiceServicer):
         matches = await self._guesses.matches_present(found, request.current_password)
         new_hash = await self._passwords.hash(request.new_password) if matches else ""
 
+        async def access(tx: AsyncConnection) -> Row[Any]:
+            user = await credentials.access(tx, credentials=found)
+            if found.password_hash is None:
+                await administrators.require_own_session(tx, user_id=str(user.id))
+            return user
+
         async def work(tx: AsyncConnection, user: Row[Any]) -> pb.ChangePasswordResponse:
             if not matches:
                 raise InvalidCredentials
@@ -338,7 +344,7 @@ class AuthService(auth_service_pb2_grpc.AuthServiceServicer):
                 self._secret,
                 request,
                 pb.ChangePasswordResponse,
-                access=lambda tx: credentials.access(tx, credentials=found),
+                access=access,
                 work=work,
             )
 

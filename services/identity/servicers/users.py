@@ -15,7 +15,7 @@ from services.chassis.idempotency import no_access_needed, once
 from services.chassis.pages import page_key, page_size, page_token
 from services.chassis.secret import SecretKey
 from services.identity import departures, hashes, imports, profiles, users, verification, wire
-from services.identity.administrators import require_administrator
+from services.identity.administrators import require_administrator, require_own_session
 from services.identity.attempts import Attempts
 
 
@@ -45,6 +45,12 @@ class UserService(user_service_pb2_grpc.UserServiceServicer):
         email = request.email.strip() if "email" in paths else ""
         address = emails.normalize(email) if email else ""
 
+        async def access(tx: AsyncConnection) -> Row[Any]:
+            user = await profiles.lock(tx, user_id=user_id)
+            if email not in ("", user.email):
+                await require_own_session(tx, user_id=user_id)
+            return user
+
         async def is_due(tx: AsyncConnection) -> bool:
             return await users.is_change_due(tx, user_id=user_id, normalized_email=address)
 
@@ -71,7 +77,7 @@ class UserService(user_service_pb2_grpc.UserServiceServicer):
             self._secret,
             request,
             pb.UpdateUserResponse,
-            access=lambda tx: profiles.lock(tx, user_id=user_id),
+            access=access,
             work=work,
         )
 
@@ -85,6 +91,7 @@ class UserService(user_service_pb2_grpc.UserServiceServicer):
                 await require_administrator(tx, user_id=call.user_id)
             else:
                 await departures.require_recent_session(tx, user_id=user_id, session_id=call.session_id)
+                await require_own_session(tx, user_id=user_id)
 
         async def work(tx: AsyncConnection, _granted: None) -> pb.DeleteUserResponse:
             await departures.delete(

@@ -1,0 +1,162 @@
+"""An app's adapter answers for its users; with its key alone nobody becomes a system administrator."""
+
+import argparse
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.field_mask_pb2 import FieldMask
+from guildhall.identity.v1 import auth_service_pb2 as auth
+from guildhall.identity.v1 import auth_service_pb2_grpc as auth_rpc
+from guildhall.identity.v1 import user_service_pb2 as users
+from guildhall.identity.v1 import user_service_pb2_grpc as users_rpc
+
+from services.chassis.database import Database
+from services.chassis.secret import SecretKey
+from services.identity.admin import Admin, make_administrator
+from tests.service.test_identity_takeovers import STRANGE, app_session, ask, change_address, sign_in_refused
+from tests.support.administrators import administrator, backend
+from tests.support.apps import App, after
+from tests.support.identities import execute, new_address
+from tests.support.suite import PASSWORD, Person, Refusal, Suite, refused
+
+
+@pytest.fixture(scope="module")
+async def app(suite: Suite) -> App:
+    return App(suite, await backend(suite, "identity.adapter"))
+
+
+def is_denied(refusal: Refusal) -> bool:
+    return (refusal.code, refusal.reason) == (grpc.StatusCode.PERMISSION_DENIED, "PERMISSION_DENIED")
+
+
+def row_of(suite: Suite, person: Person) -> list[Any]:
+    """All that an app could have changed."""
+    return execute(suite, "SELECT email, email_verified_at, revision FROM users WHERE id = %s", person.user_id)
+
+
+def update_as_person(suite: Suite, person: Person, *paths: str, **fields: str) -> Any:
+    request = users.UpdateUserRequest(update_mask=FieldMask(paths=list(paths)), **fields)  # type: ignore[arg-type]
+    return person.call(suite.stub(users_rpc.UserServiceStub).UpdateUser, request)
+
+
+def choose_password(suite: Suite, person: Person) -> Any:
+    request = auth.ChangePasswordRequest(new_password=STRANGE)
+    return person.call(suite.stub(auth_rpc.AuthServiceStub).ChangePassword, request)
+
+
+def drop_password(suite: Suite, person: Person) -> None:
+    execute(suite, "UPDATE users SET password_hash = NULL WHERE id = %s", person.user_id)
+
+
+@pytest.mark.parametrize("what", ["another", "spelling", "no proof"])
+async def test_an_app_changes_no_administrators_address_nor_its_proof(suite: Suite, app: App, what: str) -> None:
+    root, person = await administrator(suite), await suite.person("Ada")
+    mask = FieldMask(paths=["email_verified" if what == "no proof" else "email"])
+
+    def change(whose: Person) -> Any:
+        email = {"another": new_address("strange"), "spelling": whose.email.upper(), "no proof": ""}[what]
+        return app("UpdateUser", user_id=whose.user_id, update_mask=mask, email=email)
+
+    before = row_of(suite, root)
+    assert is_denied(await refused(change(root)))
+    assert row_of(suite, root) == before
+    assert (await change(person)).user.id == person.user_id
+    assert row_of(suite, person) != [(person.email, before[0][1], before[0][2])]
+
+
+async def test_an_app_still_says_of_an_administrator_what_each_of_its_sign_ins_says(suite: Suite, app: App) -> None:
+    root, mask = await administrator(suite), FieldMask(paths=["email", "email_verified", "name"])
+    said = {"email": root.email, "email_verified": after(seconds=0), "name": "Root of the app"}
+    changed = await app("UpdateUser", user_id=root.user_id, update_mask=mask, **said)
+    assert (changed.user.email, changed.user.name) == (root.email, "Root of the app")
+
+
+async def test_an_app_deletes_its_users_but_no_administrator(suite: Suite, app: App) -> None:
+    root, person = await administrator(suite), await suite.person("Ada")
+    assert is_denied(await refused(app("DeleteUser", user_id=root.user_id)))
+    assert await app.get(root.user_id)
+    assert (await app("DeleteUser", user_id=person.user_id)).user.id == person.user_id
+    assert await app.get(person.user_id) is None
+
+
+@pytest.mark.parametrize("spelling", [False, True])
+async def test_an_administrators_address_changes_by_a_session_of_their_own_only(
+    suite: Suite, app: App, spelling: bool
+) -> None:
+    root, person = await administrator(suite), await suite.person("Ada")
+    by_app = await app_session(app, root.user_id)
+    address = root.email.upper() if spelling else new_address("another")
+    before = row_of(suite, root)
+    assert is_denied(await refused(update_as_person(suite, by_app, "email", email=address)))
+    assert row_of(suite, root) == before
+    pending = "SELECT count(*) FROM verification_tokens WHERE user_id = %s AND purpose = 'change_email'"
+    assert execute(suite, pending, root.user_id) == [(0,)]
+    # What is left to that session: all but this. And who is no administrator may, in either kind of session.
+    await update_as_person(suite, by_app, "name", "email", name="Root", email=root.email)
+    await change_address(suite, await app_session(app, person.user_id), new_address("another"))
+    assert (await update_as_person(suite, root, "email", email=address)).pending_email_change is not spelling
+
+
+async def test_an_administrator_is_deleted_by_a_session_of_their_own_only(suite: Suite, app: App) -> None:
+    root, stub = await administrator(suite), suite.stub(users_rpc.UserServiceStub)
+    by_app = await app_session(app, root.user_id)
+    assert is_denied(await refused(by_app.call(stub.DeleteUser, users.DeleteUserRequest())))
+    await root.call(stub.DeleteUser, users.DeleteUserRequest())
+    assert await app.get(root.user_id) is None
+
+
+async def test_an_administrators_first_password_is_chosen_in_a_session_of_their_own_only(
+    suite: Suite, app: App
+) -> None:
+    root, person = await administrator(suite), await suite.person("Ada")
+    for somebody in (root, person):
+        drop_password(suite, somebody)
+    assert is_denied(await refused(choose_password(suite, await app_session(app, root.user_id))))
+    assert (await sign_in_refused(suite, root.email, STRANGE)).reason == "INVALID_CREDENTIALS"
+    await choose_password(suite, await app_session(app, person.user_id))
+    await choose_password(suite, root)
+    assert (await ask(suite, "SignIn", email=root.email, password=STRANGE)).user.user_id == root.user_id
+
+
+async def make_one(suite: Suite, person: Person) -> None:
+    """`guildhall admin make-administrator`."""
+    settings: Any = suite.settings("identity")
+    database = Database(settings, pool_size=1)
+    try:
+        options = argparse.Namespace(email=person.email, output="text")
+        await make_administrator(Admin(database, SecretKey(settings.secret_key), settings, options))
+    finally:
+        await database.close()
+
+
+async def test_what_an_app_prepared_before_somebody_became_an_administrator_is_good_for_nothing_after(
+    suite: Suite, app: App
+) -> None:
+    person, strange = await suite.person("Ada"), new_address("strange")
+    drop_password(suite, person)
+    by_app = await app_session(app, person.user_id)
+    await choose_password(suite, by_app)
+    got_in = await ask(suite, "SignIn", email=person.email, password=STRANGE)
+    await change_address(suite, by_app, strange)
+    token = await suite.mailed_token(strange)
+
+    await make_one(suite, person)
+
+    assert (await sign_in_refused(suite, person.email, STRANGE)).reason == "INVALID_CREDENTIALS"
+    refresh = ask(suite, "RefreshSession", session_token=got_in.tokens.session_token)
+    assert (await refused(refresh)).reason == "SESSION_ENDED"
+    assert (await refused(ask(suite, "VerifyEmail", token=token))).reason == "TOKEN_INVALID"
+    # The mailbox is still theirs, and by it they are in, as an administrator.
+    await ask(suite, "StartEmailSignIn", email=person.email)
+    mails = 3  # to prove the address, of the password, and this one
+    signed_in = await ask(suite, "CompleteEmailSignIn", token=await suite.mailed_token(person.email, count=mails))
+    root = Person(person.user_id, person.email, "", "", "", signed_in.tokens.access_token)
+    assert (await root.call(suite.stub(users_rpc.UserServiceStub).ListUsers, users.ListUsersRequest())).users
+
+
+async def test_an_administrator_whom_no_app_has_acted_for_keeps_password_and_session(suite: Suite) -> None:
+    person = await suite.person("Ada")
+    await make_one(suite, person)
+    assert (await person.call(suite.stub(users_rpc.UserServiceStub).ListUsers, users.ListUsersRequest())).users
+    assert (await ask(suite, "SignIn", email=person.email, password=PASSWORD)).user.user_id == person.user_id
