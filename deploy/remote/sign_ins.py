@@ -11,6 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 from guildhall.client import Client
+from guildhall.client.credentials import refresh
 from guildhall.identity.v1 import auth_service_pb2 as auth
 from guildhall.identity.v1 import auth_service_pb2_grpc as auth_rpc
 from guildhall.identity.v1.session_service_pb2 import Session as UserSession
@@ -19,8 +20,6 @@ from guildhall.identity.v1.user_service_pb2 import User
 from deploy.remote.refusals import SignInFirstError, in_words
 from deploy.remote.sessions import Session, Sessions
 from deploy.remote.settings import Gateway
-
-_CALL_SECONDS = 10
 
 
 def client_of(gateway: Gateway) -> Client:
@@ -74,9 +73,7 @@ async def signed_in(gateway: Gateway, sessions: Sessions) -> AsyncIterator[Clien
         used = ""
 
         async def exchange(session: Session) -> Session:
-            request = auth.RefreshSessionRequest(session_token=session.session_token)
-            answer = await stub.RefreshSession(request, timeout=_CALL_SECONDS, wait_for_ready=True)
-            return _session(gateway, session.email, answer.tokens)
+            return _session(gateway, session.email, await refresh(stub, session.session_token))
 
         async def renew() -> tuple[str, Timestamp]:
             nonlocal used

@@ -15,7 +15,16 @@ from services.chassis.database import Database
 from services.chassis.errors import SessionEnded
 from services.chassis.idempotency import Answer, Repeatable, no_access_needed, once
 from services.chassis.secret import SecretKey
-from services.identity import administrators, credentials, invites, service_accounts, sessions, users, verification, wire
+from services.identity import (
+    administrators,
+    credentials,
+    invites,
+    service_accounts,
+    sessions,
+    users,
+    verification,
+    wire,
+)
 from services.identity.attempts import Attempts
 from services.identity.errors import InvalidCredentials, SignUpClosed
 from services.identity.guesses import Guesses

@@ -87,7 +87,12 @@ class Client:
         await self.close()
 
     async def close(self) -> None:
-        """Ends what is under way. The session stays: `SignOut` ends it."""
+        """Ends what is under way. The session stays: `SignOut` ends it.
+
+        A token that is being renewed is waited for, 10 s at most: else the session would be lost to a later `resume`.
+        """
+        if self._credentials is not None:
+            await self._credentials.settle()
         await self._channel.close()
 
     async def sign_in(

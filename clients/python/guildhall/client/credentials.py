@@ -4,15 +4,21 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
+import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
+from guildhall.client.errors import Unavailable, error_of
 from guildhall.identity.v1 import auth_service_pb2 as auth
 
 if TYPE_CHECKING:
     from guildhall.identity.v1 import auth_service_pb2_grpc as auth_rpc
 
-CALL_SECONDS = 10.0
+_TRY_SECONDS = 3.0
+_LAST_TRY_SECONDS = 6.75
+"""After the first. Whoever presents a session token more than 10 s after its first use ends the session, as a thief
+would: the last of the tries is over before that."""
+_PAUSE_SECONDS = 0.25
 EARLY_SECONDS = 30.0
 """How long before its end a token is renewed: as much as this machine's clock may be behind."""
 
@@ -23,6 +29,9 @@ Renew = Callable[[], Awaitable[tuple[str, Timestamp]]]
 """Returns the next access token with the time at which it ends."""
 
 
+Answer = TypeVar("Answer")
+
+
 class Credentials:
     """An access token and how to get the next one."""
 
@@ -31,21 +40,31 @@ class Credentials:
         self._early_seconds = early_seconds
         self._token = ""
         self._ends_at = 0.0
-        self._renewing = asyncio.Lock()
+        self._renewal: asyncio.Task[str] | None = None
 
     async def token(self, *, other_than: str = "") -> str:
         """A token that is good for a while; another one than a token that was refused."""
         if self._is_good(other_than):
             return self._token
-        async with self._renewing:
-            # Somebody else may have renewed it meanwhile: a session token is used up by its first use.
-            if not self._is_good(other_than):
-                self.accept(*await self._renew())
-            return self._token
+        # One for all who ask meanwhile, which goes on when they give up: a session token is used up by its first use,
+        # and without the answer to that the session is lost.
+        if self._renewal is None or self._renewal.done():
+            self._renewal = asyncio.create_task(self._renewed())
+            self._renewal.add_done_callback(_note_error)
+        return await asyncio.shield(self._renewal)
+
+    async def settle(self) -> None:
+        """Waits for a renewal that is under way, whatever comes of it."""
+        if self._renewal is not None:
+            await asyncio.wait([self._renewal])
 
     def accept(self, token: str, expire_time: Timestamp) -> None:
         """Takes a token that came in another answer."""
         self._token, self._ends_at = token, expire_time.ToDatetime(tzinfo=UTC).timestamp()
+
+    async def _renewed(self) -> str:
+        self.accept(*await self._renew())
+        return self._token
 
     def _is_good(self, other_than: str) -> bool:
         return self._token != other_than and time.time() < self._ends_at - self._early_seconds
@@ -59,8 +78,7 @@ def of_session(
 
     async def renew() -> tuple[str, Timestamp]:
         nonlocal latest
-        request = auth.RefreshSessionRequest(session_token=latest)
-        tokens = (await stub.RefreshSession(request, timeout=CALL_SECONDS, wait_for_ready=True)).tokens
+        tokens = await refresh(stub, latest)
         latest = tokens.session_token
         if kept:
             await kept(latest)
@@ -74,7 +92,31 @@ def of_service_key(stub: "auth_rpc.AuthServiceAsyncStub", key: str, *, early_sec
 
     async def renew() -> tuple[str, Timestamp]:
         request = auth.ExchangeServiceKeyRequest(service_key=key)
-        answer = await stub.ExchangeServiceKey(request, timeout=CALL_SECONDS, wait_for_ready=True)
+        answer = await _repeated(lambda: stub.ExchangeServiceKey(request, timeout=_TRY_SECONDS, wait_for_ready=True))
         return answer.access_token, answer.access_token_expire_time
 
     return Credentials(renew, early_seconds=early_seconds)
+
+
+async def refresh(stub: "auth_rpc.AuthServiceAsyncStub", session_token: str) -> auth.SessionTokens:
+    """Exchanges a session token, again and again until there is an answer or its time is over. Errors: AioRpcError."""
+    request = auth.RefreshSessionRequest(session_token=session_token)
+    answer = await _repeated(lambda: stub.RefreshSession(request, timeout=_TRY_SECONDS, wait_for_ready=True))
+    return answer.tokens
+
+
+async def _repeated(call: Callable[[], Awaitable[Answer]]) -> Answer:
+    last_at = time.monotonic() + _LAST_TRY_SECONDS
+    while True:
+        try:
+            return await call()
+        except grpc.aio.AioRpcError as error:
+            if not isinstance(error_of(error), Unavailable) or time.monotonic() + _PAUSE_SECONDS > last_at:
+                raise
+        await asyncio.sleep(_PAUSE_SECONDS)
+
+
+def _note_error(renewal: "asyncio.Task[str]") -> None:
+    """For asyncio, which complains of an error that nobody has waited for."""
+    if not renewal.cancelled():
+        renewal.exception()
