@@ -1,4 +1,4 @@
-"""clients/python: what becomes of a session whose token is being renewed. The server is a real one of the test's own."""
+"""clients/python while a token is renewed: no session is lost and no call ends early. The server is the test's own."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -7,7 +7,7 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
-from guildhall.client import Client, NotSignedIn
+from guildhall.client import Client, NotSignedIn, Unavailable
 from guildhall.identity.v1 import auth_service_pb2 as auth
 from guildhall.identity.v1 import auth_service_pb2_grpc as auth_rpc
 from guildhall.identity.v1 import user_service_pb2 as users
@@ -129,3 +129,48 @@ async def test_a_client_that_is_closed_keeps_the_token_that_is_on_its_way(target
         calling.cancel()
         asyncio.get_running_loop().call_soon(door.may_answer.set)
     assert kept == ["first'"]
+
+
+class Outage(grpc.aio.AioRpcError):
+    """What a renewal ends with when nobody answers."""
+
+    def __init__(self, code: grpc.StatusCode) -> None:
+        super().__init__(code, grpc.aio.Metadata(), grpc.aio.Metadata())
+
+
+@pytest.mark.parametrize("code", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED])
+async def test_a_call_outlives_an_outage_while_its_token_is_renewed(target: str, code: grpc.StatusCode) -> None:
+    outages = iter([Outage(code), Outage(code)])
+
+    async def renew() -> tuple[str, Timestamp]:
+        for outage in outages:
+            raise outage
+        return "access", DISTANT
+
+    async with Client(target) as client:
+        client.use_tokens(renew)
+        assert await get_user(client) == "ada"
+
+
+async def test_an_outage_that_outlives_the_call_is_told_as_one(target: str) -> None:
+    async def renew() -> tuple[str, Timestamp]:
+        raise Outage(grpc.StatusCode.UNAVAILABLE)
+
+    async with Client(target) as client:
+        client.use_tokens(renew)
+        with pytest.raises(Unavailable):
+            await get_user(client, seconds=0.5)
+
+
+async def test_a_call_waits_for_a_token_no_longer_than_for_its_answer(target: str, door: Doorkeeper) -> None:
+    door.may_answer.clear()
+    async with Client(target) as client:
+        client.resume("first")
+        with pytest.raises(Unavailable) as refused:
+            await get_user(client, seconds=0.5)
+        assert refused.value.code == grpc.StatusCode.DEADLINE_EXCEEDED
+        # Given up before any try of the renewal was: it is the same that then gives the next call its token.
+        assert door.asked == ["first"]
+        door.may_answer.set()
+        assert await get_user(client) == "ada"
+    assert door.asked == ["first"]

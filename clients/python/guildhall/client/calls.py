@@ -31,6 +31,12 @@ _OPTIONS = (
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.enable_retries", 0),
 )
+_NO_TOKEN = grpc.aio.AioRpcError(
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.aio.Metadata(),
+    grpc.aio.Metadata(),
+    "No access token was to be had in time.",
+)
 _OWN_IDS = ("request_id", "client_message_id")
 
 Stub = TypeVar("Stub")
@@ -220,17 +226,20 @@ class Client:
     def _auth(self) -> Any:
         return self.stub(auth_rpc.AuthServiceStub)
 
-    async def metadata(self, *, other_than: str = "") -> tuple[tuple[str, str], ...]:
+    async def metadata(self, *, other_than: str = "", seconds: float | None = None) -> tuple[tuple[str, str], ...]:
         """The headers for a call that is made without `call`, such as a stream of one's own.
 
-        `other_than` is a token that was refused.
+        `other_than` is a token that was refused, `seconds` how long to wait for another. Errors: GuildhallError.
         """
         if self._credentials is None:
             return ()
         try:
-            token = await self._credentials.token(other_than=other_than)
+            async with asyncio.timeout(seconds):
+                token = await self._credentials.token(other_than=other_than)
         except grpc.aio.AioRpcError as error:
             raise error_of(error) from error
+        except TimeoutError as error:
+            raise Unavailable(_NO_TOKEN) from error
         return (("authorization", f"Bearer {token}"),)
 
     async def _call(self, rpc: Any, request: Any, seconds: float, *, with_token: bool) -> Any:
@@ -238,19 +247,27 @@ class Client:
         request = _with_own_ids(request)
         pause = _FIRST_PAUSE_SECONDS
         refused_token = ""
+        metadata: tuple[tuple[str, str], ...] = ()
         while True:
-            metadata = await self.metadata(other_than=refused_token) if with_token else ()
+            left = max(deadline - time.monotonic(), 0.05)
             try:
-                return await rpc(request, timeout=max(deadline - time.monotonic(), 0.05), metadata=metadata)
+                if with_token:
+                    metadata = await self.metadata(other_than=refused_token, seconds=left)
+                    left = max(deadline - time.monotonic(), 0.05)
+                return await rpc(request, timeout=left, metadata=metadata)
+            except GuildhallError as error:
+                # Of a token that could not be renewed, not even in a few tries: as good a reason to come back.
+                refused, cause = error, error.__cause__
+                pause_now = pause if isinstance(refused, Unavailable) else _pause(refused, pause)
             except grpc.aio.AioRpcError as error:
-                refused = error_of(error)
+                refused, cause = error_of(error), error
                 if metadata and not refused_token and _is_about_the_token(refused):
                     # The clocks may differ by more than is allowed for: once more, with another token.
                     refused_token = metadata[0][1].removeprefix("Bearer ")
                     continue
                 pause_now = _pause(refused, pause)
-                if pause_now is None or time.monotonic() + pause_now >= deadline:
-                    raise refused from error
+            if pause_now is None or time.monotonic() + pause_now >= deadline:
+                raise refused from cause
             await asyncio.sleep(pause_now)
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
