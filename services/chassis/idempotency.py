@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Protocol, TypeVar
 
 from google.protobuf.message import Message
-from sqlalchemy import text
+from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.chassis.call import current_call
@@ -71,12 +71,8 @@ async def once(
     call = current_call()
     if caller is None and not call.caller_id:
         raise ValueError("an open RPC must say what its request is about, or strangers would share keys")
-    key = _key(request, call.caller_id if caller is None else secret.mac("caller", caller.encode()).hex())
-    # Keyed: the body may hold a password, and a plain hash of it would be one to guess against.
-    body = type(request)()
-    body.CopyFrom(request)
-    body.request_id = ""  # it is the key; one id may be spelt in two cases
-    request_mac = secret.mac("request", call.rpc.encode(), body.SerializeToString(deterministic=True))
+    key = _key(request, call.caller_id if caller is None else _subject(secret, caller))
+    request_mac = _mac(secret, request)
 
     async def unit(tx: AsyncConnection) -> Answer:
         granted = await access(tx)
@@ -86,8 +82,7 @@ async def once(
         if claimed.rowcount == 0:
             # In a statement of its own: the row was committed after the first one's snapshot.
             stored = (await tx.execute(FIND, key)).one()
-            if stored.request_mac != request_mac:
-                raise IdempotencyMismatch
+            _require_same(stored, request_mac)
             opened = secret.open(request.request_id.lower(), stored.sealed_answer) if stored.sealed_answer else None
             return answer_class.FromString(opened or stored.answer)
         answer = await work(tx, granted)
@@ -99,6 +94,27 @@ async def once(
     return await database.transaction(unit)
 
 
+async def find_stored(
+    database: Database, secret: SecretKey, request: Repeatable, answer_class: type[Answer], *, caller: str
+) -> Answer | None:
+    """What `once` has stored for an OPEN RPC's request, to be looked for before something is spent on a new one.
+
+    For answers without a secret. Errors: IDEMPOTENCY_MISMATCH.
+    """
+    if not request.request_id:
+        return None
+    key = _key(request, _subject(secret, caller))
+
+    async def find(tx: AsyncConnection) -> Row[Any] | None:
+        return (await tx.execute(FIND, key)).one_or_none()
+
+    stored = await database.read(find)
+    if stored is None:
+        return None
+    _require_same(stored, _mac(secret, request))
+    return answer_class.FromString(stored.answer)
+
+
 async def forget(tx: AsyncConnection, request: Repeatable) -> None:
     """Forgets the current caller's stored answer to a request, for an effect that was undone."""
     await tx.execute(FORGET_ONE, _key(request, current_call().caller_id))
@@ -107,6 +123,23 @@ async def forget(tx: AsyncConnection, request: Repeatable) -> None:
 def _key(request: Repeatable, caller: str) -> dict[str, object]:
     key_hash = hashlib.sha256(request.request_id.lower().encode()).digest()
     return {"caller": caller, "method": current_call().rpc, "key_hash": key_hash}
+
+
+def _subject(secret: SecretKey, caller: str) -> str:
+    return secret.mac("caller", caller.encode()).hex()
+
+
+def _mac(secret: SecretKey, request: Repeatable) -> bytes:
+    # Keyed: the body may hold a password, and a plain hash of it would be one to guess against.
+    body = type(request)()
+    body.CopyFrom(request)
+    body.request_id = ""  # it is the key; one id may be spelt in two cases
+    return secret.mac("request", current_call().rpc.encode(), body.SerializeToString(deterministic=True))
+
+
+def _require_same(stored: Row[Any], request_mac: bytes) -> None:
+    if stored.request_mac != request_mac:
+        raise IdempotencyMismatch
 
 
 async def no_access_needed(_tx: AsyncConnection) -> None:

@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 import uuid_utils
+from guildhall.identity.v1 import auth_service_pb2 as pb
 
 from services.chassis.mail import made_at
 from services.chassis.worker import Work
 from services.identity.tasks import Mails
-from tests.support.suite import Suite, text_of_mail
+from tests.support.identities import execute, identity, new_address
+from tests.support.suite import PASSWORD, Suite, refused, text_of_mail
 
 ADD_USER = "INSERT INTO users (id, email, normalized_email, name) VALUES (%(user_id)s, %(email)s, %(email)s, %(name)s)"
 ADD_TOKEN = """
@@ -174,3 +176,27 @@ async def test_the_words_of_whoever_signed_up_do_not_reach_the_owner_of_the_addr
 
     assert await desk.mail("verify_email", desk.token("verify_email")) == "False \n"
     assert await desk.mail("reset_password", desk.token("reset_password")) == "True Ada Lovelace\n"
+
+
+@pytest.mark.parametrize("rpc", ["SignUp", "StartEmailSignIn", "ResendVerification", "RequestPasswordReset"])
+async def test_a_call_that_is_repeated_spends_one_mail(suite: Suite, rpc: str) -> None:
+    address, key = new_address(), str(uuid.uuid4())
+    fields = {"password": PASSWORD, "name": "Ada"} if rpc == "SignUp" else {}
+    counted = "SELECT count(*) FROM verification_tokens"
+    async with identity(suite, mails_per_address=2) as (_, auth):
+
+        async def ask(email: str = address, **more: str) -> Any:
+            request = getattr(pb, f"{rpc}Request")(email=email, **fields, **more)
+            return await getattr(auth, rpc)(request, timeout=10)
+
+        [(before,)] = execute(suite, counted)
+        for _ in range(4):
+            await ask(request_id=key)
+        assert execute(suite, counted) == [(before + 1,)]
+        await ask()
+        assert execute(suite, counted) == [(before + 2,)]
+        # Also when there is no mail left: the same answer, and another body is refused.
+        await ask()
+        await ask(request_id=key)
+        assert execute(suite, counted) == [(before + 2,)]
+        assert (await refused(ask(address.upper(), request_id=key))).reason == "IDEMPOTENCY_MISMATCH"

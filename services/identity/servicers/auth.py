@@ -13,7 +13,7 @@ from services.chassis import emails
 from services.chassis.call import current_call
 from services.chassis.database import Database
 from services.chassis.errors import SessionEnded
-from services.chassis.idempotency import Answer, Repeatable, no_access_needed, once
+from services.chassis.idempotency import Answer, Repeatable, find_stored, no_access_needed, once
 from services.chassis.secret import SecretKey
 from services.identity import (
     administrators,
@@ -67,8 +67,8 @@ class AuthService(auth_service_pb2_grpc.AuthServiceServicer):
         await self._require_sign_up(request.invite_token)
         # The turn first: whoever is told to come back later has spent no mail.
         async with self._guesses.turn():
-            if not await self._may_mail(address):
-                return pb.SignUpResponse()
+            if (given := await self._answered(request, pb.SignUpResponse(), address)) is not None:
+                return given
             password_hash = await self._passwords.hash(request.password)
 
         async def write(tx: AsyncConnection) -> None:
@@ -99,8 +99,8 @@ class AuthService(auth_service_pb2_grpc.AuthServiceServicer):
     async def StartEmailSignIn(self, request: pb.StartEmailSignInRequest, context: Any) -> pb.StartEmailSignInResponse:
         """Where sign-up is open, an address that nobody has gets a link like any other."""
         address = emails.normalize(request.email)
-        if not await self._may_mail(address):
-            return pb.StartEmailSignInResponse()
+        if (given := await self._answered(request, pb.StartEmailSignInResponse(), address)) is not None:
+            return given
 
         async def write(tx: AsyncConnection) -> None:
             await users.start_email_sign_in(
@@ -183,8 +183,8 @@ class AuthService(auth_service_pb2_grpc.AuthServiceServicer):
     ) -> pb.ResendVerificationResponse:
         """Does the same work, and answers the same, whether or not there is something to verify."""
         address = emails.normalize(request.email)
-        if not await self._may_mail(address):
-            return pb.ResendVerificationResponse()
+        if (given := await self._answered(request, pb.ResendVerificationResponse(), address)) is not None:
+            return given
 
         async def write(tx: AsyncConnection) -> None:
             await users.resend_verification(tx, self._secret, normalized_email=address)
@@ -196,8 +196,8 @@ class AuthService(auth_service_pb2_grpc.AuthServiceServicer):
     ) -> pb.RequestPasswordResetResponse:
         """Does the same work, and answers the same, whether or not the address is known."""
         address = emails.normalize(request.email)
-        if not await self._may_mail(address):
-            return pb.RequestPasswordResetResponse()
+        if (given := await self._answered(request, pb.RequestPasswordResetResponse(), address)) is not None:
+            return given
 
         async def write(tx: AsyncConnection) -> None:
             await users.request_password_reset(tx, self._secret, normalized_email=address)
@@ -269,6 +269,13 @@ class AuthService(auth_service_pb2_grpc.AuthServiceServicer):
         return await once(
             self._database, self._secret, request, type(answer), access=no_access_needed, work=work, caller=address
         )
+
+    async def _answered(self, request: Repeatable, answer: Answer, address: str) -> Answer | None:
+        """The answer if this call is a repetition, which costs no mail, or one too many; None once a mail is spent."""
+        stored = await find_stored(self._database, self._secret, request, type(answer), caller=address)
+        if stored is not None:
+            return stored
+        return None if await self._may_mail(address) else answer
 
     async def _hash_in_turn(self, password: str) -> str:
         async with self._guesses.turn():
