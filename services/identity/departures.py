@@ -21,8 +21,9 @@ IS_RECENT = text("""
     WHERE id = :session_id AND user_id = :user_id
 """)
 FORGET_WORK = text("""
-    DELETE FROM outbox WHERE subject_id = :user_id
-        OR subject_id IN (SELECT id FROM verification_tokens WHERE user_id = :user_id)
+    DELETE FROM outbox WHERE subject_id IN (
+        SELECT CAST(:user_id AS uuid) UNION ALL SELECT id FROM verification_tokens WHERE user_id = :user_id
+    )
 """)
 FORGET_IDENTIFIERS = text("""
     DELETE FROM adapter_verification_tokens WHERE identifier = ANY(CAST(:addresses AS text[]))

@@ -147,7 +147,8 @@ verification_tokens = Table(
     CheckConstraint("(user_id IS NULL) = (purpose = 'unknown_address')", name="verification_tokens_user_check"),
     CheckConstraint("(pending_email IS NOT NULL) = (purpose = 'change_email')", name="verification_tokens_email_check"),
     Index("verification_tokens_user_id", "user_id", "created_at"),
-    Index("verification_tokens_expire_at", "expire_at"),
+    Index("verification_tokens_expire_at", "expire_at", postgresql_where=text("used_at IS NULL")),
+    Index("verification_tokens_used_at", "used_at", postgresql_where=text("used_at IS NOT NULL")),
 )
 
 accounts = Table(
@@ -256,3 +257,10 @@ security_events = Table(
 )
 
 add_frame_tables(METADATA)
+
+# What is still to be done about somebody who is deleted.
+Index(
+    "outbox_subject_id",
+    METADATA.tables["outbox"].c.subject_id,
+    postgresql_where=text("subject_id IS NOT NULL"),
+)

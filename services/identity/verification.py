@@ -72,8 +72,8 @@ DROP = text("""
 FORGET = text("""
     DELETE FROM verification_tokens WHERE id IN (
         SELECT id FROM verification_tokens
-        WHERE CASE WHEN used_at IS NULL THEN expire_at <= statement_timestamp()
-            ELSE used_at <= statement_timestamp() - interval '48 hours' END
+        WHERE (used_at IS NULL AND expire_at <= statement_timestamp())
+            OR used_at <= statement_timestamp() - interval '48 hours'
         LIMIT 1000 FOR UPDATE SKIP LOCKED
     )
 """)

@@ -11,6 +11,7 @@ from guildhall.identity.v1 import auth_service_pb2 as pb
 from guildhall.identity.v1 import auth_service_pb2_grpc
 
 from services.chassis.worker import Work
+from services.identity import departures, verification
 from services.identity.tasks import Mails, forget
 from tests.support.suite import PASSWORD, Suite
 
@@ -117,3 +118,12 @@ async def test_a_sign_up_that_nobody_came_back_to_is_forgotten_after_a_week(
     execute(suite, "UPDATE verification_tokens SET expire_at = statement_timestamp() WHERE user_id = %s", user_id)
     await forget(suite.frames["identity"].database)
     assert bool(execute(suite, "SELECT id FROM users WHERE email = %s", address)) is is_kept
+
+
+def test_what_is_over_and_what_is_to_be_done_is_found_by_indexes(suite: Suite) -> None:
+    with suite.database("identity") as database:
+        database.execute("SET enable_seqscan = off")
+        for statement in (verification.FORGET, departures.FORGET_WORK):
+            query = str(statement).replace(":user_id", f"'{uuid.uuid4()}'")
+            plan = "\n".join(line for (line,) in database.execute(f"EXPLAIN {query}".encode()).fetchall())
+            assert "Seq Scan" not in plan, plan
