@@ -1,5 +1,6 @@
 """Deletions: nothing that identity holds of a person outlives them (R18, R52)."""
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -40,7 +41,7 @@ FORGET_ANSWERS = text("""
     WITH part AS (
         SELECT caller, method, key_hash, answer FROM idempotency_keys
         WHERE (caller, method, key_hash) > (:caller, :method, :key_hash)
-        ORDER BY caller, method, key_hash LIMIT 10000
+        ORDER BY caller, method, key_hash LIMIT :size
     ), forgotten AS (
         DELETE FROM idempotency_keys USING part
         WHERE (idempotency_keys.caller, idempotency_keys.method, idempotency_keys.key_hash)
@@ -49,6 +50,10 @@ FORGET_ANSWERS = text("""
     )
     SELECT caller, method, key_hash FROM part ORDER BY caller DESC, method DESC, key_hash DESC LIMIT 1
 """)
+PART = 10_000
+# In the row of the work, which lasts as long as it does; work that gets on is not given up after so many tries.
+PLACE = text("SELECT payload FROM outbox WHERE id = :row_id")
+MOVE_ON = text("UPDATE outbox SET payload = :payload, attempts = 0 WHERE id = :row_id")
 
 
 async def require_recent_session(tx: AsyncConnection, *, user_id: str, session_id: str) -> None:
@@ -84,16 +89,30 @@ def _spellings(user: Row[Any]) -> Sequence[str]:
     return [user.email, user.email.lower(), user.normalized_email]
 
 
-def eraser(database: Database) -> Work:
-    """The work `erase.answers`: erases the stored answers that tell of somebody who is gone."""
+def eraser(database: Database, *, size: int = PART) -> Work:
+    """The work `erase.answers`: erases the stored answers that tell of somebody who is gone.
 
-    async def erase(user_id: str, _row_id: str) -> None:
-        key = {"caller": "", "method": "", "key_hash": b""}
+    It goes through all of them, `size` at a time; if its time is over before, the next try goes on where it stopped.
+    """
+
+    async def erase(user_id: str, row_id: str) -> None:
+        place = await database.read(lambda tx: _place(tx, row_id))
 
         async def forget(tx: AsyncConnection) -> Row[Any] | None:
-            return (await tx.execute(FORGET_ANSWERS, {**key, "user_id": user_id})).one_or_none()
+            last = (await tx.execute(FORGET_ANSWERS, {**place, "user_id": user_id, "size": size})).one_or_none()
+            if last is not None:
+                payload = json.dumps([last.caller, last.method, last.key_hash.hex()]).encode()
+                await tx.execute(MOVE_ON, {"row_id": row_id, "payload": payload})
+            return last
 
         while (last := await database.transaction(forget)) is not None:
-            key = {"caller": last.caller, "method": last.method, "key_hash": last.key_hash}
+            place = {"caller": last.caller, "method": last.method, "key_hash": last.key_hash}
 
     return erase
+
+
+async def _place(tx: AsyncConnection, row_id: str) -> dict[str, object]:
+    """The key of the last answer that an earlier try has looked at."""
+    payload = await tx.scalar(PLACE, {"row_id": row_id})
+    caller, method, key_hash = json.loads(payload) if payload else ("", "", "")
+    return {"caller": caller, "method": method, "key_hash": bytes.fromhex(key_hash)}

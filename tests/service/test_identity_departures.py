@@ -1,5 +1,6 @@
 """Deleting a person: who may, what goes and what stays (R18, R52)."""
 
+import asyncio
 import uuid
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -19,13 +20,16 @@ from guildhall.membership.v1 import member_service_pb2 as members
 from guildhall.messaging.v1 import event_service_pb2 as streams
 from psycopg import sql
 
+from services.identity.departures import ERASE_ANSWERS, eraser
 from services.identity.tables import METADATA
 from services.membership.tables import METADATA as MEMBERSHIP
 from tests.service.test_guest_redemption import until
 from tests.service.test_messaging_conversations import Room
 from tests.service.test_messaging_streams import listening
 from tests.support.administrators import administrator, only_administrators
+from tests.support.identities import execute
 from tests.support.outboxes import written
+from tests.support.statements import Statement, statements_sent
 from tests.support.suite import PASSWORD, Person, Suite, refused
 
 HOLDS_THEM = {
@@ -201,6 +205,43 @@ async def test_the_answers_of_others_stay(suite: Suite, users: Any) -> None:
     await until_not(lambda: found_in(suite, "identity", METADATA.tables, person.user_id))
     assert "idempotency_keys" in found_in(suite, "identity", METADATA.tables, other.user_id)
     assert await root.call(users.EnableUser, request) == answer
+
+
+async def test_an_erasure_whose_time_was_over_goes_on_where_it_stopped(suite: Suite) -> None:
+    caller, user_id, row_id = f"~{uuid.uuid4()}", str(uuid.uuid4()), str(uuid.uuid4())
+    execute(
+        suite,
+        "INSERT INTO idempotency_keys (caller, method, key_hash, request_mac, answer)"
+        " SELECT %s, 'rpc', int4send(number), '', CASE WHEN number = 500 THEN convert_to(%s, 'UTF8') ELSE '' END"
+        " FROM generate_series(1, 500) AS number",
+        caller,
+        user_id,
+    )
+    # Not due for the suite's own worker.
+    later = "INSERT INTO outbox (id, target, kind, subject_id, due_at) VALUES (%s, 'worker', %s, %s, 'infinity')"
+    execute(suite, later, row_id, ERASE_ANSWERS, user_id)
+    work = eraser(suite.frames["identity"].database, size=100)
+
+    def places(sent: list[Statement]) -> list[tuple[str, bytes]]:
+        parts = [s.parameters for s in sent if "WITH part AS" in s.text]
+        return [(part["caller"], bytes(part["key_hash"])) for part in parts]
+
+    with statements_sent() as sent:
+        erasing = asyncio.create_task(work(user_id, row_id))
+        while len(places(sent)) < 3:
+            assert not erasing.done()
+            await asyncio.sleep(0)
+        erasing.cancel()
+        await asyncio.wait([erasing])
+        reached = places(sent)[2]
+    with statements_sent() as again:
+        await work(user_id, row_id)
+
+    assert places(again)[0] >= reached > ("", b"")
+    left = "SELECT count(*) FROM idempotency_keys WHERE caller = %s"
+    assert execute(suite, left, caller) == [(499,)]
+    execute(suite, "DELETE FROM idempotency_keys WHERE caller = %s", caller)
+    execute(suite, "DELETE FROM outbox WHERE id = %s", row_id)
 
 
 @pytest.fixture
