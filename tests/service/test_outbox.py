@@ -7,6 +7,7 @@ from contextlib import suppress
 
 import pytest
 from guildhall.events.v1 import event_sink_pb2 as events
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.chassis import outbox
@@ -69,6 +70,11 @@ async def test_an_event_that_is_too_large_by_itself_is_counted_as_failed_and_hol
     suite.rows("membership", "DELETE FROM outbox WHERE id = %s", (too_large,))
 
 
+async def forget(tx: AsyncConnection) -> None:
+    """Takes away what was meant for targets that there are not."""
+    await tx.execute(text("DELETE FROM outbox WHERE target IN ('silent', 'heard')"))
+
+
 async def no_task(_ids: Sequence[str]) -> None:
     """Nobody hands over the work here: the service itself does."""
 
@@ -85,7 +91,8 @@ async def test_a_target_that_gives_no_answer_holds_up_no_other(suite: Suite) -> 
     async def hear(_batch: Sequence[events.Event]) -> None:
         heard.set()
 
-    relay = outbox.Relay(database, deliver={"silent": say_nothing, "heard": hear}, hand_over=no_task)
+    hand_over = suite.frames["membership"]._hand_over  # or work of other tests would wait for the end of its lease
+    relay = outbox.Relay(database, deliver={"silent": say_nothing, "heard": hear}, hand_over=hand_over)
     await emitted(suite, [groups_deleted(1) for _ in range(201)], to="silent")
     running = asyncio.create_task(relay.run())
     try:
@@ -97,7 +104,8 @@ async def test_a_target_that_gives_no_answer_holds_up_no_other(suite: Suite) -> 
         running.cancel()
         with suppress(asyncio.CancelledError):
             await running
-        suite.rows("membership", "DELETE FROM outbox WHERE target = ANY(%s)", (["silent", "heard"],))
+        # Not by a call that blocks the loop: a unit of work that outlives its caller may still hold the rows.
+        await database.transaction(forget)
 
 
 async def test_a_target_is_left_alone_for_longer_each_time_it_gives_no_answer_until_it_does(suite: Suite) -> None:
