@@ -10,6 +10,7 @@ from tests.support.examples.world import House, Town
 from tests.support.suite import Suite, refusal_of
 
 DENIED = (
+    "membership.WorkspaceService/DeleteWorkspace",
     "membership.WorkspaceService/UpdateWorkspace",
     "membership.MemberService/SuspendMember",
     "membership.MemberService/ListBannedMembers",

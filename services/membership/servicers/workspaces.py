@@ -148,6 +148,7 @@ class WorkspaceService(rpc.WorkspaceServiceServicer):
             return pb.DeleteWorkspaceResponse()
 
         call = once(self._database, self._secret, request, pb.DeleteWorkspaceResponse, access=access, work=delete)
+        call = refusals.told(self._database, self._sight, workspace_id, call)
         return await refusals.audited(self._database, "workspace.deleted", workspace_id, call)
 
 

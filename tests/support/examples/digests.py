@@ -55,10 +55,13 @@ class Digests:
         parts = [SOME_ROWS.get(name, self._counting).format(name=name, schema=service) for name in counted]
         return " UNION ALL ".join(parts)
 
+    def _is_quiet(self) -> bool:
+        return all(self._suite.rows(service, WAITING, None) == [(0,)] for service in SERVICES)
+
     async def take(self) -> dict[str, Any]:
         """Once all that was going on between the services has ended."""
-        for service in SERVICES:
-            await until(lambda service=service: self._suite.rows(service, WAITING, None) == [(0,)], seconds=60)
+        # Twice: what one service was found to have handed on may wait in one that was asked before it.
+        await until(lambda: self._is_quiet() and self._is_quiet(), seconds=60)
         return {
             f"{service}.{name}": numbers
             for service in SERVICES
