@@ -139,6 +139,10 @@ class _House:
         await join_by_link(guest, link)
         return self
 
+    def only_read(self) -> None:
+        """For the control: what a batch of writes is told is not remembered, and each would wait its whole time."""
+        self._turns = itertools.cycle((self._read,))
+
     def question(self, edge: Edge) -> tuple[Person, Ask]:
         """Who asks what, that cannot be answered without this edge."""
         of_service: Mapping[str, Ask] = {
@@ -267,6 +271,7 @@ async def _control(bench: Bench) -> int:
         edge = next(edge for edge in edges if edge.other == "membership")
         round_, house = await _begin(bench, "F6-control")
         await round_.stop_writing()
+        house.only_read()
         found = _Edges()
         await _break(edge, house, found, alone=True)
         await round_.finish(settle_seconds=10)
