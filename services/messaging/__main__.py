@@ -32,6 +32,7 @@ from services.messaging.outgoing import Outgoing
 from services.messaging.participants import remove_member
 from services.messaging.peers import Guests, Membership
 from services.messaging.promotions import guest_promoted
+from services.messaging.publishing import Publication
 from services.messaging.rates import Rates
 from services.messaging.search_entries import SearchEntries
 from services.messaging.servicers.conversations import ConversationService
@@ -57,7 +58,8 @@ def build(settings: MessagingSettings) -> Frame:
     access = Access(database, membership, guests, groups)
     sights = Sights(database, access=access, guests=guests)
     guard = Guard(check_sessions=frame.sessions.check, membership=membership, guests=guests)
-    hub = Hub(database, access=access, guard=guard, sights=sights)
+    publications: set[Publication] = set()
+    hub = Hub(database, access=access, guard=guard, sights=sights, publications=publications)
     search_entries = SearchEntries(database)
 
     def heard(conversation_id: str) -> None:
@@ -90,16 +92,16 @@ def build(settings: MessagingSettings) -> Frame:
         on_group=syncs.wake,
     )
     frame.add(conversation_service_pb2_grpc.add_ConversationServiceServicer_to_server, conversation_service)
-    outgoing = Outgoing(
-        database,
-        check_sessions=frame.sessions.check,
+    outgoing = _outgoing(frame, settings, membership=membership, guests=guests, groups=groups, on_stored=on_stored)
+    _add_messages(
+        frame,
+        access=access,
         membership=membership,
-        guests=guests,
-        on_stored=on_stored,
-        rates=_rates(settings),
-        groups=groups,
+        sights=sights,
+        changes=changes,
+        outgoing=outgoing,
+        publications=publications,
     )
-    _add_messages(frame, access=access, membership=membership, sights=sights, changes=changes, outgoing=outgoing)
     _add_reactions(frame, access=access, changes=changes, sights=sights)
     _add_files(frame, settings, access=access, changes=changes)
     _add_live(frame, access=access, guard=guard, hub=hub, sights=sights)
@@ -109,14 +111,38 @@ def build(settings: MessagingSettings) -> Frame:
     return frame
 
 
-def _rates(settings: MessagingSettings) -> Rates:
-    return Rates(
+def _outgoing(
+    frame: Frame,
+    settings: MessagingSettings,
+    *,
+    membership: Membership,
+    guests: Guests,
+    groups: GroupLookups,
+    on_stored: Callable[[Iterable[str]], None],
+) -> Outgoing:
+    rates = Rates(
         of_sender=settings.messages_per_second_of_sender, of_workspace=settings.messages_per_second_of_workspace
+    )
+    return Outgoing(
+        frame.database,
+        check_sessions=frame.sessions.check,
+        membership=membership,
+        guests=guests,
+        on_stored=on_stored,
+        rates=rates,
+        groups=groups,
     )
 
 
 def _add_messages(
-    frame: Frame, *, access: Access, membership: Membership, sights: Sights, changes: Changes, outgoing: Outgoing
+    frame: Frame,
+    *,
+    access: Access,
+    membership: Membership,
+    sights: Sights,
+    changes: Changes,
+    outgoing: Outgoing,
+    publications: set[Publication],
 ) -> None:
     message_service = MessageService(
         frame.database,
@@ -126,6 +152,7 @@ def _add_messages(
         sights=sights,
         changes=changes,
         outgoing=outgoing,
+        publications=publications,
     )
     frame.add(message_service_pb2_grpc.add_MessageServiceServicer_to_server, message_service)
     frame.on_drain(message_service.drain)

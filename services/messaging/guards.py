@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Collection, Sequence, Set
+from typing import Protocol
 
 import structlog
 from guildhall.membership.v1 import access_service_pb2 as access_pb
@@ -17,6 +18,17 @@ log = structlog.get_logger()
 
 SESSION_SECONDS = 3.0
 """Without identity's answer for this long, nothing is delivered."""
+
+
+class SignedIn(Protocol):
+    """What lives no longer than a session."""
+
+    session_id: str
+    session_seen_at: float
+    """When identity was last asked, and called the session alive."""
+
+    def end(self, reason: pb.StreamEndReason.ValueType) -> None:
+        """Ends it for a reason."""
 
 
 class Guard:
@@ -38,7 +50,7 @@ class Guard:
         self._membership = membership
         self._guests = guests
 
-    async def end_signed_out(self, streams: Collection[Stream]) -> None:
+    async def end_signed_out(self, streams: Collection[SignedIn]) -> None:
         """Asks for all the sessions in one batch."""
         asked_at = time.monotonic()
         asked = list(streams)

@@ -20,7 +20,7 @@ from services.chassis.errors import NotFound, Overloaded, PeerUnavailable
 from services.messaging import deliveries, events, metrics
 from services.messaging.access import Access
 from services.messaging.errors import TooManyStreams
-from services.messaging.guards import Guard
+from services.messaging.guards import Guard, SignedIn
 from services.messaging.guest_deliveries import for_guests
 from services.messaging.guest_sight import Sights
 from services.messaging.streams import Stream
@@ -46,11 +46,21 @@ WOKEN_SIGHTS = "messaging.sights"
 class Hub:
     """All streams of one process."""
 
-    def __init__(self, database: Database, *, access: Access, guard: Guard, sights: Sights) -> None:
+    def __init__(
+        self,
+        database: Database,
+        *,
+        access: Access,
+        guard: Guard,
+        sights: Sights,
+        publications: Collection[SignedIn] = (),
+    ) -> None:
+        """`publications` are the open PublishMessages: their sessions are asked about together with the streams'."""
         self._database = database
         self._access = access
         self._guard = guard
         self._sights = sights
+        self._publications = publications
         self._streams: set[Stream] = set()
         self._behind: set[Stream] = set()
         self._places: Counter[str] = Counter()
@@ -223,8 +233,8 @@ class Hub:
                 await asyncio.sleep(RETRY_SECONDS)
 
     async def watch_sessions(self) -> None:
-        """Ends the streams of ended sessions, until cancelled."""
-        await _every(WATCH_SECONDS, lambda: self._guard.end_signed_out(self._open_streams()))
+        """Ends the streams of ended sessions, in either direction, until cancelled."""
+        await _every(WATCH_SECONDS, lambda: self._guard.end_signed_out([*self._open_streams(), *self._publications]))
 
     async def watch_access(self) -> None:
         """Ends the streams of those whose access ended, until cancelled; what is new to guests is found here too."""

@@ -1,17 +1,20 @@
 """PublishMessages: one client's messages through one stream, many on their way at a time, results in their order."""
 
 import asyncio
+import random
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import suppress
 
+from guildhall.messaging.v1 import event_service_pb2 as events_pb
 from guildhall.messaging.v1 import message_service_pb2 as pb
 
 from services.chassis.call import Call
-from services.chassis.errors import DeadlineExceeded, Fault, fault_of, status_of
+from services.chassis.errors import DeadlineExceeded, Fault, SessionEnded, fault_of, status_of
 from services.messaging import wire
 from services.messaging.bodies import BodyMac, is_plain, mentioned
+from services.messaging.hub import AGE_SECONDS
 from services.messaging.outgoing import Answer, Outgoing, ends_stream
 from services.messaging.sends import Extras, Line, Send, Stored
 
@@ -28,6 +31,8 @@ class Publication:
 
     def __init__(self, call: Call, outgoing: Outgoing, body_mac: BodyMac) -> None:
         self.user_id = call.user_id
+        self.session_id = call.session_id
+        self.session_seen_at = time.monotonic()
         self._call = call
         self._body_mac = body_mac
         self._outgoing = outgoing
@@ -45,6 +50,8 @@ class Publication:
     ) -> AsyncGenerator[pb.PublishMessagesResponse, None]:
         """Reads on while results are written; ends when both are done, or with the first error worth retrying."""
         reading = asyncio.create_task(self._read(requests))
+        # Not all at the same age, or all would come back at the same moment.
+        old = asyncio.get_running_loop().call_later(AGE_SECONDS * random.uniform(0.8, 1.2), self.drain)
         try:
             while self._open or not self._read_all:
                 results, failure = await self._results()
@@ -56,6 +63,7 @@ class Publication:
             if self._failure is not None:
                 raise self._failure
         finally:
+            old.cancel()
             reading.cancel()
             if self._open:
                 # What a batch under way has handed to a side lane can no longer be dropped by its future, and would be
@@ -71,6 +79,11 @@ class Publication:
         self._drained.set()
         self._read_all = True
         self._changed.set()
+
+    def end(self, _reason: events_pb.StreamEndReason.ValueType) -> None:
+        """The session has ended: reads no more, and ends with SESSION_ENDED behind the results of what was read."""
+        self._failure = self._failure or SessionEnded()
+        self.drain()
 
     async def _read(self, requests: AsyncIterator[pb.PublishMessagesRequest]) -> None:
         try:

@@ -17,10 +17,11 @@ from guildhall.messaging.v1 import message_service_pb2 as pb
 from guildhall.messaging.v1 import message_service_pb2_grpc as rpc
 
 from services.chassis.database import Database
+from services.messaging import publishing as publishing_module
 from services.messaging import sends
 from services.messaging.servicers.messages import MessageService
 from tests.service.test_messaging_conversations import Room
-from tests.support.suite import Person, Suite, refusal_of
+from tests.support.suite import Person, Suite, refusal_of, refused
 
 
 @pytest.fixture
@@ -53,6 +54,10 @@ class Publisher:
     async def close(self) -> list[pb.PublishResult]:
         """Writes no more; the results that are still to come. Raises what the stream ended with."""
         await self._call.done_writing()
+        return await self.rest()
+
+    async def rest(self) -> list[pb.PublishResult]:
+        """The results until the server ends the stream. Raises what it ended with."""
         async for response in self._responses:
             self.results += response.results
         return self.results
@@ -176,6 +181,30 @@ async def test_signing_out_ends_the_stream_and_nothing_after_it_is_stored(room: 
             await publisher.close()
     assert refusal_of(error.value).reason == "SESSION_ENDED"
     assert await room.texts(await room.suite.signed_in(person.email)) == ["before"]
+
+
+async def test_signing_out_ends_a_stream_on_which_nothing_is_sent_and_no_other(room: Room) -> None:
+    member, _ = await room.member()
+    async with publishing(room, room.admin) as publisher, publishing(room, member) as other:
+        for each in (publisher, other):
+            await each.write([room.send_request("before")])
+            await each.result()
+        await room.admin.call(room.suite.stub(auth_rpc.AuthServiceStub).SignOut, auth.SignOutRequest())
+        async with asyncio.timeout(10):
+            assert (await refused(publisher.result())).reason == "SESSION_ENDED"
+        await other.write([room.send_request("after")])
+        assert (await other.result()).receipt.seq == 3
+
+
+async def test_an_old_stream_ends_well_once_what_was_read_has_its_result(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publishing_module, "AGE_SECONDS", 2.0)
+    async with publishing(room, room.admin) as publisher:
+        await publisher.write([room.send_request("young")])
+        async with asyncio.timeout(10):
+            results = await publisher.rest()
+    assert [result.receipt.seq for result in results] == [1]
 
 
 async def test_a_frame_that_breaks_a_rule_ends_the_stream_naming_the_field(room: Room) -> None:

@@ -41,12 +41,14 @@ class MessageService(MessageChangeRpcs, MessageSearchRpcs, messages_rpc.MessageS
         sights: Sights,
         changes: Changes,
         outgoing: Outgoing,
+        publications: set[Publication],
     ) -> None:
+        """`publications` is kept as those that are open."""
         MessageChangeRpcs.__init__(self, database, secret, access=access, changes=changes, sights=sights)
         MessageSearchRpcs.__init__(self, database, secret, access=access, membership=membership, sights=sights)
         self._outgoing = outgoing
         self._body_mac = BodyMac(secret)
-        self._publications: set[Publication] = set()
+        self._publications = publications
         self._draining = False
 
     async def SendMessage(
