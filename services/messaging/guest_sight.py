@@ -5,14 +5,14 @@ after the content was read. The sender of a message and the uploader of its file
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from guildhall.messaging.v1 import conversation_service_pb2 as conversations_pb
 from guildhall.messaging.v1 import event_service_pb2 as events_pb
 from guildhall.messaging.v1 import message_service_pb2 as messages_pb
 from guildhall.messaging.v1 import reaction_service_pb2 as reactions_pb
-from sqlalchemy import Row, text
+from sqlalchemy import Row, TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.chassis.call import Call
@@ -21,16 +21,36 @@ from services.messaging.access import Access, Viewer
 from services.messaging.events import Reading, Written
 from services.messaging.peers import Guests
 
-REACTORS = text("""
-    SELECT CAST(r.message_id AS text) AS message_id, r.emoji_key, r.emoji, CAST(r.member_id AS text) AS member_id,
-        CAST(r.user_id AS text) AS user_id
+OF_MESSAGES = """
     FROM unnest(CAST(:conversation_ids AS uuid[]), CAST(:message_ids AS uuid[])) AS asked (conversation_id, message_id)
     JOIN reactions r ON r.conversation_id = asked.conversation_id AND r.message_id = asked.message_id
-    ORDER BY r.created_at, r.user_id
+"""
+REACTORS = text(f"""
+    SELECT CAST(statement_timestamp() AS text) AS as_of,
+        ARRAY(SELECT DISTINCT CAST(r.member_id AS text) {OF_MESSAGES}) AS member_ids
+""")
+# What reactions.COUNTED says, of those alone whom the guest sees.
+COUNTED = text(f"""
+    SELECT CAST(r.message_id AS text) AS message_id, (array_agg(r.emoji ORDER BY r.created_at, r.user_id))[1] AS emoji,
+        count(*) AS number, bool_or(r.user_id = :user_id) AS mine
+    {OF_MESSAGES}
+    WHERE r.created_at <= CAST(:as_of AS timestamptz)
+        AND (r.user_id = :user_id OR r.member_id = ANY(CAST(:member_ids AS uuid[])))
+    GROUP BY r.message_id, r.emoji_key
+    ORDER BY min(r.created_at), (array_agg(r.user_id ORDER BY r.created_at, r.user_id))[1]
 """)
 
-Reactors = Mapping[str, Sequence[Row[Any]]]
-"""Who reacted to which message, in the order in which they did."""
+
+@dataclass(frozen=True, slots=True)
+class Reactors:
+    """Who reacted to some messages. What they reacted with is read later, once it is known whom the guest sees."""
+
+    member_ids: frozenset[str]
+    as_of: str
+    """Younger reactions are left out: whether those may be told has not been asked since."""
+
+
+NOBODY = Reactors(frozenset(), "-infinity")
 MESSAGES = ("message_created", "message_edited", "message_deleted")
 REACTIONS = ("reaction_added", "reaction_removed")
 PARTICIPANTS = ("participant_joined", "participant_left")
@@ -62,7 +82,7 @@ class Sights:
         if reader.granted is None:
             return
         reactors = await self.read_reactors(shown)
-        if reactors:
+        if reactors.member_ids:
             # They were read after the caller was asked about.
             await self._access.require_again(call, reader, conversation_id=conversation_id)
         await self.show(reader, shown, reactors=reactors)
@@ -70,29 +90,46 @@ class Sights:
     async def show(self, reader: Viewer, shown: Sequence[messages_pb.Message], *, reactors: Reactors) -> None:
         """The same for messages of any conversations, whose reactions were read before the guest was asked about."""
         named = {key for message in shown for key in message.mentions.member_ids}
-        seen = await self._seen_by(reader, named | {row.member_id for rows in reactors.values() for row in rows})
+        seen = await self._seen_by(reader, named | reactors.member_ids)
+        counts = await self._count(reader, shown, seen=seen & reactors.member_ids, as_of=reactors.as_of)
         for message in shown:
             _redact_mentions(message, seen)
             del message.reactions[:]
-            message.reactions.extend(_counted(reactors.get(message.message_id, ()), seen, reader.user_id))
+            message.reactions.extend(counts.get(message.message_id, ()))
 
     async def read_reactors(self, shown: Sequence[messages_pb.Message]) -> Reactors:
         """Who reacted to messages that are to be shown with reactions."""
         reacted = [message for message in shown if message.reactions]
         if not reacted:
+            return NOBODY
+        return await self._read_reactors(_messages(reacted))
+
+    async def read_reactors_to(self, message_id: str, *, conversation_id: str) -> Reactors:
+        """Who reacted to one message."""
+        return await self._read_reactors({"conversation_ids": [conversation_id], "message_ids": [message_id]})
+
+    async def _read_reactors(self, asked: Mapping[str, object]) -> Reactors:
+        row = (await self._read(REACTORS, asked))[0]
+        return Reactors(frozenset(row.member_ids), row.as_of)
+
+    async def _count(
+        self, reader: Viewer, shown: Sequence[messages_pb.Message], *, seen: Collection[str], as_of: str
+    ) -> Mapping[str, Sequence[reactions_pb.ReactionCount]]:
+        reacted = [message for message in shown if message.reactions]
+        if not reacted:
             return {}
-        asked = {
-            "conversation_ids": [message.conversation_id for message in reacted],
-            "message_ids": [message.message_id for message in reacted],
-        }
+        asked = {**_messages(reacted), "user_id": reader.user_id, "member_ids": list(seen), "as_of": as_of}
+        counts: dict[str, list[reactions_pb.ReactionCount]] = {}
+        for row in await self._read(COUNTED, asked):
+            counted = reactions_pb.ReactionCount(emoji=row.emoji, count=row.number, mine=row.mine)
+            counts.setdefault(row.message_id, []).append(counted)
+        return counts
 
+    async def _read(self, statement: TextClause, parameters: Mapping[str, object]) -> Sequence[Row[Any]]:
         async def read(tx: AsyncConnection) -> Sequence[Row[Any]]:
-            return (await tx.execute(REACTORS, asked)).all()
+            return (await tx.execute(statement, parameters)).all()
 
-        found: dict[str, list[Row[Any]]] = {}
-        for row in await self._database.read(read):
-            found.setdefault(row.message_id, []).append(row)
-        return found
+        return await self._database.read(read)
 
     async def show_conversations(self, reader: Viewer, shown: Sequence[conversations_pb.Conversation]) -> None:
         """Takes out of conversations what a guest may not see."""
@@ -163,13 +200,8 @@ def _redact_conversation(conversation: conversations_pb.Conversation, seen: Coll
         _redact_mentions(conversation.last_message, seen)
 
 
-def _counted(rows: Sequence[Row[Any]], seen: Collection[str], user_id: str) -> list[reactions_pb.ReactionCount]:
-    """What reactions.COUNTED says, of those alone whom the guest sees."""
-    counts: dict[str, reactions_pb.ReactionCount] = {}
-    for row in rows:
-        mine = row.user_id == user_id
-        if mine or row.member_id in seen:
-            counted = counts.setdefault(row.emoji_key, reactions_pb.ReactionCount(emoji=row.emoji))
-            counted.count += 1
-            counted.mine = counted.mine or mine
-    return list(counts.values())
+def _messages(shown: Sequence[messages_pb.Message]) -> dict[str, object]:
+    return {
+        "conversation_ids": [message.conversation_id for message in shown],
+        "message_ids": [message.message_id for message in shown],
+    }

@@ -1,6 +1,7 @@
 """Reactions: each person's, each once, and what a message has of them."""
 
 import unicodedata
+from collections.abc import Collection
 from datetime import datetime
 from typing import Any
 
@@ -46,6 +47,8 @@ LIST = text(f"""
         SELECT CAST(user_id AS text) AS user_id, CAST(member_id AS text) AS member_id, emoji_key, emoji, created_at
         FROM reactions
         WHERE conversation_id = m.conversation_id AND message_id = m.id
+            AND (CAST(:among AS uuid[]) IS NULL OR member_id = ANY(CAST(:among AS uuid[])))
+            AND created_at <= CAST(:as_of AS timestamptz)
             AND (created_at, user_id, emoji_key)
                 > (CAST(:after_at AS timestamptz), CAST(:after_user_id AS uuid), CAST(:after_key AS text) COLLATE "C")
         ORDER BY created_at, user_id, emoji_key LIMIT :limit
@@ -104,9 +107,12 @@ async def read_page(
     user_id: str,
     after: tuple[str, str, str],
     limit: int,
+    among: Collection[str] | None = None,
+    as_of: str = "infinity",
 ) -> Page | None:
     """A message's reactions after a place, oldest first; `emoji` is NULL in the one row of a message without any.
 
+    With `among` only those of some members, and none that is younger than `as_of`.
     None if the workspace has no such conversation; no row if it has no such message.
     """
     parameters = {
@@ -118,6 +124,8 @@ async def read_page(
         "after_user_id": after[1],
         "after_key": after[2],
         "limit": limit,
+        "among": None if among is None else list(among),
+        "as_of": as_of,
     }
     return page_of((await tx.execute(LIST, parameters)).all(), key="message_id")
 

@@ -8,6 +8,7 @@ from guildhall.messaging.v1 import message_service_pb2 as messages
 
 from tests.support.guest_calls import call
 from tests.support.guest_rooms import Yard, new_yard
+from tests.support.statements import statements_sent
 from tests.support.suite import Person, Suite, refused
 
 GROUP = "00000000-0000-4000-8000-000000000001"
@@ -112,6 +113,33 @@ async def test_a_page_of_reactions_is_not_short_for_want_of_the_hidden(yard: Yar
     second = await yard.chat.reactions(yard.guest, sent, page_size=1, page_token=first.next_page_token)
     assert [each.emoji for page in (first, second) for each in page.reactions] == ["👍", "🎉"]
     assert second.next_page_token == ""
+
+
+async def test_however_many_hidden_people_reacted_guest_is_asked_once_about_them(yard: Yard) -> None:
+    sent = await yard.hall.sent(yard.admin, "react")
+    await yard.chat.react(yard.stranger, sent, "🎉")
+    yard.chat.rows(
+        "INSERT INTO reactions (conversation_id, message_id, user_id, member_id, emoji_key, emoji) "
+        "SELECT %s, %s, gen_random_uuid(), gen_random_uuid(), '👍', '👍' FROM generate_series(1, 40)",
+        sent.conversation_id,
+        sent.message_id,
+    )
+    await yard.chat.react(yard.friend, sent, "👍")
+    await yard.chat.react(yard.guest, sent, "🎉")
+    with statements_sent() as statements:
+        page = await yard.chat.reactions(yard.guest, sent, page_size=1)
+    looks = [s for s in statements if s.rpc == "ListReactions" and "FROM reactions" in s.text.replace("JOIN", "FROM")]
+    assert len(looks) == 3
+    rest = await yard.chat.reactions(yard.guest, sent, page_size=1, page_token=page.next_page_token)
+    assert [each.member_id for each in (*page.reactions, *rest.reactions)] == [yard.friend_id, yard.guest_id]
+    assert rest.next_page_token == ""
+    # In the order of those whom the guest sees, and of the message's own first for who sees everybody.
+    for person, expected in (
+        (yard.guest, [("👍", 1, False), ("🎉", 1, True)]),
+        (yard.friend, [("🎉", 2, False), ("👍", 41, True)]),
+    ):
+        for found in (await yard.chat.got(person, sent), (await listed(yard, person))[0]):
+            assert [(each.emoji, each.count, each.mine) for each in found.reactions] == expected
 
 
 async def test_searching_by_people_and_reactions_tells_nothing_of_the_hidden(yard: Yard) -> None:

@@ -17,7 +17,7 @@ from services.messaging.access import Access, Viewer
 from services.messaging.bodies import BodyMac
 from services.messaging.changes import Changes
 from services.messaging.errors import TooManyStreams
-from services.messaging.guest_sight import Sights
+from services.messaging.guest_sight import NOBODY, Sights
 from services.messaging.hub import MOST_STREAMS_OF_USER
 from services.messaging.ids import uuid_of
 from services.messaging.outgoing import Outgoing
@@ -73,7 +73,7 @@ class MessageService(MessageChangeRpcs, MessageSearchRpcs, messages_rpc.MessageS
         found = wire.message(page.rows[0], **place, since=send.since)
         if send.granted is not None:
             sender = Viewer(send.workspace_id, send.user_id, stored.sender_member_id, {})
-            await self._sights.show(sender, [found], reactors={})
+            await self._sights.show(sender, [found], reactors=NOBODY)
         return found
 
     async def PublishMessages(

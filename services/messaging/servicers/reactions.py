@@ -1,7 +1,7 @@
 """guildhall.messaging.v1.ReactionService."""
 
 import functools
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any, TypeVar
 
 from guildhall.messaging.v1 import reaction_service_pb2 as pb
@@ -95,8 +95,8 @@ class ReactionService(rpc.ReactionServiceServicer):
         scope = (call.rpc, call.user_id, *place.values(), message_id)
         key = page_key(self._secret, scope, request.page_token)
         after = (str(key[0]), str(key[1]), str(key[2])) if key else reactions.FIRST
-        rows: list[Row[Any]] = []
-        while True:
+
+        async def read(among: Collection[str] | None = None, as_of: str = "infinity") -> tuple[Viewer, list[Row[Any]]]:
             page = await self._database.read(
                 functools.partial(
                     reactions.read_page,
@@ -106,6 +106,8 @@ class ReactionService(rpc.ReactionServiceServicer):
                     user_id=call.user_id,
                     after=after,
                     limit=size + 1,
+                    among=among,
+                    as_of=as_of,
                 )
             )
             reader = await self._access.require_reader(call, **place)
@@ -113,18 +115,15 @@ class ReactionService(rpc.ReactionServiceServicer):
                 raise NotFound
             if not reader.is_in_history(place["conversation_id"], page.rows[0].sent_at):
                 raise NotFound
-            read = [row for row in page.rows if row.emoji is not None]
-            rows += await self._seen(reader, read)
-            # A page of people whom a guest does not see must not tell of them by being short.
-            if len(rows) > size or len(read) <= size:
-                break
-            after = reactions.place_of(read[-1])
+            return reader, [row for row in page.rows if row.emoji is not None]
+
+        reader, rows = await read()
+        if reader.granted is not None and rows:
+            # Asked once about everybody who reacted: page by page, those whom a guest does not see would have no end.
+            reactors = await self._sights.read_reactors_to(message_id, conversation_id=place["conversation_id"])
+            seen = await self._sights.visible(
+                workspace_id=reader.workspace_id, member_id=reader.member_id, member_ids=reactors.member_ids
+            )
+            _, rows = await read(seen, reactors.as_of)
         token = page_token(self._secret, scope, reactions.place_of(rows[size - 1])) if len(rows) > size else ""
         return pb.ListReactionsResponse(reactions=[wire.reaction(row) for row in rows[:size]], next_page_token=token)
-
-    async def _seen(self, reader: Viewer, rows: list[Row[Any]]) -> list[Row[Any]]:
-        if reader.granted is None:
-            return rows
-        named = {"workspace_id": reader.workspace_id, "member_id": reader.member_id}
-        seen = await self._sights.visible(**named, member_ids={row.member_id for row in rows})
-        return [row for row in rows if row.member_id in seen]
