@@ -270,13 +270,21 @@ class Access:
         return replace(writer, manages=verdict.allowed and writer.granted is None)
 
     async def require_viewer(
-        self, call: Call, *, workspace_id: str, group_ids: Collection[str] | None = None
+        self,
+        call: Call,
+        *,
+        workspace_id: str,
+        group_ids: Collection[str] | None = None,
+        conversation_ids: Collection[str] = (),
     ) -> Viewer:
         """Somebody who reads in the workspace, with all that is granted to them if they are a guest. NOT_FOUND.
 
-        Of groups they are asked about those named, or about all in whose conversations they take part.
+        Of groups they are asked about those named, or those of the conversations named, or else about all in whose
+        conversations they take part.
         """
-        if group_ids is None:
+        if conversation_ids:
+            group_ids = {group_id for group_id in (await self._groups.find(set(conversation_ids))).values() if group_id}
+        elif group_ids is None:
             group_ids = await self._groups.of_person(workspace_id=workspace_id, user_id=call.user_id)
         (viewer, _, _), groups = await asyncio.gather(
             self.require_watcher(call, workspace_id=workspace_id), self._in_groups(call, workspace_id, group_ids)

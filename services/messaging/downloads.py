@@ -57,7 +57,7 @@ class Downloads:
             # After it was read: who lost access before that is refused.
             await asyncio.gather(
                 self._sessions.require_alive(call.session_id, deadline=call.deadline),
-                self._find(call, workspace_id, file_id),
+                self._find_in(call, row.conversation_id, workspace_id=workspace_id, file_id=file_id),
             )
             if not stretch:
                 raise BlobsUnavailable
@@ -66,7 +66,18 @@ class Downloads:
                 offset += len(data)
 
     async def _find(self, call: Call, workspace_id: str, file_id: str) -> tuple[Viewer, Row[Any]]:
-        viewer = await self._access.require_viewer(call, workspace_id=workspace_id)
+        """Whoever asks is asked about where the file is, and not about all of their groups."""
+        conversation_id = await self._database.read(
+            lambda tx: files.find_conversation(tx, workspace_id=workspace_id, file_id=file_id)
+        )
+        if conversation_id is None:
+            raise NotFound
+        return await self._find_in(call, conversation_id, workspace_id=workspace_id, file_id=file_id)
+
+    async def _find_in(
+        self, call: Call, conversation_id: str, *, workspace_id: str, file_id: str
+    ) -> tuple[Viewer, Row[Any]]:
+        viewer = await self._access.require_reader(call, workspace_id=workspace_id, conversation_id=conversation_id)
         row = await self._database.read(lambda tx: files.find(tx, viewer=viewer, file_id=file_id))
         if row is None:
             raise NotFound

@@ -60,6 +60,9 @@ CREATE = text(f"""
     FROM conversations c WHERE c.id = :conversation_id AND {VISIBLE} AND c.archived_at IS NULL
     RETURNING {FILE}
 """)
+FIND_CONVERSATION = text("""
+    SELECT CAST(conversation_id AS text) FROM files WHERE workspace_id = :workspace_id AND id = :file_id
+""")
 GET = text(f"SELECT {FILE} FROM files f, conversations c WHERE f.id = :file_id AND {SEEN}")
 LIST = f"""
     SELECT {FILE} FROM files f, conversations c
@@ -137,6 +140,12 @@ async def create(
     if (await tx.execute(COUNT_UNATTACHED, counted)).scalar_one() > MOST_UNATTACHED:
         raise LimitReached("unattached_files", most=MOST_UNATTACHED)
     return row
+
+
+async def find_conversation(tx: AsyncConnection, *, workspace_id: str, file_id: str) -> str | None:
+    """The conversation that a file is in, whoever sees it."""
+    found = await tx.scalar(FIND_CONVERSATION, {"workspace_id": workspace_id, "file_id": file_id})
+    return None if found is None else str(found)
 
 
 async def find(tx: AsyncConnection, *, viewer: Viewer, file_id: str) -> Row[Any] | None:

@@ -14,7 +14,9 @@ from guildhall.membership.v1 import member_service_pb2 as members
 from guildhall.messaging.v1 import file_service_pb2 as pb
 
 from services.messaging import uploads as own
+from tests.support.conversations import Hall
 from tests.support.files import PART, FileRoom, unknown
+from tests.support.statements import statements_sent
 from tests.support.suite import Person, Refusal, Suite, refusal_of, refused
 
 
@@ -84,6 +86,29 @@ async def test_a_file_is_seen_by_others_once_a_message_holds_it(room: FileRoom) 
     assert (await room.get(member, file_id)).file == (await room.get(room.admin, file_id)).file
     assert await room.ids(member) == [file_id]
     assert await room.download(member, file_id) == b"content"
+
+
+async def test_who_asks_for_a_file_is_asked_about_where_it_is_and_not_about_all_of_their_groups(
+    room: FileRoom,
+) -> None:
+    hall = Hall(room.suite, room.admin, room.workspace_id, room.admin_member_id, room.channel_id)
+    member, member_id = await room.member()
+    group_ids = [await hall.group(name) for name in ("Choir", "Band")]
+    for group_id in group_ids:
+        await hall.put_into(group_id, member_id)
+    own, _other = [await hall.group_conversation(group_id) for group_id in group_ids]
+    file_id = await room.attached(room.admin, os.urandom(3 << 20), to=own)
+    with statements_sent() as sent:
+        assert (await room.get(member, file_id)).file.file_id == file_id
+        assert await room.ids(member, own) == [file_id]
+        assert len(await room.download(member, file_id)) == 3 << 20
+    asked = [s for s in sent if "group_id IS NOT NULL" in s.text]
+    assert asked == []
+    await hall.take_out(group_ids[0], member_id)
+    # It is still written down that they take part, and it is membership's word that counts.
+    for refusal in (room.get(member, file_id), room.listed(member, own), room.download(member, file_id)):
+        assert (await refused(refusal)).reason == "NOT_FOUND"
+    assert await room.ids(room.admin, own) == [file_id]
 
 
 async def test_only_its_uploader_goes_on_with_an_upload(room: FileRoom) -> None:

@@ -203,7 +203,7 @@ class FileService(rpc.FileServiceServicer):
         scope = (call.rpc, call.user_id, workspace_id, conversation_id, message_id)
         key = page_key(self._secret, scope, request.page_token)
         size = page_size(request.page_size)
-        viewer = await self._access.require_viewer(call, workspace_id=workspace_id)
+        viewer = await self._access.require_reader(call, workspace_id=workspace_id, conversation_id=conversation_id)
 
         async def read(tx: AsyncConnection) -> list[Row[Any]]:
             await require_visible(tx, viewer=viewer, conversation_id=conversation_id)

@@ -43,7 +43,9 @@ class MessageSearchRpcs(rpc.MessageServiceServicer):
         key = page_key(self._secret, scope, request.page_token)
         before = str(key[0]) if key else None
         async with asyncio.timeout(call.remaining()), self._searching:
-            viewer = await self._access.require_viewer(call, workspace_id=workspace_id)
+            viewer = await self._access.require_viewer(
+                call, workspace_id=workspace_id, conversation_ids=criteria.conversation_ids
+            )
             if viewer.granted is not None:
                 return await self._search_as_guest(viewer, criteria, before, request, scope)
             found = await self._database.read(
@@ -51,7 +53,9 @@ class MessageSearchRpcs(rpc.MessageServiceServicer):
                     tx, viewer=viewer, criteria=criteria, before=before, limit=page_size(request.page_size)
                 )
             )
-        now = await self._access.require_viewer(call, workspace_id=workspace_id)
+        now = await self._access.require_viewer(
+            call, workspace_id=workspace_id, conversation_ids=criteria.conversation_ids
+        )
         return pb.SearchMessagesResponse(
             messages=[
                 wire.shown(row, workspace_id=workspace_id, conversation_id=row.conversation_id)
