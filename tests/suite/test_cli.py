@@ -31,7 +31,7 @@ from guildhall.messaging.v1 import message_service_pb2_grpc as messages_rpc
 from deploy.stack import runs, secrets, tokens
 from tests.suite.conftest import GUILDHALL, Running
 
-LINE_SECONDS = 30
+LINE_SECONDS = 60
 
 
 @dataclass
@@ -53,7 +53,7 @@ class Terminal:
             input=given,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=120,
         )
         assert done.returncode == code, done.stdout + done.stderr
         return done
@@ -84,7 +84,7 @@ class Terminal:
         request = messages.SendMessageRequest(
             workspace_id=self.workspace_id, conversation_id=self.channel_id, text=text
         )
-        await self.client.call(self.client.stub(messages_rpc.MessageServiceStub).SendMessage, request, seconds=30)
+        await self.client.call(self.client.stub(messages_rpc.MessageServiceStub).SendMessage, request, seconds=60)
 
     async def whose(self, access_token: str) -> str:
         """The address of who calls with a token."""
@@ -385,5 +385,5 @@ def test_a_shell_can_complete_commands_and_options(running: Running) -> None:
     assert completed("guildhall lo", 1) == {"login", "logout"}
     assert "--conversation" in completed("guildhall tail --co", 2)
     assert completed("guildhall doctor --output j", 3) == {"json"}
-    shown = running.guildhall("--show-completion", "bash").stdout
+    shown = running.guildhall("--show-completion", "bash", seconds=120).stdout
     assert "_GUILDHALL_COMPLETE=complete_bash" in shown
