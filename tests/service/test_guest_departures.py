@@ -63,6 +63,8 @@ async def test_a_removed_guest_is_no_member_by_the_time_it_is_acknowledged(house
     assert (await verdict(house, member_id=guest.member_id)).member_id == ""
     (found,) = await house.check((guest.member_id, house.channel_id))
     assert (found.state, found.granted) == (ENDED, False)
+    kept = house.suite.rows("guest", "SELECT 1 FROM guest_grants WHERE member_id = %(id)s", {"id": guest.member_id})
+    assert kept == [], "what was granted goes with them"
     assert (await refused(conversations_of(house, person))).reason == "NOT_FOUND"
     assert await remove(house, guest) == removed, "who was removed stays so"
     assert await remove(house, guest, etag=guest.etag) == removed

@@ -113,8 +113,8 @@ class Fuzz:
         column = next(column for column in STRONGEST if TABLE.rows[name][column] in words)
         caller = Caller(column) if column == "peer" else await self._cast.renew(column)
         good, forwarded = await example.build(rpc_of(name), self._cast.house, caller)
-        metadata, certificate = door(rpc_of(name), example, caller, forwarded)
-        control, _ = await example.build(rpc_of(name), self._cast.house, caller)
+        control, its_own = await example.build(rpc_of(name), self._cast.house, caller)
+        metadata, certificate = door(rpc_of(name), example, caller, its_own)
         answer = await called(self._suite, name, rpc_of(name), control, metadata=metadata, certificate=certificate)
         assert TABLE.word(verdict(*answer)) in words, f"{name}: the example itself is refused: {verdict(*answer)}"
         return await self._renewed(caller) if example.spends_caller else caller, good, forwarded
