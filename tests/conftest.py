@@ -26,6 +26,15 @@ def backends(processes: Processes) -> Iterator[stack_suite.Suite]:
 
 
 @pytest.fixture(scope="module")
+def no_workers(processes: Processes, backends: stack_suite.Suite) -> Iterator[None]:
+    """All workers are stopped while a file's tests run."""
+    workers = processes.stop(suffix="-worker")
+    yield
+    for worker in workers:
+        processes.start(worker)
+
+
+@pytest.fixture(scope="module")
 def no_guest_worker(processes: Processes, backends: stack_suite.Suite) -> Iterator[None]:
     """guest's worker is stopped while a file's tests run."""
     (worker,) = processes.stop(suffix="guest-worker")

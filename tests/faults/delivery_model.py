@@ -71,6 +71,7 @@ class Model:
             sights=self.sights,
             changes=anything,
             outgoing=anything,
+            publications=set(),
         )
         CURRENT.set(self.world.call())
         request = pb.ListMessagesRequest(workspace_id=WORKSPACE, conversation_id=CONVERSATION)
