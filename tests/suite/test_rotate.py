@@ -146,6 +146,8 @@ def test_the_ca_changes_under_calls_through_the_gateway(running: Running) -> Non
         lambda: identity(running).pid != before_it.pid and identity(running).state == "ready", "it runs", seconds=60
     )
     wait_until(lambda: gateway.is_ready(running.settings.ports.envoy_admin), "the gateway has found it", seconds=60)
+    # The gateway may not have noticed yet that it was gone, and the peers connect again.
+    wait_until(lambda: running.guildhall("token", "rotate-after@example.com").returncode == 0, "it is met", seconds=60)
     after = Calls(running)
     with after.going_on():
         pass
