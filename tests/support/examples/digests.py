@@ -39,6 +39,11 @@ WAITING = """
     UNION ALL SELECT CAST(event_id AS text) FROM inbox WHERE applied_at IS NULL AND NOT dead
 """
 
+WAITING_OF = {
+    # Who takes part in a group's conversations is written down after the event about the group.
+    "messaging": f"{WAITING} UNION ALL SELECT CAST(group_id AS text) FROM group_syncs WHERE synced < generation"
+}
+
 
 class Digests:
     """Of all four schemas. The workers must be stopped: what they do later has been decided before."""
@@ -58,7 +63,11 @@ class Digests:
         return " UNION ALL ".join(parts)
 
     def _waiting(self) -> set[str]:
-        return {event for service in SERVICES for (event,) in self._suite.rows(service, WAITING, None)}
+        return {
+            waiting
+            for service in SERVICES
+            for (waiting,) in self._suite.rows(service, WAITING_OF.get(service, WAITING), None)
+        }
 
     def _is_quiet(self) -> bool:
         return self._waiting() <= (self._left_by_others or set())
