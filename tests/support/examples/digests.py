@@ -1,6 +1,5 @@
 """What is stored, as numbers that change with every row that is written: for calls that must leave nothing behind."""
 
-import contextlib
 from typing import Any
 
 from tests.support.deliveries import until
@@ -44,6 +43,8 @@ WAITING_OF = {
     "messaging": f"{WAITING} UNION ALL SELECT CAST(group_id AS text) FROM group_syncs WHERE synced < generation"
 }
 
+MOST_PATIENCE = 3
+
 
 class Digests:
     """Of all four schemas. The workers must be stopped: what they do later has been decided before."""
@@ -53,7 +54,8 @@ class Digests:
         self._suite = suite
         self._counting = counting
         self._statements = {service: self._statement(service) for service in SERVICES}
-        self._left_by_others: set[str] | None = None
+        self._left: set[str] = set()
+        self._patience = MOST_PATIENCE
 
     def _statement(self, service: str) -> str:
         names = sorted(name for (name,) in self._suite.rows(f"{service}_owner", TABLES, [service]))
@@ -70,20 +72,19 @@ class Digests:
         }
 
     def _is_quiet(self) -> bool:
-        return self._waiting() <= (self._left_by_others or set())
-
-    async def _settle(self, seconds: float) -> None:
-        # Twice: what one service was found to have handed on may wait in one that was asked before it.
-        await until(lambda: self._is_quiet() and self._is_quiet(), seconds=seconds)
+        return self._waiting() <= self._left
 
     async def take(self) -> dict[str, Any]:
         """Once all that was going on between the services has ended."""
-        if self._left_by_others is None:
+        try:
+            # Twice: what one service was found to have handed on may wait in one that was asked before it.
+            await until(lambda: self._is_quiet() and self._is_quiet(), seconds=30)
+        except TimeoutError:
             # Events that other tests made and that nobody can take go on waiting.
-            with contextlib.suppress(TimeoutError):
-                await self._settle(30)
-            self._left_by_others = self._waiting()
-        await self._settle(60)
+            if self._patience == 0:
+                raise
+            self._patience -= 1
+            self._left |= self._waiting()
         return {
             f"{service}.{name}": numbers
             for service in SERVICES
