@@ -119,13 +119,15 @@ class Publication:
             if results and not future.done():
                 break
             try:
-                answer = await future
+                # Shielded, as the lane's promise is: a caller who goes away must not drop their first message alone.
+                # Until this task runs again, the next batch could be taken with those behind it.
+                answer = await asyncio.shield(future)
                 if results and isinstance(answer, asyncio.Future) and not answer.done():
                     # What there is goes out: the lane may take as long as a message's time.
                     break
                 if not isinstance(answer, Stored):
                     # The side lane's promise: later messages' results wait behind it, in the order of the stream.
-                    answer = await answer
+                    answer = await asyncio.shield(answer)
                 results.append(wire.receipt(client_message_id, answer))
             except Exception as error:
                 fault = fault_of(error)

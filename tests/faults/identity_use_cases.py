@@ -50,7 +50,7 @@ async def _root(suite: Suite) -> Person:
 
 async def _asked_for(suite: Suite, rpc: str, address: str, **fields: Any) -> str:
     """The token of the mail that a call brings."""
-    count = sum(f"To: {address}\n" in mail.read_text() for mail in suite.stack.settings.layout.mail.glob("*.eml"))
+    count = len(suite.mail_folder.to(address))
     await do(suite, NOBODY, rpc, email=address, **fields)
     return await suite.mailed_token(address, count=count + 1)
 

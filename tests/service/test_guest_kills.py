@@ -1,8 +1,6 @@
 """kill -9 of guest's real processes at each step: afterwards everything has happened once, or not at all."""
 
 import asyncio
-import email
-import email.policy
 import shutil
 import sys
 import tempfile
@@ -302,9 +300,8 @@ def mails(suite: Suite) -> Callable[[str], dict[str, int]]:
 
     def count(address: str) -> dict[str, int]:
         found: dict[str, int] = {}
-        for path in suite.stack.settings.layout.mail.glob("*.eml"):
-            message = email.message_from_bytes(path.read_bytes(), policy=email.policy.default)
-            if message["To"] == address and "House" in message["Subject"]:
+        for message in suite.mail_folder.to(address):
+            if "House" in message["Subject"]:
                 found[message["Subject"]] = found.get(message["Subject"], 0) + 1
         return found
 

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Any
 
 import grpc
@@ -16,9 +16,11 @@ from guildhall.membership.v1 import member_service_pb2 as members
 from guildhall.messaging.v1 import message_service_pb2 as pb
 from guildhall.messaging.v1 import message_service_pb2_grpc as rpc
 
+from services.chassis.call import Call
 from services.chassis.database import Database
 from services.messaging import publishing as publishing_module
 from services.messaging import sends
+from services.messaging.outgoing import Answer
 from services.messaging.servicers.messages import MessageService
 from tests.service.test_messaging_conversations import Room
 from tests.support.suite import Person, Suite, refusal_of, refused
@@ -65,6 +67,19 @@ class Publisher:
     def cancel(self) -> None:
         """Hangs up."""
         self._call.cancel()
+
+
+def message_service(room: Room) -> MessageService:
+    """The servicer that serves in here."""
+    tells = (tell.__self__ for tell in room.suite.frames["messaging"]._drains)  # type: ignore[attr-defined]
+    return next(service for service in tells if isinstance(service, MessageService))
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Waits for what nobody tells."""
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.005)
 
 
 @contextlib.asynccontextmanager
@@ -237,21 +252,11 @@ async def test_a_locked_conversation_does_not_keep_the_others_waiting(room: Room
 
 async def test_of_a_stream_that_breaks_nothing_is_stored_that_came_after_what_was_dropped(room: Room) -> None:
     # A client repeats both: were the second stored alone, the first would come to stand behind it.
-    stalled, slow = room.channel_id, await room.channel()
-    service = next(
-        tell.__self__  # type: ignore[attr-defined]
-        for tell in room.suite.frames["messaging"]._drains
-        if isinstance(tell.__self__, MessageService)  # type: ignore[attr-defined]
-    )
+    stalled, slow, service = room.channel_id, await room.channel(), message_service(room)
 
     def waiting() -> int:
         lane = service._outgoing._lanes.get(stalled)
         return len(lane.waiting) if lane is not None else -1
-
-    async def until(condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(10):
-            while not condition():  # noqa: ASYNC110 - nobody tells
-                await asyncio.sleep(0.005)
 
     with room.suite.database("messaging") as row, room.suite.database("messaging") as table, row.transaction():
         row.execute("SELECT 1 FROM conversations WHERE id = %s FOR NO KEY UPDATE", (stalled,))
@@ -271,6 +276,45 @@ async def test_of_a_stream_that_breaks_nothing_is_stored_that_came_after_what_wa
         await other
     await room.sent(room.admin, "last", to=stalled)
     assert await room.texts(room.admin, stalled) == ["another's", "last"]
+
+
+async def test_a_stream_that_is_cancelled_never_loses_its_first_message_alone(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The next batch is taken at the very moment at which the stream is cancelled.
+    service = message_service(room)
+    queue, store = service._outgoing._queue, service._outgoing._flush
+    stored, go = asyncio.Event(), asyncio.Event()
+
+    async def flush(batch: Sequence[sends.Send], timeout_seconds: float) -> Sequence[Answer | BaseException]:
+        answers = await store(batch, timeout_seconds)
+        stored.set()
+        await go.wait()
+        return answers
+
+    async def frames() -> AsyncIterator[pb.PublishMessagesRequest]:
+        yield pb.PublishMessagesRequest(messages=[room.send_request("first"), room.send_request("second")])
+
+    monkeypatch.setattr(queue, "_flush", flush)
+    other = asyncio.ensure_future(room.sent(room.admin, "another's"))
+    await stored.wait()
+    call = Call(
+        rpc="/guildhall.messaging.v1.MessageService/PublishMessages",
+        request_id="r",
+        peer="gateway",
+        deadline=time.monotonic() + 60,
+        user_id=room.admin.user_id,
+        session_id=room.admin.session_id,
+    )
+    publication = publishing_module.Publication(call, service._outgoing, service._body_mac)
+    reading = asyncio.ensure_future(anext(publication.responses(frames())))
+    await until(lambda: len(queue._waiting) == 2)
+    go.set()
+    reading.cancel()
+    await asyncio.gather(reading, return_exceptions=True)
+    await other
+    await room.sent(room.admin, "last")
+    assert await room.texts(room.admin) == ["another's", "first", "second", "last"]
 
 
 async def test_many_publishers_and_senders_of_one_conversation_leave_no_hole(room: Room) -> None:

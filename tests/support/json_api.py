@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import jsonschema
 
-from tests.support.suite import text_of_mail
+from tests.support.mails import MailFolder
 
 Json = dict[str, Any]
 FORMATS = jsonschema.FormatChecker(["date-time", "uuid"])
@@ -93,11 +93,10 @@ def closed(document: Json) -> Json:
 
 def mailed_token(folder: Path, address: str, subject: str, *, seconds: float = 20) -> str:
     """The token in the mail to an address whose text holds `subject`, once it is written."""
-    deadline = time.monotonic() + seconds
+    deadline, mails = time.monotonic() + seconds, MailFolder(folder)
     while time.monotonic() < deadline:
-        for path in folder.glob("*.eml"):
-            text = text_of_mail(path, address)
-            if text and subject in text and (found := text.partition("Token: ")[2].split()):
+        for text in mails.texts(address):
+            if subject in text and (found := text.partition("Token: ")[2].split()):
                 return found[0]
         time.sleep(0.05)
     raise TimeoutError(f"no mail to {address} that says {subject!r}")

@@ -1,15 +1,12 @@
 """The four services, in this process, on real ports with mutual TLS; and the people who use them."""
 
 import asyncio
-import email
-import email.policy
 import importlib
 import re
 import time
 import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import grpc
@@ -27,6 +24,7 @@ from services.chassis.settings import ServeSettings
 from services.identity.settings import IdentitySettings
 from services.membership.settings import MembershipSettings
 from services.messaging.settings import MessagingSettings
+from tests.support.mails import MailFolder
 
 PASSWORD = "a long enough password"
 OWN_SETTINGS: dict[str, type[ServeSettings]] = {
@@ -126,6 +124,7 @@ class Suite:
         self.frames: dict[str, Frame] = {}
         self._channels: dict[tuple[str, str], grpc.aio.Channel] = {}
         self._kept: dict[str, psycopg.Connection[Any]] = {}
+        self.mail_folder = MailFolder(stack.settings.layout.mail)
 
     def settings(self, service: str, **changes: object) -> ServeSettings:
         """A service's settings as `guildhall up` would give them, but that draining takes no time."""
@@ -228,10 +227,8 @@ class Suite:
 
     async def mails(self, address: str, *, count: int = 1) -> list[str]:
         """The texts of the mails to an address, oldest first, once there are `count` of them."""
-        folder = self.stack.settings.layout.mail
         for _ in range(1500):
-            found = [text for path in sorted(folder.glob("*.eml")) if (text := text_of_mail(path, address))]
-            if len(found) >= count:
+            if len(found := self.mail_folder.texts(address)) >= count:
                 return found
             await asyncio.sleep(0.02)
         raise TimeoutError(f"{count} mails to {address} were never written")
@@ -241,13 +238,3 @@ class Suite:
         found = re.search(r"Token: (\S+)", (await self.mails(address, count=count))[-1])
         assert found, "the mail has no token"
         return found[1]
-
-
-def text_of_mail(path: Path, address: str) -> str | None:
-    """The text of a mail, if it is to this address."""
-    raw = path.read_bytes()
-    if address.encode() not in raw:
-        return None
-    message = email.message_from_bytes(raw, policy=email.policy.default)
-    body = message.get_body(("plain",))
-    return str(body.get_content()) if body is not None and message["To"] == address else None
