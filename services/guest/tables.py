@@ -113,6 +113,13 @@ guests = Table(
     Column("ended_at", DateTime(timezone=True), comment="when something else than their time ended them"),
     Column("end_reason", Text, comment="set with ended_at; null means removed"),
     Column("sponsor_gone_at", DateTime(timezone=True), comment="when the sponsor's stay ended"),
+    Column(
+        "unconfirmed",
+        Boolean,
+        nullable=False,
+        server_default=text("false"),
+        comment="membership is not known to have let them in: if it does not, the link has its use back",
+    ),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=CLOCK),
     Column("updated_at", DateTime(timezone=True), nullable=False, server_default=CLOCK),
     PrimaryKeyConstraint("member_id", name="guests_pkey"),
