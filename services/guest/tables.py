@@ -175,6 +175,24 @@ guest_policies = Table(
     ),
 )
 
+# What a change of a policy is still to be brought to the guests who are there.
+policy_changes = Table(
+    "policy_changes",
+    METADATA,
+    Column("workspace_id", Uuid(as_uuid=False), nullable=False),
+    Column("grace", Interval, comment="the most that anybody keeps; null: their times hold, notices are to be planned"),
+    Column("maximum_stay", Interval, comment="the same of their stay; null cuts nobody's"),
+    Column(
+        "after_member_id",
+        Uuid(as_uuid=False),
+        nullable=False,
+        server_default=text("'00000000-0000-0000-0000-000000000000'"),
+        comment="whom it was brought to last, in their order",
+    ),
+    PrimaryKeyConstraint("workspace_id", name="policy_changes_pkey"),
+    CheckConstraint("maximum_stay IS NULL OR grace IS NOT NULL", name="policy_changes_stay_with_grace_check"),
+)
+
 guest_notices = Table(
     "guest_notices",
     METADATA,
