@@ -129,6 +129,21 @@ def create_frame_tables() -> None:
     op.create_index("idempotency_keys_created", "idempotency_keys", ["created_at"])
 
 
+def index_outbox_by_target() -> None:
+    """What is due is found by its target and time; by its time alone, what waits for another target was read too."""
+    _index_outbox("target", "due_at")
+
+
+def index_outbox_by_time() -> None:
+    """The way back."""
+    _index_outbox("due_at")
+
+
+def _index_outbox(*columns: str) -> None:
+    op.drop_index("outbox_due", "outbox")
+    op.create_index("outbox_due", "outbox", list(columns), postgresql_where=sa.text("NOT dead"))
+
+
 def drop_frame_tables() -> None:
     """The way back."""
     for table in ("idempotency_keys", "inbox", "outbox"):

@@ -32,7 +32,8 @@ outbox = Table(
     Column("attempts", Integer, nullable=False, server_default=text("0")),
     Column("dead", Boolean, nullable=False, server_default=text("false")),
     PrimaryKeyConstraint("id", name="outbox_pkey"),
-    Index("outbox_due", "due_at", postgresql_where=text("NOT dead")),
+    # By target first: what waits for one that is away must not be read to find what is due for another.
+    Index("outbox_due", "target", "due_at", postgresql_where=text("NOT dead")),
 )
 
 inbox = Table(

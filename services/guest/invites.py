@@ -88,6 +88,21 @@ LOCK = text("SELECT 1 FROM guest_invites WHERE id = :id FOR NO KEY UPDATE")
 SPEND = text(f"""
     UPDATE guest_invites SET uses = uses + 1 WHERE id = :id AND {WORKS} RETURNING token_hash, uses = max_uses AS is_last
 """)
+# Links before guests, as in a redemption: two that wait for each other would both have to begin anew.
+LOCK_OF_GUEST = text("""
+    SELECT 1 FROM guest_invites
+    WHERE id = (
+        SELECT invite_id FROM guests
+        WHERE workspace_id = CAST(:workspace_id AS uuid) AND member_id = CAST(:member_id AS uuid)
+    )
+    FOR NO KEY UPDATE
+""")
+GIVE_BACK = text("""
+    UPDATE guest_invites SET uses = uses - 1
+    FROM guests
+    WHERE guests.workspace_id = CAST(:workspace_id AS uuid) AND guests.member_id = CAST(:member_id AS uuid)
+        AND guests.unconfirmed AND guest_invites.id = guests.invite_id AND guest_invites.uses > 0
+""")
 # A member id is never used again, so nobody will back these links any more.
 REVOKE_OF_MEMBER = text(f"""
     UPDATE guest_invites SET revoked_at = statement_timestamp()
@@ -189,6 +204,19 @@ async def spend(tx: AsyncConnection, *, invite_id: str) -> bool:
     if spent is not None and spent.is_last:
         await tell_closed(tx, [spent.token_hash])
     return spent is not None
+
+
+async def lock_of_guest(tx: AsyncConnection, *, workspace_id: str, member_id: str) -> None:
+    """Has redemptions of the link that made somebody a guest wait for this transaction."""
+    await tx.execute(LOCK_OF_GUEST, {"workspace_id": workspace_id, "member_id": member_id})
+
+
+async def give_back(tx: AsyncConnection, *, workspace_id: str, member_id: str) -> None:
+    """Counts the use of a guest whom membership never let in as not made. To be called once, as they end.
+
+    identity re-opens nothing: if it was the last use, the link is from now on for those who have an account.
+    """
+    await tx.execute(GIVE_BACK, {"workspace_id": workspace_id, "member_id": member_id})
 
 
 async def revoke_of_member(tx: AsyncConnection, *, workspace_id: str, member_id: str) -> None:

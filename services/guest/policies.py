@@ -5,16 +5,14 @@ depend on it wait for each other: it comes before any guest's row.
 """
 
 from collections.abc import Mapping
-from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import Row, TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.chassis.errors import EtagMismatch
-from services.guest import notices, sight
+from services.guest import policy_changes
 
-FOREVER = timedelta(days=36_500)
 COLUMNS = "workspace_id, grace, maximum_stay, notice_days, members_may_invite, version"
 
 MAKE = text("INSERT INTO guest_policies (workspace_id) VALUES (:workspace_id) ON CONFLICT DO NOTHING")
@@ -30,26 +28,6 @@ UPDATE = text(f"""
         members_may_invite = :members_may_invite, version = version + 1
     WHERE workspace_id = :workspace_id
     RETURNING {COLUMNS}
-""")
-# Downwards only. Whoever has stayed longer is locked at this instant, not in the past: the grace is still theirs.
-TIGHTEN = text("""
-    UPDATE guests
-    SET expire_at = tight.expire_at,
-        grace_end_at = least(guests.grace_end_at, tight.expire_at + CAST(:grace AS interval)),
-        generation = generation + 1, expiry_job_id = gen_random_uuid(), updated_at = statement_timestamp()
-    FROM (
-        SELECT member_id, least(
-            expire_at, greatest(created_at + CAST(:maximum_stay AS interval), statement_timestamp())
-        ) AS expire_at
-        FROM guests WHERE workspace_id = :workspace_id AND ended_at IS NULL AND statement_timestamp() < grace_end_at
-        ORDER BY member_id FOR UPDATE
-    ) tight
-    WHERE guests.member_id = tight.member_id
-        AND (guests.expire_at > tight.expire_at OR guests.grace_end_at > tight.expire_at + CAST(:grace AS interval))
-""")
-LIVE = text("""
-    SELECT CAST(member_id AS text) FROM guests
-    WHERE workspace_id = :workspace_id AND ended_at IS NULL AND statement_timestamp() < grace_end_at
 """)
 
 
@@ -83,22 +61,22 @@ async def _get(tx: AsyncConnection, statement: TextClause, workspace_id: str) ->
 
 
 async def update(tx: AsyncConnection, present: Row[Any], *, changes: Mapping[str, object], etag: str) -> Row[Any]:
-    """Changes a policy that is locked, and has what is tighter than before hold for the guests who are there.
+    """Changes a policy that is locked, and begins to bring it to the guests who are there.
 
-    Errors: ETAG_MISMATCH.
+    Errors: ETAG_MISMATCH; policy_changes.Unfinished.
     """
     if etag and etag != etag_of(present.version):
         raise EtagMismatch
     workspace_id = str(present.workspace_id)
+    await policy_changes.require_finished(tx, workspace_id)
     row = (await tx.execute(UPDATE, {**present._asdict(), **changes, "workspace_id": workspace_id})).one()
     tighter = [name for name in ("grace", "maximum_stay") if getattr(row, name) < getattr(present, name)]
     if tighter:
         # A maximum stay that is as long as before cuts nobody who came when none was kept.
-        stay = row.maximum_stay if "maximum_stay" in tighter else FOREVER
-        await tx.execute(TIGHTEN, {"workspace_id": workspace_id, "grace": row.grace, "maximum_stay": stay})
-        await sight.take(tx, workspace_id, "policy_tightened")
-    if tighter or list(row.notice_days) != list(present.notice_days):
-        await notices.plan(tx, (await tx.execute(LIVE, {"workspace_id": workspace_id})).scalars().all())
+        stay = row.maximum_stay if "maximum_stay" in tighter else None
+        await policy_changes.begin_tightening(tx, workspace_id, grace=row.grace, maximum_stay=stay)
+    elif list(row.notice_days) != list(present.notice_days):
+        await policy_changes.begin_planning(tx, workspace_id)
     return row
 
 

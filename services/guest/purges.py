@@ -66,6 +66,11 @@ DELETES = tuple(
             "SELECT name FROM workspace_limits WHERE workspace_id = :workspace_id",
         ),
         (
+            "policy_changes",
+            "workspace_id",
+            "SELECT workspace_id FROM policy_changes WHERE workspace_id = :workspace_id",
+        ),
+        (
             "guest_policies",
             "workspace_id",
             "SELECT workspace_id FROM guest_policies WHERE workspace_id = :workspace_id",

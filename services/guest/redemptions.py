@@ -64,16 +64,18 @@ END_OTHERS = text("""
 # has a whole stay before them.
 ADMIT = text("""
     INSERT INTO guests
-        (member_id, workspace_id, user_id, invite_id, sponsor_member_id, expire_at, grace_end_at, expiry_job_id)
+        (member_id, workspace_id, user_id, invite_id, sponsor_member_id, expire_at, grace_end_at, expiry_job_id,
+        unconfirmed)
     SELECT CAST(:member_id AS uuid), invite.workspace_id, CAST(:user_id AS uuid), invite.id,
         invite.created_by_member_id, statement_timestamp() + least(invite.guest_ttl, policy.maximum_stay),
-        statement_timestamp() + least(invite.guest_ttl, policy.maximum_stay) + policy.grace, CAST(:job_id AS uuid)
+        statement_timestamp() + least(invite.guest_ttl, policy.maximum_stay) + policy.grace, CAST(:job_id AS uuid),
+        true
     FROM guest_invites invite JOIN guest_policies policy ON policy.workspace_id = invite.workspace_id
     WHERE invite.id = :invite_id
     ON CONFLICT (member_id) DO UPDATE
     SET invite_id = excluded.invite_id, sponsor_member_id = excluded.sponsor_member_id, sponsor_gone_at = NULL,
         expire_at = excluded.expire_at, grace_end_at = excluded.grace_end_at, state = 'ACTIVE',
-        expiry_job_id = excluded.expiry_job_id, generation = guests.generation + 1,
+        expiry_job_id = excluded.expiry_job_id, unconfirmed = true, generation = guests.generation + 1,
         created_at = statement_timestamp(), updated_at = statement_timestamp()
     WHERE guests.ended_at IS NULL
     RETURNING generation > 1 AS is_anew
@@ -83,6 +85,8 @@ GRANT = text("""
     SELECT CAST(:member_id AS uuid), conversation_id, CAST(:workspace_id AS uuid)
     FROM guest_invite_channels WHERE invite_id = :invite_id
 """)
+
+CONFIRMED = text(f"UPDATE guests SET unconfirmed = false WHERE {guests.ONE} AND unconfirmed")
 
 
 class Superseded(Exception):
@@ -171,15 +175,25 @@ async def forget_decided(tx: AsyncConnection) -> bool:
     return (await tx.execute(FORGET_DECIDED)).rowcount == 1000
 
 
+async def confirmed(tx: AsyncConnection, *, workspace_id: str, member_id: str) -> None:
+    """Notes that membership has let a guest in: what ends them from now on undoes no redemption."""
+    await tx.execute(CONFIRMED, {"workspace_id": workspace_id, "member_id": member_id})
+
+
 async def undo(tx: AsyncConnection, *, workspace_id: str, member_id: str, request: Repeatable) -> bool:
     """Ends a guest whom membership no longer has as a member; False if that was known already.
 
-    The answer stored under this call's key goes with the guest, or a repetition would get somebody who never was.
+    The answer stored under this call's key goes with the guest, or a repetition would get somebody who never was; and
+    the link has its use back, unless the guest was let in before they were removed.
     """
     guest = {"workspace_id": workspace_id, "member_id": member_id}
+    await invites.lock_of_guest(tx, **guest)
+    has_ended = await guests.end(tx, **guest, reason="removed")
     # Who was purged with the workspace is no longer there to have ended.
-    if not await guests.end(tx, **guest, reason="removed") and await guests.find(tx, **guest) is not None:
+    if not has_ended and await guests.find(tx, **guest) is not None:
         return False
+    if has_ended:
+        await invites.give_back(tx, **guest)
     await forget(tx, request)
     return True
 

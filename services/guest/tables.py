@@ -113,6 +113,13 @@ guests = Table(
     Column("ended_at", DateTime(timezone=True), comment="when something else than their time ended them"),
     Column("end_reason", Text, comment="set with ended_at; null means removed"),
     Column("sponsor_gone_at", DateTime(timezone=True), comment="when the sponsor's stay ended"),
+    Column(
+        "unconfirmed",
+        Boolean,
+        nullable=False,
+        server_default=text("false"),
+        comment="membership is not known to have let them in: if it does not, the link has its use back",
+    ),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=CLOCK),
     Column("updated_at", DateTime(timezone=True), nullable=False, server_default=CLOCK),
     PrimaryKeyConstraint("member_id", name="guests_pkey"),
@@ -166,6 +173,24 @@ guest_policies = Table(
         "cardinality(notice_days) <= 5 AND 1 <= ALL (notice_days) AND 60 >= ALL (notice_days)",
         name="guest_policies_notice_days_check",
     ),
+)
+
+# What a change of a policy is still to be brought to the guests who are there.
+policy_changes = Table(
+    "policy_changes",
+    METADATA,
+    Column("workspace_id", Uuid(as_uuid=False), nullable=False),
+    Column("grace", Interval, comment="the most that anybody keeps; null: their times hold, notices are to be planned"),
+    Column("maximum_stay", Interval, comment="the same of their stay; null cuts nobody's"),
+    Column(
+        "after_member_id",
+        Uuid(as_uuid=False),
+        nullable=False,
+        server_default=text("'00000000-0000-0000-0000-000000000000'"),
+        comment="whom it was brought to last, in their order",
+    ),
+    PrimaryKeyConstraint("workspace_id", name="policy_changes_pkey"),
+    CheckConstraint("maximum_stay IS NULL OR grace IS NOT NULL", name="policy_changes_stay_with_grace_check"),
 )
 
 guest_notices = Table(

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.chassis.database import Database
 from services.chassis.outbox import enqueue
 from services.chassis.worker import Sweep, Work
-from services.guest import invites, metrics, notices, purges, redemptions
+from services.guest import invites, metrics, notices, policy_changes, purges, redemptions
 
 EXPIRE = "guest.expire"
 
@@ -49,7 +49,11 @@ def works(database: Database) -> Mapping[str, Work]:
             for state in await database.transaction(lambda tx: materialise(tx, found)):
                 metrics.EXPIRIES.labels(state).inc()
 
-    return {EXPIRE: expire, purges.PURGE: purges.workspace_purger(database)}
+    return {
+        EXPIRE: expire,
+        policy_changes.APPLY: policy_changes.applier(database),
+        purges.PURGE: purges.workspace_purger(database),
+    }
 
 
 def sweeps(database: Database) -> Mapping[str, Sweep]:

@@ -23,6 +23,11 @@ IS_IN_AN_APP = text("""
         WHERE users.id = :user_id AND administrator_since IS NOT NULL AND sessions.id = :session_id AND from_adapter
     )
 """)
+OF_SESSION = text("""
+    SELECT CAST(users.id AS text) FROM sessions JOIN users ON users.id = sessions.user_id
+    WHERE sessions.id = :session_id AND NOT sessions.from_adapter
+        AND users.administrator_since IS NOT NULL AND users.disabled_at IS NULL
+""")
 # Locked, so that nobody becomes one meanwhile.
 IS_ONE = text("SELECT administrator_since IS NOT NULL FROM users WHERE id = :user_id FOR NO KEY UPDATE")
 # In the order of their ids, so that two who lock them do not wait for each other.
@@ -51,6 +56,12 @@ async def require_administrator(tx: AsyncConnection, *, user_id: str) -> None:
     named = {"user_id": user_id, "session_id": current_call().session_id}
     if (await tx.execute(FIND, named)).one_or_none() is None:
         raise PermissionDenied
+
+
+async def find(tx: AsyncConnection, *, session_id: str) -> str | None:
+    """The user id of an administrator by a session of their own, as another service is told; None for all others."""
+    found: str | None = await tx.scalar(OF_SESSION, {"session_id": session_id})
+    return found
 
 
 async def require_own_session(tx: AsyncConnection, *, user_id: str) -> None:

@@ -39,11 +39,14 @@ def listed_user(row: Row[Any]) -> user_service_pb2.User:
     return message
 
 
-def peer_user(row: Row[Any]) -> user_service_pb2.User:
-    """A user as other services see them: with the form of the address that they compare by."""
+def peer_user(row: Row[Any], administrator_id: str | None) -> user_service_pb2.User:
+    """A user as other services see them: with the form of the address that they compare by.
+
+    `administrator_id` is who calls there as a system administrator: nobody else is one to another service.
+    """
     message = _identified(row)
     message.normalized_email = row.normalized_email
-    message.system_admin = row.is_administrator
+    message.system_admin = str(row.id) == administrator_id
     return message
 
 

@@ -36,15 +36,15 @@ class Identity:
             return Presenter(user_id, verified or None), user.name
         return None
 
-    async def is_administrator(self, user_id: str) -> bool:
-        """Whether somebody is a system administrator. Errors: PeerUnavailable."""
-        return any(user.system_admin for user in await self._ask([user_id]))
+    async def is_administrator(self, user_id: str, *, session_id: str) -> bool:
+        """Whether a caller is a system administrator, which nobody is by an app's session. Errors: PeerUnavailable."""
+        return any(user.system_admin for user in await self._ask([user_id], session_id=session_id))
 
-    async def _ask(self, user_ids: Iterable[str]) -> list[user_service_pb2.User]:
+    async def _ask(self, user_ids: Iterable[str], *, session_id: str = "") -> list[user_service_pb2.User]:
         distinct = list(dict.fromkeys(user_ids))
         if not distinct:
             return []
-        request = user_service_pb2.BatchGetUsersRequest(user_ids=distinct)
+        request = user_service_pb2.BatchGetUsersRequest(user_ids=distinct, caller_session_id=session_id)
         return list((await ask(self._users.BatchGetUsers, request)).users)
 
 

@@ -31,8 +31,8 @@ AGAIN: Mapping[str, frozenset[Shape]] = {
         {("guest.redemptions update",), ("membership.members update",)}
     )
 }
-"""Steps that a repetition takes anew. This is the one use case of several transactions: each try first takes over the
-redemption and the pending member that the one before has left."""
+"""Steps that a repetition takes anew: each try of a redemption first takes over what the one before has left, itself
+and the pending member."""
 
 
 @dataclass

@@ -65,7 +65,8 @@ GUARDED_BY: Mapping[str, Sequence[str]] = {
     "services/guest/grants.py": _service("guest_grants", "guest_expiry"),
     "services/guest/invites.py": _service("guest_links", "guest_invites", "guest_redemption", "guest_invite_events"),
     "services/guest/redemptions.py": _service("guest_redemption", "guest_recovery"),
-    "services/guest/policies.py": _service("guest_policies"),
+    "services/guest/policies.py": _service("guest_policies", "guest_policy_changes"),
+    "services/guest/policy_changes.py": _service("guest_policies", "guest_policy_changes"),
     # Delivery.
     "services/messaging/access.py": _service(
         "messaging_group_conversations", "guest_sight_locked", "messaging_conversations"

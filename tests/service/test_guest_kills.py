@@ -13,6 +13,8 @@ from typing import Any
 import grpc
 import pytest
 import uuid_utils
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.field_mask_pb2 import FieldMask
 from guildhall.guest.v1 import guest_service_pb2 as pb
 
 from deploy.stack import services as stack_services
@@ -212,6 +214,30 @@ async def _is_settled(house: House) -> bool:
         id=house.workspace_id,
     )
     return house.sql("SELECT 1 FROM sight_losses WHERE workspace_id = %(id)s", id=house.workspace_id) == []
+
+
+@pytest.mark.parametrize("step", ["before cutting times", "after cutting times", "before raising the revision"])
+async def test_a_change_of_the_policy_killed_at_a_step_holds_for_everybody_in_the_end(house: House, step: str) -> None:
+    _, guest = await house.guest()
+    before = await revision(house)
+    policy = pb.GuestPolicy(workspace_id=house.workspace_id, grace=Duration(seconds=3600))
+    fields = {"policy": policy, "update_mask": FieldMask(paths=["grace"]), "request_id": str(uuid_utils.uuid7())}
+    grace = "SELECT extract(epoch FROM grace_end_at - expire_at)::int, generation FROM guests WHERE member_id = %(id)s"
+    async with cut_server(house.suite, step):
+        await until_dead(house, "UpdateGuestPolicy", fields)
+    cut = [(3600, 2)]
+    assert house.sql(grace, id=guest.member_id) == (cut if step == "before raising the revision" else [(86_400, 1)])
+    # What is kept back for as long as a call may last is due by now.
+    house.sql("UPDATE outbox SET due_at = statement_timestamp() WHERE NOT dead")
+
+    async def is_whole() -> bool:
+        return house.sql(grace, id=guest.member_id) == cut
+
+    await until(is_whole, "the worker has brought it to the guest")
+    await until(lambda: _is_settled(house), "the loss of sight is settled")
+    assert await revision(house) > before
+    assert (await answered(lambda: call(house, "UpdateGuestPolicy", **fields))).policy.etag == "2"
+    assert house.sql(grace, id=guest.member_id) == cut
 
 
 @dataclass

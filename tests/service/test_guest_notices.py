@@ -101,11 +101,22 @@ async def test_an_extension_replaces_the_plan(house: House) -> None:
     assert len(planned(house, guest)) == 10
 
 
+async def planned_anew(house: House) -> None:
+    """Waits until a change of the policy has been brought to everybody."""
+
+    async def is_done() -> bool:
+        return house.sql("SELECT 1 FROM policy_changes WHERE workspace_id = %(id)s", id=house.workspace_id) == []
+
+    await until(is_done, "the notices are planned anew")
+
+
 async def test_a_policy_with_other_days_or_times_plans_anew(house: House) -> None:
     _, guest = await known_guest(house)
     await update_policy(house, notice_days=[7, 5])
+    await planned_anew(house)
     assert kinds(house, guest) == {"expiring_7", "expiring_5", "locked", "ended"}
     await update_policy(house, grace=HOUR)
+    await planned_anew(house)
     assert planned(house, guest)[("ended", "guest")] == moment(guest.expire_time) + HOUR
 
 

@@ -1,5 +1,6 @@
 """A redemption that dies half-way: nothing is left behind, nothing is done twice, and the next call makes it whole."""
 
+import asyncio
 import uuid
 
 import grpc
@@ -135,6 +136,54 @@ async def test_a_guest_whose_pending_member_was_lost_is_made_again(house: House)
     assert again.member_id != guest.member_id
     assert (await verdict(house, person)).member_id == again.member_id
     assert (await house.get(house.admin, guest.member_id)).state == pb.GUEST_STATE_ENDED
+
+
+async def ban(house: House, person: Person) -> None:
+    """Keeps a person out, and takes away what membership has of them: a pending member too."""
+    request = members.BanMemberRequest(workspace_id=house.workspace_id, user_id=person.user_id)
+    await house.admin.call(house.suite.stub(member_service_pb2_grpc.MemberServiceStub).BanMember, request)
+
+
+async def test_a_redemption_that_a_ban_overtakes_gives_the_links_only_use_back(house: House) -> None:
+    made, person = await house.invite(max_uses=1), house.outsider()
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'guest' AND wait_event_type = 'Lock'"
+
+    async def is_waited_for() -> bool:
+        return house.sql(waiting) == [(1,)]
+
+    with house.suite.database("guest") as holder, holder.transaction():
+        holder.execute("SELECT 1 FROM guest_invites WHERE id = %s FOR NO KEY UPDATE", (made.invite.invite_id,))
+        redeeming = asyncio.create_task(redemption_refused(house, person, made.token))
+        await until(is_waited_for, "the pending member is there, and the decision waits for the link's row")
+        await ban(house, person)
+    assert (await redeeming).reason == "GUEST_INVITE_INVALID"
+    assert states(house, person) == ["COMMITTED", "ABANDONED"]
+    assert house.uses(made.invite.invite_id) == 0
+    assert (await house.redeem(house.outsider(), made.token)).state == pb.GUEST_STATE_ACTIVE
+
+
+async def test_a_redemption_killed_before_its_confirmation_gives_its_use_back_once_when_nobody_is_let_in(
+    house: House,
+) -> None:
+    made, person = await house.invite(), house.outsider()
+    await house.redeem(house.outsider(), made.token)
+    member_id = await decided(house, made, person, forgets_event=True)
+    assert house.uses(made.invite.invite_id) == 2
+    await ban(house, person)
+    refusals = [await redemption_refused(house, person, made.token) for _ in range(2)]
+    assert {refusal.reason for refusal in refusals} == {"GUEST_INVITE_INVALID"}
+    assert (await house.get(house.admin, member_id)).state == pb.GUEST_STATE_ENDED
+    assert house.uses(made.invite.invite_id) == 1
+
+
+async def test_who_was_let_in_and_removed_has_had_their_use(house: House) -> None:
+    made, person = await house.invite(), house.outsider()
+    guest = await house.redeem(person, made.token)
+    with house.suite.database("membership") as database:
+        database.execute("DELETE FROM members WHERE id = %s", (guest.member_id,))
+    again = await house.redeem(person, made.token)
+    assert again.member_id != guest.member_id
+    assert house.uses(made.invite.invite_id) == 2
 
 
 async def test_without_membership_nothing_is_decided(house: House) -> None:

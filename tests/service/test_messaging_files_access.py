@@ -16,7 +16,7 @@ from guildhall.messaging.v1 import file_service_pb2 as pb
 from services.messaging import uploads as own
 from tests.support.conversations import Hall
 from tests.support.files import PART, FileRoom, unknown
-from tests.support.statements import statements_sent
+from tests.support.statements import groups_asked_about, statements_sent
 from tests.support.suite import Person, Refusal, Suite, refusal_of, refused
 
 
@@ -109,6 +109,23 @@ async def test_who_asks_for_a_file_is_asked_about_where_it_is_and_not_about_all_
     for refusal in (room.get(member, file_id), room.listed(member, own), room.download(member, file_id)):
         assert (await refused(refusal)).reason == "NOT_FOUND"
     assert await room.ids(room.admin, own) == [file_id]
+
+
+async def test_who_deletes_a_file_is_asked_about_where_it_is_and_not_about_all_of_their_groups(room: FileRoom) -> None:
+    hall = Hall(room.suite, room.admin, room.workspace_id, room.admin_member_id, room.channel_id)
+    member, member_id = await room.member()
+    group_ids = [await hall.group(name) for name in ("Choir", "Band")]
+    for group_id in group_ids:
+        await hall.put_into(group_id, member_id)
+    own, _other = [await hall.group_conversation(group_id) for group_id in group_ids]
+    in_group, in_channel = await room.attached(member, to=own), await room.attached(member)
+    asked = []
+    for file_id in (in_group, in_channel, unknown()):
+        with statements_sent() as sent:
+            await asyncio.gather(room.delete(member, file_id), return_exceptions=True)
+        asked.append(set(groups_asked_about(sent)) & set(group_ids))
+    assert asked == [{group_ids[0]}, set(), set()]
+    assert await room.ids(member, own) == await room.ids(member) == []
 
 
 async def test_only_its_uploader_goes_on_with_an_upload(room: FileRoom) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import time
 import uuid
+from collections import Counter
 from typing import Any
 
 import grpc
@@ -12,6 +13,7 @@ from guildhall.messaging.v1 import message_service_pb2 as pb
 
 from tests.service.test_messaging_search import Library
 from tests.support.conversations import new_hall
+from tests.support.statements import groups_asked_about, statements_sent
 from tests.support.suite import Suite, refused
 
 
@@ -103,6 +105,22 @@ async def test_who_is_out_of_a_group_finds_nothing_there_though_still_written_do
         assert list((await library.search(bob, "chorus")).messages) == []
         assert list((await library.search(bob, "chorus", conversation_ids=[conversation_id])).messages) == []
     assert await library.found(hall.admin, "chorus") == ["chorus"]
+
+
+async def test_after_the_reading_nobody_is_asked_about_groups_in_which_nothing_was_found(suite: Suite) -> None:
+    hall = await new_hall(suite)
+    library = Library(suite, hall.admin, hall.workspace_id, hall.admin_member_id, hall.channel_id)
+    bob, bob_id = await hall.newcomer("Bob")
+    group_ids = [await hall.group(name) for name in ("Choir", "Band", "Crew")]
+    for group_id in group_ids:
+        await hall.put_into(group_id, bob_id)
+    own, *_others = [await hall.group_conversation(group_id) for group_id in group_ids]
+    await hall.sent(hall.admin, "chorus", to=own)
+    assert await library.found(bob, "chorus") == ["chorus"]
+    with statements_sent() as sent:
+        assert [each.text for each in (await library.search(bob, "chorus")).messages] == ["chorus"]
+    asked = Counter(key for key in groups_asked_about(sent) if key in group_ids)
+    assert asked == {group_ids[0]: 2, group_ids[1]: 1, group_ids[2]: 1}
 
 
 async def test_what_is_archived_is_found(library: Library) -> None:

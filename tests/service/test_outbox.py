@@ -2,14 +2,16 @@
 
 import asyncio
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from typing import Any
 
 import pytest
 from guildhall.events.v1 import event_sink_pb2 as events
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from deploy.stack.settings import SERVICES
 from services.chassis import outbox
 from services.chassis.errors import PeerUnavailable
 from services.membership.groups import EVENT_SIZE
@@ -153,3 +155,32 @@ async def test_what_a_silent_target_was_not_asked_about_is_put_back_as_well(
     late = "SELECT count(*) FROM outbox WHERE target = 'mute' AND due_at > statement_timestamp() + interval '6 seconds'"
     assert suite.rows("membership", late, ()) == [(0,)], "none waits for the end of its lease"
     suite.rows("membership", "DELETE FROM outbox WHERE target = 'mute'", ())
+
+
+WAITING = """
+    INSERT INTO outbox (id, target, kind, payload, due_at)
+    SELECT gen_random_uuid(), %s, 'group_deleted', '', statement_timestamp() - make_interval(secs => n)
+    FROM generate_series(1, %s) n
+"""
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_what_waits_for_one_target_is_not_read_to_find_what_is_due_for_another(suite: Suite, service: str) -> None:
+    claim = outbox.CLAIM.text.replace(":target", "%s")
+    # As the owner, who may have the table analysed, and in a transaction of which nobody else sees anything.
+    with suite.database(f"{service}_owner") as database, database.transaction(force_rollback=True):
+        for target, count in (("away", 20_000), ("there", 3)):
+            database.execute(WAITING, (target, count))
+        database.execute("ANALYZE outbox")
+        ((plan,),) = database.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {claim}".encode(), ("there",)).fetchall()
+
+    (scan,) = [node for node in nodes(plan[0]["Plan"]) if node.get("Index Name") == "outbox_due"]
+    assert "target" in scan["Index Cond"]
+    assert (scan["Actual Rows"], scan.get("Rows Removed by Filter", 0)) == (3, 0)
+
+
+def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """A node of a plan, and all below it."""
+    yield plan
+    for below in plan.get("Plans", ()):
+        yield from nodes(below)

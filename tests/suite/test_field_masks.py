@@ -29,7 +29,7 @@ MASK = "google.protobuf.FieldMask"
 REFUSED = "INVALID_ARGUMENT:INVALID_REQUEST"
 STAMPS = frozenset({"version", "revision", "updated_at", "created_at", "last_event_seq"})
 """Columns that say that something changed, whatever it was."""
-TOLD = ("outbox", "inbox", "conversation_events", "sight_losses", "guest_notices", "guests")
+TOLD = ("outbox", "inbox", "conversation_events", "sight_losses", "policy_changes", "guest_notices", "guests")
 """Tables, by the beginnings of their names, that follow from a change: others are told of it, guests are held to it."""
 
 

@@ -24,6 +24,7 @@ STEPS: Mapping[str, tuple[str, str, str]] = MappingProxyType(
             ("removing the member", "services.guest.peers", "Membership.remove_guest_member"),
             ("deciding on the promotion", "services.guest.departures", "promote"),
             ("making them a full member", "services.guest.peers", "Membership.make_full_member"),
+            ("cutting times", "services.guest.policy_changes", "tighten"),
             ("raising the revision", "services.guest.peers", "Membership.bump_access_revision"),
             ("materialising", "services.guest.tasks", "materialise"),
             ("sending", "services.chassis.mail", "Mailer.send"),

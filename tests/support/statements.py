@@ -1,7 +1,7 @@
 """Which statements the services of this process send while a test does something, and on behalf of which call."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -42,3 +42,9 @@ def statements_sent() -> Iterator[list[Statement]]:
         yield sent
     finally:
         event.remove(Engine, "before_cursor_execute", note)
+
+
+def groups_asked_about(sent: Iterable[Statement]) -> list[str]:
+    """The groups in which membership was asked for somebody's standing, in the order of the questions."""
+    batches = [each.parameters["group_ids"] for each in sent if "AS in_group" in each.text]
+    return [str(group_id) for batch in batches for group_id in batch if group_id]

@@ -1,6 +1,7 @@
 """guildhall.guest.v1.GuestService: the policy of a workspace."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from google.protobuf.field_mask_pb2 import FieldMask
@@ -12,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.chassis.errors import InvalidRequest, PermissionDenied
 from services.chassis.frame import Frame
 from services.chassis.idempotency import once
-from services.guest import activities, policies, wire
+from services.guest import activities, policies, policy_changes, wire
 from services.guest.access import Access
 from services.guest.servicers.calls import Changes
 
@@ -38,7 +39,7 @@ class GuestPolicyRpcs(rpc.GuestServiceServicer):
     async def UpdateGuestPolicy(
         self, request: pb.UpdateGuestPolicyRequest, context: Any
     ) -> pb.UpdateGuestPolicyResponse:
-        """What is tighter holds for the guests who are there, in the same transaction."""
+        """What is tighter holds for all guests who are there before it is answered, a batch of them at a time."""
         workspace_id = request.policy.workspace_id
         changes = _changes(request.policy, request.update_mask)
         standing = await self._access.require_standing(workspace_id)
@@ -59,10 +60,24 @@ class GuestPolicyRpcs(rpc.GuestServiceServicer):
             )
             return pb.UpdateGuestPolicyResponse(policy=wire.policy(row))
 
-        return await self._changes.settled(
-            workspace_id,
-            once(self._database, self._frame.secret, request, pb.UpdateGuestPolicyResponse, access=access, work=work),
-        )
+        async def change() -> pb.UpdateGuestPolicyResponse:
+            answer: pb.UpdateGuestPolicyResponse | None = None
+            while answer is None:
+                with suppress(policy_changes.Unfinished):
+                    answer = await once(
+                        self._database,
+                        self._frame.secret,
+                        request,
+                        pb.UpdateGuestPolicyResponse,
+                        access=access,
+                        work=work,
+                    )
+                # Whosever change it is: one of a call that died, or that is under way, has to hold before the next.
+                while await self._database.transaction(lambda tx: policy_changes.tighten(tx, workspace_id)):
+                    pass
+            return answer
+
+        return await self._changes.settled(workspace_id, change())
 
     async def _require_full_member(self, workspace_id: str) -> None:
         if (await self._access.require_standing(workspace_id)).is_guest:

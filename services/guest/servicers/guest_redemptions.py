@@ -153,11 +153,13 @@ class GuestRedemptionRpcs(invite_rpc.GuestInviteServiceServicer):
 
     async def _confirm(self, guest: pb.Guest) -> bool:
         """Has membership let the guest in, within the call's time; False if the member is gone."""
+        member = {"workspace_id": guest.workspace_id, "member_id": guest.member_id}
         while True:
             try:
-                return await self._membership.confirm_guest_member(
-                    workspace_id=guest.workspace_id, member_id=guest.member_id
-                )
+                if not await self._membership.confirm_guest_member(**member):
+                    return False
+                await self._database.transaction(lambda tx: redemptions.confirmed(tx, **member))
+                return True
             except PeerUnavailable:
                 # The event confirms them in the end, but an answer now would promise what is not true yet.
                 if current_call().remaining() < CONFIRM_RESERVE_SECONDS + CONFIRM_PAUSE_SECONDS:

@@ -14,7 +14,7 @@ from services.chassis.database import Database
 from services.chassis.idempotency import no_access_needed, once
 from services.chassis.pages import page_key, page_size, page_token
 from services.chassis.secret import SecretKey
-from services.identity import departures, hashes, imports, profiles, users, verification, wire
+from services.identity import administrators, departures, hashes, imports, profiles, users, verification, wire
 from services.identity.administrators import require_administrator, require_own_session
 from services.identity.attempts import Attempts
 
@@ -35,8 +35,14 @@ class UserService(user_service_pb2_grpc.UserServiceServicer):
 
     async def BatchGetUsers(self, request: pb.BatchGetUsersRequest, context: Any) -> pb.BatchGetUsersResponse:
         """On the calling service's word: who may know of whom is decided there."""
-        rows = await self._database.read(lambda tx: profiles.list_users(tx, user_ids=request.user_ids))
-        return pb.BatchGetUsersResponse(users=[wire.peer_user(row) for row in rows])
+
+        async def work(tx: AsyncConnection) -> pb.BatchGetUsersResponse:
+            rows = await profiles.list_users(tx, user_ids=request.user_ids)
+            session_id = request.caller_session_id
+            administrator_id = await administrators.find(tx, session_id=session_id) if session_id else None
+            return pb.BatchGetUsersResponse(users=[wire.peer_user(row, administrator_id) for row in rows])
+
+        return await self._database.read(work)
 
     async def UpdateUser(self, request: pb.UpdateUserRequest, context: Any) -> pb.UpdateUserResponse:
         """Does the same about a new address, and answers the same, whether or not somebody has it."""

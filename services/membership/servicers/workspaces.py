@@ -49,7 +49,7 @@ class WorkspaceService(rpc.WorkspaceServiceServicer):
     async def CreateWorkspace(self, request: pb.CreateWorkspaceRequest, context: Any) -> pb.CreateWorkspaceResponse:
         """Makes a workspace whose first member and admin is the caller."""
         user_id = current_call().user_id
-        if self._only_administrators_create and not await self._identity.is_administrator(user_id):
+        if self._only_administrators_create and not await self._is_administrator():
             raise PermissionDenied("Only system administrators make workspaces here.")
         names = await self._identity.names([user_id])
 
@@ -96,7 +96,7 @@ class WorkspaceService(rpc.WorkspaceServiceServicer):
         A page is without those where the caller's time as a guest has ended.
         """
         user_id = current_call().user_id
-        if request.only_archived and not await self._identity.is_administrator(user_id):
+        if request.only_archived and not await self._is_administrator():
             raise PermissionDenied("This list is for system administrators.")
         scope = ("ListWorkspaces", user_id, str(request.only_archived))
         key = page_key(self._secret, scope, request.page_token)
@@ -150,6 +150,10 @@ class WorkspaceService(rpc.WorkspaceServiceServicer):
         call = once(self._database, self._secret, request, pb.DeleteWorkspaceResponse, access=access, work=delete)
         call = refusals.told(self._database, self._sight, workspace_id, call)
         return await refusals.audited(self._database, "workspace.deleted", workspace_id, call)
+
+    async def _is_administrator(self) -> bool:
+        call = current_call()
+        return await self._identity.is_administrator(call.user_id, session_id=call.session_id)
 
 
 def _stay(row: Row[Any]) -> Asking:

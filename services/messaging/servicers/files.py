@@ -165,24 +165,22 @@ class FileService(rpc.FileServiceServicer):
     async def DeleteFile(self, request: pb.DeleteFileRequest, context: Any) -> pb.DeleteFileResponse:
         """A change of the conversation. The row goes at once, the bytes soon after."""
         call, workspace_id, file_id = current_call(), uuid_of(request.workspace_id), uuid_of(request.file_id)
-        moderates = False
-
-        async def permit() -> Viewer:
-            nonlocal moderates
-            moderates = await self._access.is_moderator(call, workspace_id=workspace_id)
-            return await self._access.require_viewer(call, workspace_id=workspace_id)
-
-        viewer = await permit()
-        row = await self._database.read(lambda tx: files.find(tx, viewer=viewer, file_id=file_id))
-        if row is None:
+        conversation_id = await self._database.read(
+            lambda tx: files.find_conversation(tx, workspace_id=workspace_id, file_id=file_id)
+        )
+        if conversation_id is None:
             # Or deleted by this very request before.
+            await self._access.require_viewer(call, workspace_id=workspace_id, group_ids=())
             return await once(
                 self._database, self._secret, request, pb.DeleteFileResponse, access=no_access_needed, work=_not_found
             )
 
+        async def permit() -> Viewer:
+            return await self._access.require_deleter(call, workspace_id=workspace_id, conversation_id=conversation_id)
+
         async def work(tx: AsyncConnection, viewer: Viewer, _locked: Row[Any]) -> pb.DeleteFileResponse:
             await files.delete(
-                tx, viewer=viewer, conversation_id=row.conversation_id, file_id=file_id, moderates=moderates
+                tx, viewer=viewer, conversation_id=conversation_id, file_id=file_id, moderates=viewer.moderates
             )
             return pb.DeleteFileResponse()
 
@@ -190,7 +188,7 @@ class FileService(rpc.FileServiceServicer):
             request,
             pb.DeleteFileResponse,
             workspace_id=workspace_id,
-            conversation_id=row.conversation_id,
+            conversation_id=conversation_id,
             permit=permit,
             work=work,
         )

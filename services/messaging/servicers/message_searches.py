@@ -53,9 +53,9 @@ class MessageSearchRpcs(rpc.MessageServiceServicer):
                     tx, viewer=viewer, criteria=criteria, before=before, limit=page_size(request.page_size)
                 )
             )
-        now = await self._access.require_viewer(
-            call, workspace_id=workspace_id, conversation_ids=criteria.conversation_ids
-        )
+        # Of the groups of what was found, and of no others.
+        group_ids = {row.group_id for row in found.rows if row.group_id}
+        now = await self._access.require_viewer(call, workspace_id=workspace_id, group_ids=group_ids)
         return pb.SearchMessagesResponse(
             messages=[
                 wire.shown(row, workspace_id=workspace_id, conversation_id=row.conversation_id)
@@ -96,7 +96,7 @@ class MessageSearchRpcs(rpc.MessageServiceServicer):
             for row in found.rows
         ]
         reactors: Reactors = await self._sights.read_reactors(shown)
-        now = await self._access.require_viewer(call, workspace_id=workspace_id)
+        now = await self._access.require_viewer(call, workspace_id=workspace_id, group_ids=())
         if not now.still_sees("", None, viewer):
             raise NotFound
         seen = await self._access.seen_among(now, {row.conversation_id for row in found.rows})
