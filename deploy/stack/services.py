@@ -39,8 +39,8 @@ def environment(
         variables["GUILDHALL_PROVIDER_KEYS_FILE"] = str(secrets.provider_keys_file(layout.secrets))
     if service in _SENDS_MAIL:
         variables["GUILDHALL_MAIL_DIR"] = str(layout.mail)
-    if service == "messaging" and "GUILDHALL_BLOB_URL" not in settings.of_services:
-        variables["GUILDHALL_BLOB_URL"] = layout.blobs.as_uri()
+    if service == "messaging":
+        variables["GUILDHALL_BLOB_URL"] = settings.blob_url
     return {**settings.of_services, **variables}
 
 

@@ -134,6 +134,7 @@ class Layout:
         self.blobs = data / "blobs"
         self.logs = data / "logs"
         self.envoy = data / "envoy"
+        self.blob_url_file = data / "blobs.url"
         self.sockets = _socket_folder(data)
         # Of its own, because where PostgreSQL has to run as another user the folder becomes that user's.
         self.postgres_sockets = self.sockets / "pg"
@@ -192,6 +193,11 @@ class Settings:
     def public_url(self) -> str:
         """What links in mails and tokens name."""
         return f"http://{HOST}:{self.ports.gateway}"
+
+    @property
+    def blob_url(self) -> str:
+        """Where the bytes of files are kept."""
+        return self.of_services.get("GUILDHALL_BLOB_URL", self.layout.blobs.as_uri())
 
     @property
     def gateway_address(self) -> str:
