@@ -261,6 +261,17 @@ def test_what_goes_wrong_has_an_exit_code_and_says_what_to_do(terminal: Terminal
     assert not terminal.sessions.exists()
 
 
+def test_without_a_gateway_that_is_the_suite_of_the_data_directory_whatever_ports_the_shell_names(
+    terminal: Terminal,
+) -> None:
+    elsewhere = Running(terminal.running.settings, {**terminal.running.environment, "GUILDHALL_PORT_OFFSET": "49000"})
+    shell = Terminal(elsewhere, terminal.email, terminal.password, terminal.client)
+
+    told = shell.guildhall("login", shell.email, "--password-stdin", given=f"{shell.password}\n")
+
+    assert f"signed in at http://{terminal.running.gateway} " in told.stdout
+
+
 def test_a_gateway_that_is_away_is_told_as_that(terminal: Terminal) -> None:
     away = terminal.guildhall(
         "login", terminal.email, "--password-stdin", "--gateway", "127.0.0.1:1", given="whatever\n", code=4

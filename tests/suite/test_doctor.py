@@ -82,6 +82,12 @@ def replaced(file: Path, content: bytes) -> Iterator[None]:
             secrets.write_private(file, before)
 
 
+def in_another_shell(running: Running, offset: str) -> Running:
+    """The same suite from a shell that knows its data directory, and of ports this, or nothing."""
+    others = {name: value for name, value in running.environment.items() if name != "GUILDHALL_PORT_OFFSET"}
+    return Running(running.settings, {**others, **({"GUILDHALL_PORT_OFFSET": offset} if offset else {})})
+
+
 def execute(running: Running, statement: str, **values: Any) -> list[tuple[Any, ...]]:
     """A statement of the superuser."""
     with suite.assemble(running.settings).admin_database() as admin:
@@ -363,6 +369,18 @@ def test_versions_that_are_too_old_are_told(patient: Running, monkeypatch: pytes
     told = {check for check, finding in found.items() if finding.level is Level.FAIL}
     assert told == {"postgresql", "valkey", "envoy", "python"}
     assert all("needed" in found[check].advice for check in told)
+
+
+@pytest.mark.parametrize("offset", ["", "49000"])
+def test_a_shell_that_knows_the_data_directory_alone_is_told_of_the_suite_in_it(patient: Running, offset: str) -> None:
+    shell = in_another_shell(patient, offset)
+
+    code, found = examine(shell)
+
+    assert (code, failing(found)) == (0, set())
+    assert found["gateway grpc"]["seen"] == patient.gateway
+    assert found["gateway json"]["seen"] == f"http://{patient.gateway}"
+    assert shell.token("ada.doctor@example.com")
 
 
 def test_of_a_suite_that_does_not_run_it_says_how_to_start_it(patient: Running, tmp_path: Path) -> None:
