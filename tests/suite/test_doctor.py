@@ -284,21 +284,30 @@ def test_a_missing_migration_is_told_and_made_by_the_command_that_it_names(patie
     assert examine(patient)[1]["migrations membership"]["level"] == "ok"
 
 
-@pytest.mark.parametrize("table", ["outbox", "inbox"])
-def test_a_dead_event_is_told_listed_and_delivered_when_it_is_tried_again(patient: Running, table: str) -> None:
+def bury_event(running: Running, table: str) -> str:
+    """Leaves an event of identity for membership dead where it starts or where it arrives; returns its id."""
     row_id = str(uuid.uuid4())
     payload = events_pb.Event(event_id=row_id, user_deleted=events_pb.UserDeleted(user_id=str(uuid.uuid4())))
     place, key = ("identity.outbox", "id, target") if table == "outbox" else ("membership.inbox", "event_id, source")
     peer = "membership" if table == "outbox" else "identity"
     execute(
-        patient,
+        running,
         f"INSERT INTO {place} ({key}, kind, payload, attempts, dead)"
         " VALUES (%(id)s, %(peer)s, 'user_deleted', %(payload)s, 20, true)",
         id=row_id,
         peer=peer,
         payload=payload.SerializeToString(),
     )
-    queue = f"queue {place.replace('.', ' ')}"
+    return row_id
+
+
+APPLIED = "SELECT 1 FROM membership.inbox WHERE event_id = %(id)s AND applied_at IS NOT NULL"
+
+
+@pytest.mark.parametrize("table", ["outbox", "inbox"])
+def test_a_dead_event_is_told_listed_and_delivered_when_it_is_tried_again(patient: Running, table: str) -> None:
+    queue = {"outbox": "queue identity outbox", "inbox": "queue membership inbox"}[table]
+    row_id = bury_event(patient, table)
 
     code, found = examine(patient)
 
@@ -308,10 +317,20 @@ def test_a_dead_event_is_told_listed_and_delivered_when_it_is_tried_again(patien
     assert row_id in patient.guildhall("events", "list").stdout
     assert patient.guildhall("events", "retry").returncode == 1
     assert "1 tried again" in patient.guildhall("events", "retry", row_id).stdout
-    applied = "SELECT 1 FROM membership.inbox WHERE event_id = %(id)s AND applied_at IS NOT NULL"
-    wait_until(lambda: bool(execute(patient, applied, id=row_id)), "it is applied")
+    wait_until(lambda: bool(execute(patient, APPLIED, id=row_id)), "it is applied")
     assert row_id not in patient.guildhall("events", "list").stdout
     assert examine(patient)[1][queue]["level"] == "ok"
+
+
+def test_all_dead_events_of_all_services_are_tried_again_at_once(patient: Running) -> None:
+    buried = [bury_event(patient, table) for table in ("outbox", "inbox", "outbox")]
+
+    told = json.loads(patient.guildhall("events", "retry", "--all", "--output", "json").stdout)
+
+    assert told == {"tried_again": 3}
+    for row_id in buried:
+        wait_until(lambda row_id=row_id: bool(execute(patient, APPLIED, id=row_id)), "it is applied")  # type: ignore[misc]
+    assert json.loads(patient.guildhall("events", "list", "--output", "json").stdout) == []
 
 
 def test_a_long_queue_of_tasks_is_warned_of(patient: Running) -> None:
