@@ -328,8 +328,7 @@ def test_all_dead_events_of_all_services_are_tried_again_at_once(patient: Runnin
     told = json.loads(patient.guildhall("events", "retry", "--all", "--output", "json").stdout)
 
     assert told == {"tried_again": 3}
-    for row_id in buried:
-        wait_until(lambda row_id=row_id: bool(execute(patient, APPLIED, id=row_id)), "it is applied")  # type: ignore[misc]
+    wait_until(lambda: all(execute(patient, APPLIED, id=row_id) for row_id in buried), "they are applied")
     assert json.loads(patient.guildhall("events", "list", "--output", "json").stdout) == []
 
 
