@@ -9,6 +9,10 @@ from deploy.stack.roles import DATABASE
 from deploy.stack.settings import HOST, SERVICES, Settings, instance_name
 from deploy.stack.valkey import Valkey
 
+CONNECTIONS_OF_SERVER = 12
+CONNECTIONS_OF_WORKER = 6
+"""What a process opens to PostgreSQL at most: three pools (services/chassis/database.py) of four, or of two."""
+_RESERVED_CONNECTIONS = 30  # for migrations, `guildhall` itself, and whoever looks with psql
 _SENDS_MAIL = ("identity", "membership", "guest")
 
 
@@ -42,6 +46,11 @@ def environment(
     if service == "messaging":
         variables["GUILDHALL_BLOB_URL"] = settings.blob_url
     return {**settings.of_services, **variables}
+
+
+def most_connections(replicas: int) -> int:
+    """The connections that all processes of a suite, and those who look after it, may hold at once."""
+    return len(SERVICES) * (CONNECTIONS_OF_SERVER * replicas + CONNECTIONS_OF_WORKER) + _RESERVED_CONNECTIONS
 
 
 def migrations(settings: Settings, *, postgres: Postgres, valkey: Valkey) -> list[Program]:

@@ -23,6 +23,7 @@ from tests.kubernetes.given import SECRETS
 from tests.kubernetes.objects import COMPONENT, EXAMPLES, Object, Objects, changed, example, name, of_kind
 from tests.kubernetes.test_policies import GONE, spoiled
 from tests.rules.sources import ROOT
+from tests.support.pools import connections_of_server, connections_of_worker
 
 FILES = sorted(path.name for path in EXAMPLES.glob("*.yaml"))
 DOCUMENT = ROOT / "docs" / "kubernetes.md"
@@ -94,9 +95,16 @@ def test_a_route_that_leads_astray_is_found(path: str, value: Any, prod: Objects
 
 
 def test_the_database_is_the_installations_and_has_room_for_it(prod: Objects) -> None:
-    print(f"all pods together: at most {connections(prod)} connections")
-
     assert not wrong_database(example("cloudnativepg.yaml"), prod)
+
+
+def test_the_documentation_says_how_many_connections_they_are(prod: Objects) -> None:
+    text = " ".join(DOCUMENT.read_text().split())
+    said = re.search(r"A server holds up to (\d+), a worker up to (\d+)\..*?of everything, that is (\d+);", text)
+
+    assert said is not None
+    counted = (connections_of_server(), connections_of_worker(), connections(prod))
+    assert tuple(map(int, said.groups())) == counted
 
 
 @pytest.mark.parametrize(
