@@ -122,7 +122,7 @@ def upload(
     ca_file: CaFileOption = "",
     output: OutputOption = Output.TEXT,
 ) -> None:
-    """Send a file to a conversation. Run again after a break, it goes on where it was."""
+    """Send a file to a conversation. Run again after a break in the upload, it goes on where it was."""
     from deploy.remote import sign_ins, uploads
     from deploy.remote.sessions import Sessions
 

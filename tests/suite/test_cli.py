@@ -9,7 +9,7 @@ import signal
 import subprocess
 import threading
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,8 +28,11 @@ from guildhall.messaging.v1 import file_service_pb2_grpc as files_rpc
 from guildhall.messaging.v1 import message_service_pb2 as messages
 from guildhall.messaging.v1 import message_service_pb2_grpc as messages_rpc
 
-from deploy.stack import runs, secrets, tokens
+from deploy.remote import uploads
+from deploy.remote.refusals import NoAnswerError
+from deploy.stack import gateway, runs, secrets, tokens
 from tests.suite.conftest import GUILDHALL, Running
+from tests.support.backends import wait_until
 
 LINE_SECONDS = 60
 
@@ -297,11 +300,16 @@ async def test_tail_tells_what_happens_and_goes_on_over_a_broken_stream(settled:
 
 def kill(running: Running, service: str) -> None:
     """kill -9; the supervisor starts it again."""
+    os.kill(pid_of(running, service), signal.SIGKILL)
+
+
+def pid_of(running: Running, service: str) -> int:
+    """A service's process."""
     run = runs.find(running.settings.layout.data)
     assert run is not None
     (pid,) = (child.pid for child in run.children if child.name == service)
     assert pid
-    os.kill(pid, signal.SIGKILL)
+    return pid
 
 
 async def test_tail_shows_lines_with_names_that_a_terminal_does_not_obey(settled: Terminal) -> None:
@@ -345,6 +353,39 @@ async def test_upload_sends_a_file_and_goes_on_with_what_was_begun(settled: Term
     again = settled.guildhall("upload", str(plan)).stdout
     assert "sent plan.pdf in message" in again
     assert sent["messageId"] not in again
+
+
+async def test_an_upload_whose_message_got_no_answer_says_so_and_is_finished_by_another_try(
+    settled: Terminal, tmp_path: Path
+) -> None:
+    plan = tmp_path / "plan.pdf"
+    plan.write_bytes(os.urandom(1000))
+    halted = pid_of(settled.running, "messaging")
+
+    async def send(progress: Callable[[int, int], None]) -> dict[str, Any]:
+        here = {"workspace": settled.workspace_id, "conversation": settled.channel_id, "text": "The plan"}
+        return await uploads.upload(settled.client, plan, progress=progress, **here)
+
+    def halt_when_stored(done: int, size: int) -> None:
+        if done == size:
+            os.kill(halted, signal.SIGSTOP)
+
+    try:
+        with pytest.raises(NoAnswerError, match=r"plan\.pdf is stored, and whether its message was sent is not known"):
+            await send(halt_when_stored)
+    finally:
+        os.kill(halted, signal.SIGCONT)
+    admin_port = settled.running.settings.ports.envoy_admin
+    await asyncio.to_thread(wait_until, lambda: gateway.is_ready(admin_port), "the gateway has found it again")
+    sent = await send(lambda _done, _size: None)
+
+    stub: Any = settled.client.stub(messages_rpc.MessageServiceStub)
+    place = {"workspace_id": settled.workspace_id, "conversation_id": settled.channel_id}
+    listed: Any = await settled.client.call(stub.ListMessages, messages.ListMessagesRequest(**place))
+    assert [message.message_id for message in listed.messages if message.text == "The plan"] == [sent["messageId"]]
+    stored_files = files.ListFilesRequest(**place)
+    kept: Any = await settled.client.call(settled.client.stub(files_rpc.FileServiceStub).ListFiles, stored_files)
+    assert [file.file_id for file in kept.files] == [file["fileId"] for file in sent["files"]]
 
 
 async def begin(terminal: Terminal, name: str, content: bytes, count: int) -> files.File:
