@@ -105,8 +105,8 @@ def _require_store(settings: Settings, manifest: Manifest) -> None:
         if backups.blob_folder(settings) is None:
             raise StackError(
                 f"the backup holds the files' bytes, and GUILDHALL_BLOB_URL is {settings.blob_url}, where they would "
-                f"not be: restore without it. To have them in the bucket, copy {settings.layout.blobs} there afterwards "
-                "(the key of each is its path in that folder), and only then start with GUILDHALL_BLOB_URL"
+                f"not be: restore without it. To have them in the bucket, copy {settings.layout.blobs} there after "
+                "that (the key of each is its path in that folder), and only then start with GUILDHALL_BLOB_URL"
             )
     elif settings.blob_url != manifest.blobs:
         raise StackError(

@@ -44,8 +44,8 @@ VARIABLES: Mapping[str, tuple[str, str]] = {
     "GUILDHALL_DATA_DIR": ("`.guildhall`", "where the embedded suite keeps everything"),
     "GUILDHALL_PORT_OFFSET": (
         "`0`",
-        "for `guildhall up`: added to all its ports, a multiple of 1 000, up to 49 000; other commands know those of the "
-        "suite that runs in the data directory",
+        "for `guildhall up`: added to all its ports, a multiple of 1 000, up to 49 000; other commands know those of "
+        "the suite that runs in the data directory",
     ),
     "GUILDHALL_LOG_LEVEL": ("`info`", "`debug`, `info`, `warning` or `error`, of all its processes"),
     "GUILDHALL_CALLS_PER_SECOND_OF_USER": (

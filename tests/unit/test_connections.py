@@ -44,7 +44,9 @@ def test_the_database_of_the_compose_file_has_room_for_a_few_replicas_more() -> 
 
 def test_the_runbook_says_how_many_they_are() -> None:
     text = " ".join((ROOT / "docs/runbook.md").read_text().split())
-    said = re.search(r"each replica opens up to (\d+) to PostgreSQL \(three pools of (\d+)\), each worker (\d+)\.", text)
+    said = re.search(
+        r"each replica opens up to (\d+) to PostgreSQL \(three pools of (\d+)\), each worker (\d+)\.", text
+    )
 
     assert said is not None
     assert tuple(map(int, said.groups())) == (
