@@ -112,6 +112,8 @@ def wrong_database(examples: Objects, objects: Objects) -> list[str]:
     settings = cluster["spec"]["postgresql"]
     if int(settings["parameters"]["max_connections"]) < connections(objects) + RESERVED:
         found.append(f"all pods together may want {connections(objects)} connections")
+    if not any(each.startswith("pg_stat_statements.") for each in settings["parameters"]):
+        found.append("nobody can see which statements are slow")
     synchronous = settings.get("synchronous", {})
     if not synchronous.get("number") or synchronous.get("dataDurability") != "required":
         found.append("a failover could lose what was acknowledged")

@@ -113,6 +113,7 @@ def test_the_documentation_says_how_many_connections_they_are(prod: Objects) -> 
         ("metadata|name", "other"),
         ("metadata|namespace", "other"),
         ("spec|postgresql|parameters|max_connections", "400"),
+        ("spec|postgresql|parameters|pg_stat_statements.track", GONE),
         ("spec|postgresql|synchronous", GONE),
         ("spec|postgresql|synchronous|dataDurability", "preferred"),
         ("spec|enableSuperuserAccess", GONE),
