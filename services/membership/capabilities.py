@@ -25,7 +25,6 @@ READ_ACTIVITIES = "activities.read"
 
 # In groups; a scheme's roles give these and the product's own.
 EVERYTHING = "*"
-READ_GROUP = "group.read"
 MANAGE_GROUP = "group.manage"
 DELETE_GROUP = "group.delete"
 MANAGE_GROUP_MEMBERS = "group.members.manage"
