@@ -4,13 +4,10 @@ import asyncio
 import hashlib
 import json
 import os
-import queue
 import signal
 import subprocess
-import threading
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,8 +30,7 @@ from deploy.remote.refusals import NoAnswerError
 from deploy.stack import gateway, runs, secrets, tokens
 from tests.suite.conftest import GUILDHALL, Running
 from tests.support.backends import wait_until
-
-LINE_SECONDS = 60
+from tests.support.terminals import reading
 
 
 @dataclass
@@ -95,71 +91,6 @@ class Terminal:
         metadata = (("authorization", f"Bearer {access_token}"),)
         answer = await stub.GetUser(users.GetUserRequest(), timeout=10, metadata=metadata)
         return str(answer.user.email)
-
-
-class Reading:
-    """A command that runs on, and the lines that it prints."""
-
-    def __init__(self, environment: dict[str, str], *arguments: str) -> None:
-        self.process = subprocess.Popen(
-            [*GUILDHALL, *arguments],
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self._readers: list[threading.Thread] = []
-        self._out = self._lines(self.process.stdout)
-        self._err = self._lines(self.process.stderr)
-
-    def _lines(self, pipe: Any) -> queue.Queue[str]:
-        lines: queue.Queue[str] = queue.Queue()
-
-        def read() -> None:
-            for line in pipe:
-                lines.put(line.rstrip("\n"))
-
-        reader = threading.Thread(target=read, daemon=True)
-        reader.start()
-        self._readers.append(reader)
-        return lines
-
-    async def line(self) -> str:
-        """The next line of stdout."""
-        return await asyncio.to_thread(self._out.get, timeout=LINE_SECONDS)
-
-    async def told(self) -> str:
-        """The next line of stderr."""
-        return await asyncio.to_thread(self._err.get, timeout=LINE_SECONDS)
-
-    async def ended(self) -> int:
-        """The exit code."""
-        return await asyncio.to_thread(self.process.wait, LINE_SECONDS)
-
-    def end(self) -> None:
-        """Ends it, if it runs, and reads what is left."""
-        with self.process:
-            self.process.kill()
-            for reader in self._readers:
-                reader.join()
-
-    def rest(self) -> list[str]:
-        """What was told besides, once it has ended."""
-        found = []
-        while not self._err.empty():
-            found.append(self._err.get())
-        return found
-
-
-@contextmanager
-def reading(terminal: Terminal, *arguments: str) -> Iterator[Reading]:
-    """A command that runs on, and is ended at the end."""
-    made = Reading(terminal.running.environment, *arguments)
-    try:
-        yield made
-    finally:
-        made.end()
 
 
 @pytest.fixture
@@ -236,7 +167,7 @@ async def end_session(terminal: Terminal, access_token: str) -> None:
 
 
 async def test_a_mailed_link_signs_in(terminal: Terminal) -> None:
-    with reading(terminal, "login", terminal.email, "--by-mail") as signing_in:
+    with reading(terminal.running.environment, "login", terminal.email, "--by-mail") as signing_in:
         assert "a mail is on its way" in await signing_in.told()
         token = await asyncio.to_thread(
             tokens.wait_for_token, terminal.running.settings.layout.mail, terminal.email, latest_mail(terminal)
@@ -284,7 +215,7 @@ def test_a_gateway_that_is_away_is_told_as_that(terminal: Terminal) -> None:
 
 
 async def test_tail_tells_what_happens_and_goes_on_over_a_broken_stream(settled: Terminal) -> None:
-    with reading(settled, "tail", "--output", "json") as tail:
+    with reading(settled.running.environment, "tail", "--output", "json") as tail:
         assert "listening to workspace Engines" in await tail.told()
         await settled.send("first")
         event = json.loads(await tail.line())
