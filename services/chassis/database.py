@@ -1,6 +1,6 @@
 """PostgreSQL: three pools per process, one transaction per unit of work, retried as a whole.
 
-Time limits belong to the database role (architecture §9): cancelling a statement from here can take ten seconds.
+Time limits belong to the database role: cancelling a statement from here can take ten seconds.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""What a role lets a member do, and who may act on whom (R20, semantics 11)."""
+"""What a role lets a member do, and who may act on whom."""
 
 from collections.abc import Mapping
 from typing import Protocol
