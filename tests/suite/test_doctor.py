@@ -144,7 +144,7 @@ def ahead(running: Running) -> Iterator[None]:
     """A database whose clock is forty seconds ahead, as far as it can be asked."""
     execute(running.settings, "CREATE SCHEMA wrong")
     execute(
-        running,
+        running.settings,
         "CREATE FUNCTION wrong.clock_timestamp() RETURNS timestamptz LANGUAGE sql"
         " AS $$ SELECT pg_catalog.clock_timestamp() + interval '40 seconds' $$",
     )
@@ -174,7 +174,7 @@ def late_event(running: Running) -> Iterator[None]:
     """An event that nobody has taken for ten minutes."""
     row_id = str(uuid.uuid4())
     execute(
-        running,
+        running.settings,
         "INSERT INTO guest.outbox (id, target, kind, payload, created_at, due_at) VALUES (%(id)s, 'membership',"
         " 'guest_removed', '', statement_timestamp() - interval '10 minutes', statement_timestamp() + interval '55 s')",
         id=row_id,
