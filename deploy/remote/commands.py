@@ -15,6 +15,7 @@ from rich.progress import DownloadColumn, Progress, TextColumn, TimeRemainingCol
 
 from deploy.remote.settings import Gateway, given_gateway, parse_gateway, sessions_folder
 from deploy.remote.texts import plain
+from deploy.stack import runs
 from deploy.stack.outputs import Output, OutputOption, print_json
 from deploy.stack.settings import SettingsError, load
 
@@ -52,7 +53,7 @@ def login(
     if by_mail and password_stdin:
         raise SettingsError(["--by-mail and --password-stdin exclude each other"])
     where = given_gateway(os.environ, gateway=gateway, ca_file=ca_file)
-    where = where or parse_gateway(load(os.environ).gateway_address, ca_file=ca_file)
+    where = where or parse_gateway(runs.as_running(load(os.environ)).gateway_address, ca_file=ca_file)
     sessions = Sessions(sessions_folder(os.environ))
     email = email or typer.prompt("E-mail", err=True)
     if by_mail:
@@ -121,7 +122,7 @@ def upload(
     ca_file: CaFileOption = "",
     output: OutputOption = Output.TEXT,
 ) -> None:
-    """Send a file to a conversation. Run again after a break, it goes on where it was."""
+    """Send a file to a conversation. Run again after a break in the upload, it goes on where it was."""
     from deploy.remote import sign_ins, uploads
     from deploy.remote.sessions import Sessions
 

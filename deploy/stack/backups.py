@@ -11,7 +11,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -32,7 +32,6 @@ MANIFEST = "manifest.json"
 BLOBS_LOCK = "guildhall blobs"
 """The name of the advisory lock that messaging's worker looks for before it removes anything (file_sweeps.py)."""
 _LOCK_SECONDS = 10
-_CHUNK = 1 << 20
 
 _TABLES = """
     SELECT schemaname, tablename FROM pg_tables WHERE schemaname = ANY(%s) ORDER BY schemaname, tablename
@@ -136,7 +135,7 @@ def _write_all(stack: Suite, admin: psycopg.Connection, folder: Path, progress: 
         taken_at=str(taken_at),
         revisions=revisions,
         rows=rows,
-        blobs="folder" if source is not None else stack.settings.of_services["GUILDHALL_BLOB_URL"],
+        blobs="folder" if source is not None else stack.settings.blob_url,
         parts=len(parts),
         damaged_files=sorted(damaged),
         files={name: digest(folder / name) for name in (DUMP, *(f"secrets/{name}" for name in database_secrets()))},
@@ -199,8 +198,26 @@ def list_parts(admin: psycopg.Connection) -> list[tuple[str, int, bytes]]:
 
 def blob_folder(settings: Settings) -> Path | None:
     """The folder that the suite keeps files in; None if that is a bucket."""
-    url = urlsplit(settings.of_services.get("GUILDHALL_BLOB_URL", settings.layout.blobs.as_uri()))
+    url = urlsplit(settings.blob_url)
     return Path(unquote(url.path)) / "blobs" if url.scheme == "file" else None
+
+
+def record_store(settings: Settings) -> None:
+    """Note in the data directory what GUILDHALL_BLOB_URL its suite is started with; nothing if it has its own folder.
+
+    A backup made from a shell with another one would hold none of the files.
+    """
+    secrets.write_private(settings.layout.blob_url_file, settings.of_services.get("GUILDHALL_BLOB_URL", "").encode())
+
+
+def _with_recorded_store(settings: Settings) -> Settings:
+    try:
+        recorded = settings.layout.blob_url_file.read_text()
+    except FileNotFoundError:  # started by a release that noted nothing
+        return settings
+    others = {name: value for name, value in settings.of_services.items() if name != "GUILDHALL_BLOB_URL"}
+    own = {"GUILDHALL_BLOB_URL": recorded} if recorded else {}
+    return replace(settings, of_services={**others, **own})
 
 
 def database_secrets() -> list[str]:
@@ -243,7 +260,11 @@ def digest(file: Path) -> str:
 
 @contextlib.contextmanager
 def running_database(settings: Settings) -> Iterator[Suite]:
-    """The suite with its PostgreSQL running: the one that runs, or one that is started for it and stopped after."""
+    """The suite with its PostgreSQL running: the one that runs, or one that is started for it and stopped after.
+
+    Its files are looked for where it was last started with, whatever this process's own settings say.
+    """
+    settings = _with_recorded_store(settings)
     if runs.find_pid(settings.layout.data) is not None:
         # Not prepared: that would renew certificates behind the gateway's back.
         yield suite.assemble(settings)

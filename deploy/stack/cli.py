@@ -101,7 +101,7 @@ def demo() -> None:
 @app.command()
 def migrate() -> None:
     """Migrate every service's schema, in the running stack or with a PostgreSQL started for it."""
-    settings = load(os.environ)
+    settings = _settings()
     if runs.find_pid(settings.layout.data) is None:
         try:
             with up.supervised(settings, console, only_migrations=True):
@@ -132,7 +132,7 @@ def token(
     else:
         from deploy.stack import tokens
 
-        settings = load(os.environ)
+        settings = _settings()
         run = _require_run(settings)
         chosen = password or secrets.development_password(settings.layout.secrets, email)
         access_token, ends_at = tokens.fetch(run.gateway_address, settings.layout.mail, email, chosen)
@@ -150,7 +150,7 @@ def doctor(
     """Check the running suite, a line per check; exit code 0 only if nothing failed."""
     from deploy.stack.doctor import visits
 
-    findings = visits.visit(load(os.environ), least_free_gib=least_free_gib)
+    findings = visits.visit(_settings(), least_free_gib=least_free_gib)
     raise typer.Exit(0 if visits.report(findings, console, as_json=output is Output.JSON) else 1)
 
 
@@ -159,7 +159,7 @@ def backup(folder: Annotated[Path, typer.Argument(help="Where to; it must not ex
     """Write the four schemas, as of one moment, and the files to a folder; the suite may run meanwhile."""
     from deploy.stack import backups
 
-    with backups.running_database(load(os.environ)) as stack, _progress() as progress:
+    with backups.running_database(_settings()) as stack, _progress() as progress:
         manifest = backups.write(stack, folder, progress)
     console.print(f"backed up as of {manifest.taken_at}: {sum(manifest.rows.values())} rows, {manifest.parts} parts")
     if manifest.blobs != "folder":
@@ -268,7 +268,7 @@ def admin(
 def _run_admin(arguments: list[str]) -> int:
     environment: dict[str, str] = {}
     if not {"-h", "--help"} & set(arguments):
-        settings = load(os.environ)
+        settings = _settings()
         _require_run(settings)
         # Not prepared: that would renew certificates behind the gateway's back.
         stack = suite.assemble(settings)
@@ -291,9 +291,14 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
 
 
 def _running_suite() -> suite.Suite:
-    settings = load(os.environ)
+    settings = _settings()
     _require_run(settings)
     return suite.assemble(settings)
+
+
+def _settings() -> Settings:
+    """Those of this process, with the ports of the suite that runs on their data directory."""
+    return runs.as_running(load(os.environ))
 
 
 def _require_run(settings: Settings) -> runs.Run:

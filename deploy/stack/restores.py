@@ -61,6 +61,7 @@ def restore(settings: Settings, folder: Path, progress: Progress, *, end_session
         raise StackError(f"{data} holds data already, and is not overwritten; set GUILDHALL_DATA_DIR, or move it away")
     manifest = verify(folder, progress)
     _require_known(manifest)
+    _require_store(settings, manifest)
     building = data.with_name(f"{data.name}.restoring")
     if runs.find_pid(building) is not None:
         raise StackError(f"a restore into {data} is going on")
@@ -69,6 +70,7 @@ def restore(settings: Settings, folder: Path, progress: Progress, *, end_session
     apart = dataclasses.replace(settings, layout=Layout(building))
     os.umask(0o077)
     apart.layout.create()
+    backups.record_store(apart)
     lock = runs.RunLock(building)
     try:
         for name in backups.database_secrets():
@@ -95,6 +97,22 @@ def _require_known(manifest: Manifest) -> None:
                 f"the backup's schema {service} is at {revision}, which this release does not know; "
                 f"restore it with the release that made it ({manifest.guildhall}) or a later one"
             )
+
+
+def _require_store(settings: Settings, manifest: Manifest) -> None:
+    """The bytes that a backup holds go into a folder, and what it left in a bucket is nowhere else."""
+    if manifest.blobs == "folder":
+        if backups.blob_folder(settings) is None:
+            raise StackError(
+                f"the backup holds the files' bytes, and GUILDHALL_BLOB_URL is {settings.blob_url}, where they would "
+                f"not be: restore without it. To have them in the bucket, copy {settings.layout.blobs} there after "
+                "that (the key of each is its path in that folder), and only then start with GUILDHALL_BLOB_URL"
+            )
+    elif settings.blob_url != manifest.blobs:
+        raise StackError(
+            f"the files' bytes are in {manifest.blobs} and not in the backup: restore with "
+            f"GUILDHALL_BLOB_URL={manifest.blobs}. If they have been moved, start with their new place afterwards"
+        )
 
 
 def migrations_of(service: str) -> ScriptDirectory:
@@ -125,7 +143,7 @@ def _require_same(admin: psycopg.Connection, manifest: Manifest) -> None:
 
 def _copy_blobs(stack: Suite, folder: Path, manifest: Manifest, progress: Progress) -> None:
     target = backups.blob_folder(stack.settings)
-    if target is None or manifest.blobs != "folder":
+    if target is None:
         return
     with stack.admin_database() as admin:
         parts = backups.list_parts(admin)

@@ -4,10 +4,10 @@ import fcntl
 import json
 import os
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from deploy.stack.settings import Settings, StackError
+from deploy.stack.settings import Ports, Settings, StackError
 from deploy.stack.supervisor import Child
 
 _LOCK_SECONDS = 0.5
@@ -35,6 +35,9 @@ class Run:
     mail: str
     logs: str
     children: list[ChildRecord]
+    replicas: int = 1
+    port_offset: int | None = None
+    """None while it has written nothing yet."""
 
 
 class RunLock:
@@ -76,6 +79,8 @@ def record(settings: Settings, children: dict[str, Child], *, ready: bool) -> No
             ChildRecord(name, child.state, child.pid, child.restarts, child.started_at, child.program.health_port)
             for name, child in children.items()
         ],
+        replicas=settings.replicas,
+        port_offset=settings.ports.offset,
     )
     file = _run_file(settings.layout.data)
     partial = file.with_suffix(".partial")
@@ -93,6 +98,17 @@ def find(data: Path) -> Run | None:
     except FileNotFoundError:
         return Run(pid, False, "", "", "", [])
     return Run(**{**values, "children": [ChildRecord(**child) for child in values["children"]]})
+
+
+def as_running(settings: Settings) -> Settings:
+    """The settings with the ports and the replicas of the suite that runs on their data directory, if one does.
+
+    With those of this process, whose environment may be another, one would ask another suite.
+    """
+    run = find(settings.layout.data)
+    if run is None or run.port_offset is None:
+        return settings
+    return replace(settings, ports=Ports(run.port_offset), replicas=run.replicas)
 
 
 def find_pid(data: Path) -> int | None:

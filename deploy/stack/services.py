@@ -9,6 +9,10 @@ from deploy.stack.roles import DATABASE
 from deploy.stack.settings import HOST, SERVICES, Settings, instance_name
 from deploy.stack.valkey import Valkey
 
+CONNECTIONS_OF_SERVER = 12
+CONNECTIONS_OF_WORKER = 6
+"""What a process opens to PostgreSQL at most: three pools (services/chassis/database.py) of four, or of two."""
+_RESERVED_CONNECTIONS = 30  # for migrations, `guildhall` itself, and whoever looks with psql
 _SENDS_MAIL = ("identity", "membership", "guest")
 
 
@@ -39,9 +43,14 @@ def environment(
         variables["GUILDHALL_PROVIDER_KEYS_FILE"] = str(secrets.provider_keys_file(layout.secrets))
     if service in _SENDS_MAIL:
         variables["GUILDHALL_MAIL_DIR"] = str(layout.mail)
-    if service == "messaging" and "GUILDHALL_BLOB_URL" not in settings.of_services:
-        variables["GUILDHALL_BLOB_URL"] = layout.blobs.as_uri()
+    if service == "messaging":
+        variables["GUILDHALL_BLOB_URL"] = settings.blob_url
     return {**settings.of_services, **variables}
+
+
+def most_connections(replicas: int) -> int:
+    """The connections that all processes of a suite, and those who look after it, may hold at once."""
+    return len(SERVICES) * (CONNECTIONS_OF_SERVER * replicas + CONNECTIONS_OF_WORKER) + _RESERVED_CONNECTIONS
 
 
 def migrations(settings: Settings, *, postgres: Postgres, valkey: Valkey) -> list[Program]:

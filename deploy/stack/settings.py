@@ -42,7 +42,11 @@ _OF_GATEWAY = (
 _LOG_LEVELS = ("debug", "info", "warning", "error")
 VARIABLES: Mapping[str, tuple[str, str]] = {
     "GUILDHALL_DATA_DIR": ("`.guildhall`", "where the embedded suite keeps everything"),
-    "GUILDHALL_PORT_OFFSET": ("`0`", "added to all its ports: a multiple of 1 000, up to 49 000"),
+    "GUILDHALL_PORT_OFFSET": (
+        "`0`",
+        "for `guildhall up`: added to all its ports, a multiple of 1 000, up to 49 000; other commands know those of "
+        "the suite that runs in the data directory",
+    ),
     "GUILDHALL_LOG_LEVEL": ("`info`", "`debug`, `info`, `warning` or `error`, of all its processes"),
     "GUILDHALL_CALLS_PER_SECOND_OF_USER": (
         "`300`",
@@ -134,6 +138,7 @@ class Layout:
         self.blobs = data / "blobs"
         self.logs = data / "logs"
         self.envoy = data / "envoy"
+        self.blob_url_file = data / "blobs.url"
         self.sockets = _socket_folder(data)
         # Of its own, because where PostgreSQL has to run as another user the folder becomes that user's.
         self.postgres_sockets = self.sockets / "pg"
@@ -192,6 +197,11 @@ class Settings:
     def public_url(self) -> str:
         """What links in mails and tokens name."""
         return f"http://{HOST}:{self.ports.gateway}"
+
+    @property
+    def blob_url(self) -> str:
+        """Where the bytes of files are kept."""
+        return self.of_services.get("GUILDHALL_BLOB_URL", self.layout.blobs.as_uri())
 
     @property
     def gateway_address(self) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import psycopg
 
 from deploy.stack import certificates, gateway, roles, secrets, services
-from deploy.stack.postgres import Postgres
+from deploy.stack.postgres import FEWEST_CONNECTIONS, Postgres
 from deploy.stack.processes import Program
 from deploy.stack.settings import HOST, Settings, StackError
 from deploy.stack.valkey import Valkey
@@ -68,6 +68,7 @@ def assemble(settings: Settings) -> Suite:
         socket_folder=layout.postgres_sockets,
         password_file=secrets.database_password_file(layout.secrets, "postgres"),
         log_file=layout.logs / "postgresql.log",
+        max_connections=max(FEWEST_CONNECTIONS, services.most_connections(settings.replicas)),
     )
     valkey = Valkey(socket_folder=layout.sockets, log_file=layout.logs / "valkey.log")
     return Suite(settings, postgres, valkey)

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.status import Status
 from rich.text import Text
 
-from deploy.stack import runs, suite
+from deploy.stack import backups, runs, suite
 from deploy.stack.processes import PROJECT, Program, last_lines
 from deploy.stack.settings import Settings
 from deploy.stack.supervisor import Child, Interrupted, State, Supervisor
@@ -80,6 +80,8 @@ def supervised(
         if not only_migrations:
             suite.require_free_ports(settings)
         stack = suite.prepare(settings)
+        if not only_migrations:
+            backups.record_store(settings)
         with console.status("starting") as status:
             reporter = Reporter(settings, console, status if console.is_terminal else None)
             programs: list[Program] = stack.migration_programs() if only_migrations else stack.programs()

@@ -1,6 +1,6 @@
-"""PostgreSQL: one pool per process, one transaction per unit of work, retried as a whole.
+"""PostgreSQL: three pools per process, one transaction per unit of work, retried as a whole.
 
-Time limits belong to the database role (architecture §9): cancelling a statement from here can take ten seconds.
+Time limits belong to the database role: cancelling a statement from here can take ten seconds.
 """
 
 import asyncio
@@ -49,7 +49,7 @@ class CountedPool(AsyncAdaptedQueuePool):
 
 
 class Database:
-    """The service's pool. `on_outbox` is called after each commit that wrote an outbox row."""
+    """The service's pools. `on_outbox` is called after each commit that wrote an outbox row."""
 
     def __init__(self, settings: DatabaseSettings, *, pool_size: int = 4) -> None:
         """`pool_size` connections for transactions, as many for single statements, as many for those of hot paths."""

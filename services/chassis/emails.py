@@ -1,4 +1,4 @@
-"""E-mail addresses: when two spellings are the same one, and where mail for it goes (semantics 21)."""
+"""E-mail addresses: when two spellings are the same one, and where mail for it goes."""
 
 import unicodedata
 

@@ -1,4 +1,4 @@
-"""Repeatable writes: the key and the answer are stored in the transaction of the effect (semantics 18)."""
+"""Repeatable writes: the key and the answer are stored in the transaction of the effect."""
 
 import hashlib
 from collections.abc import Awaitable, Callable

@@ -1,4 +1,4 @@
-"""Field masks of updates (AIP-134, semantics 34)."""
+"""Field masks of updates (AIP-134)."""
 
 from collections.abc import Collection
 

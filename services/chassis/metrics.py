@@ -23,6 +23,8 @@ log = structlog.get_logger()
 LOOK_SECONDS = 15.0
 REST_FACTOR = 100.0
 """It rests a hundred times as long as a look took: a table that grew long costs no more than a short one."""
+MOST_REST_SECONDS = 60.0
+"""But never longer: one look that took 5 s would leave the alerts with what it saw for eight minutes."""
 LOOP_SECONDS = 0.5
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
@@ -112,17 +114,20 @@ def serve(listen: str) -> Any:
 
 
 async def watch_table(database: "Database", statement: TextClause, gauges: Mapping[str, Gauge]) -> None:
-    """Sets each gauge to its column of the statement's one row, about every 15 s; to NaN while there is no answer."""
+    """Sets each gauge to its column of the statement's one row, each 15 to 60 s; to NaN while there is no answer."""
     while True:
         begun = time.monotonic()
         try:
             row = await database.read(lambda tx: _one_row(tx, statement))
+            rest = min(max(LOOK_SECONDS, REST_FACTOR * (time.monotonic() - begun)), MOST_REST_SECONDS)
         except Exception as error:
             log.warning("tables_not_watched", error=type(error).__name__)
             row = dict.fromkeys(gauges, float("nan"))
+            # However long it waited: NaN pages until the next look.
+            rest = LOOK_SECONDS
         for column, gauge in gauges.items():
             gauge.set(float(row[column]))
-        await asyncio.sleep(max(LOOK_SECONDS, REST_FACTOR * (time.monotonic() - begun)))
+        await asyncio.sleep(rest)
 
 
 async def _one_row(tx: AsyncConnection, statement: TextClause) -> Mapping[str, Any]:

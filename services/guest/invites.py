@@ -172,7 +172,7 @@ async def revoke(tx: AsyncConnection, *, workspace_id: str, invite_id: str) -> R
 
 
 def is_bound_to_another(invite: Row[Any], normalized_email: str) -> bool:
-    """Whether a link is for somebody else than who has this verified address; "" is nobody's (semantics 6)."""
+    """Whether a link is for somebody else than who has this verified address; "" is nobody's."""
     if invite.bound_email is not None:
         return bool(normalized_email != invite.bound_email)
     return invite.bound_domain is not None and bool(normalized_email.rpartition("@")[2] != invite.bound_domain)

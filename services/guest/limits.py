@@ -1,4 +1,4 @@
-"""How much a workspace may have of what guest holds (R51). docs/limits.md shows this table; a test compares the two."""
+"""How much a workspace may have of what guest holds. docs/limits.md shows this table; a test compares the two."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

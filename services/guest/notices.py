@@ -1,4 +1,4 @@
-"""Notices to guests and sponsors: days before the expiry, at the lock, at the end. Each is sent once (semantics 31).
+"""Notices to guests and sponsors: days before the expiry, at the lock, at the end. Each is sent once.
 
 A plan is rows; a change of the times plans anew. A row goes to the worker only while it fits the guest's times, and
 holds no name or address: those are asked for when the mail is written.

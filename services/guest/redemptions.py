@@ -1,4 +1,4 @@
-"""Redemptions: one person becoming a guest, over two services (semantics 35).
+"""Redemptions: one person becoming a guest, over two services.
 
 membership first adds a pending member, who sees nothing, under the id of a redemption. Only the transaction that
 moves that redemption from STARTED to COMMITTED makes the guest; only one that moves it to ABANDONED has the pending

@@ -101,7 +101,7 @@ async def find_job(tx: AsyncConnection, *, job_id: str) -> Row[Any] | None:
 
 
 async def materialise(tx: AsyncConnection, job: Row[Any]) -> list[str]:
-    """Locks the guest, or ends them, if nothing has changed since the job was read; an extension wins (semantics 1).
+    """Locks the guest, or ends them, if nothing has changed since the job was read; an extension wins.
 
     Returns what became of them: nothing, "locked", "ended", or one after the other.
     """

@@ -1,6 +1,6 @@
 """Whom a guest sees: themselves, who takes part in a channel that is granted to them, and their fellow guests.
 
-One predicate for checks, lists and explanations (semantics 17). Who takes part is messaging's to say; all else is here.
+One predicate for checks, lists and explanations. Who takes part is messaging's to say; all else is here.
 """
 
 from collections.abc import Collection, Sequence

@@ -1,8 +1,8 @@
-"""Accounts at providers that users sign in with (R14), and the tokens that came with them, sealed.
+"""Accounts at providers that users sign in with, and the tokens that came with them, sealed.
 
 A user's credentials are their password, once the address is proven that it goes with, and their accounts. The link that
 StartEmailSignIn mails is none: it is a mailbox's, and whether the product offers it identity cannot know. So who has no
-password keeps their last account (semantics 26).
+password keeps their last account.
 """
 
 from collections.abc import Sequence

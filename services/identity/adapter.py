@@ -1,4 +1,4 @@
-"""What a database adapter of Auth.js keeps here (R16): users by its words, its sessions, its verification tokens.
+"""What a database adapter of Auth.js keeps here: users by its words, its sessions, its verification tokens.
 
 null there is the empty text here, but for the time of verification. Sessions are Guildhall sessions whose token is the
 framework's own, kept as a hash; sessions that Guildhall started are none of the adapter's.

@@ -1,4 +1,4 @@
-"""Limits of guessing, by account and network with growing delay (semantics 24), and of mails that anybody can ask for.
+"""Limits of guessing, by account and network with growing delay, and of mails that anybody can ask for.
 
 The counts are in Valkey, under keys that tell nothing, and end by themselves. If it gives no answer, this process
 counts for itself, and allows less: nobody wins by breaking Valkey. No account is locked for the world: whoever guesses

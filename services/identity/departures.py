@@ -1,4 +1,4 @@
-"""Deletions: nothing that identity holds of a person outlives them (R18, R52)."""
+"""Deletions: nothing that identity holds of a person outlives them."""
 
 import json
 from collections.abc import Sequence

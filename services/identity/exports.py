@@ -1,4 +1,4 @@
-"""What identity holds of a person, for `guildhall admin export-user` (R52): all of it but secrets and their hashes."""
+"""What identity holds of a person, for `guildhall admin export-user`: all of it but secrets and their hashes."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""Users of another system, taken over with the hashes of their passwords (R12)."""
+"""Users of another system, taken over with the hashes of their passwords."""
 
 from datetime import datetime
 from typing import Any

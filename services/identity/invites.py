@@ -1,4 +1,4 @@
-"""Open invitations and guest links, as membership and guest tell of them: who holds a secret may sign up (R50).
+"""Open invitations and guest links, as membership and guest tell of them: who holds a secret may sign up.
 
 Events come in any order, so that a closed invite is remembered for a while: an opening that comes late finds it.
 """

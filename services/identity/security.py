@@ -1,4 +1,4 @@
-"""The security log: what happened to a user's ways of signing in, and to service accounts (R53)."""
+"""The security log: what happened to a user's ways of signing in, and to service accounts."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""Sessions: started by credentials, prolonged by exchanging tokens (semantics 27), alive or not at this instant."""
+"""Sessions: started by credentials, prolonged by exchanging tokens, alive or not at this instant."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

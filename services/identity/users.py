@@ -161,7 +161,7 @@ async def verify_email(tx: AsyncConnection, user: Row[Any], *, token: str) -> Ro
 async def complete_email_sign_in(tx: AsyncConnection, user: Row[Any], *, token: str) -> Row[Any]:
     """Uses up the token of a sign-in link, which proves the address too. `user` is the token's, locked. TOKEN_INVALID.
 
-    A new user gets neither password nor name of whoever else signed up with the address (semantics 26).
+    A new user gets neither password nor name of whoever else signed up with the address.
     """
     await verification.use(tx, token=token, purposes=EMAIL_SIGN_IN)
     return await prove(tx, user, password_hash=None, name=None)

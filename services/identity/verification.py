@@ -1,4 +1,4 @@
-"""Tokens that go by mail: each for one purpose, good once and for a time, stored as a hash (semantics 5, ADR 2).
+"""Tokens that go by mail: each for one purpose, good once and for a time, stored as a hash (ADR 2).
 
 The user is locked before a token is: everything that touches both takes them in this order.
 """
@@ -138,7 +138,7 @@ async def is_good(tx: AsyncConnection, *, token: str, purposes: Sequence[str]) -
 
 
 async def retire(tx: AsyncConnection, *, user_id: str) -> None:
-    """Makes the sign-ups that were not the proven one good for nothing (semantics 26).
+    """Makes the sign-ups that were not the proven one good for nothing.
 
     They stay until their time, as those of known addresses do: were they gone, whoever made one could tell by SignIn's
     answer to its password that the address has been proven.

@@ -1,4 +1,4 @@
-"""The activity log's writing side: rows chained by hashes, people named by references (ADR 8, semantics 30)."""
+"""The activity log's writing side: rows chained by hashes, people named by references (ADR 8)."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""The activity log's reading side: pages and exports, people named by whoever they are today (R34, semantics 30)."""
+"""The activity log's reading side: pages and exports, people named by whoever they are today."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass

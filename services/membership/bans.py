@@ -1,4 +1,4 @@
-"""Bans from a workspace: of a member, of a person who is none, or of an address (semantics 12)."""
+"""Bans from a workspace: of a member, of a person who is none, or of an address."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

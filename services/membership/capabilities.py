@@ -1,4 +1,4 @@
-"""What a role lets a member do, and who may act on whom (R20, semantics 11)."""
+"""What a role lets a member do, and who may act on whom."""
 
 from collections.abc import Mapping
 from typing import Protocol
@@ -25,7 +25,6 @@ READ_ACTIVITIES = "activities.read"
 
 # In groups; a scheme's roles give these and the product's own.
 EVERYTHING = "*"
-READ_GROUP = "group.read"
 MANAGE_GROUP = "group.manage"
 DELETE_GROUP = "group.delete"
 MANAGE_GROUP_MEMBERS = "group.members.manage"

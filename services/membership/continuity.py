@@ -1,4 +1,4 @@
-"""Continuity: somebody who can run a workspace, and somebody who owns each group, after every path (R18, R29).
+"""Continuity: somebody who can run a workspace, and somebody who owns each group, after every path.
 
 What happens by itself is returned as activities: whoever ended the stay records them with their own.
 """

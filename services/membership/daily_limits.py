@@ -1,4 +1,4 @@
-"""How much one person may do in a day, in all workspaces together (R51).
+"""How much one person may do in a day, in all workspaces together.
 
 A workspace's own limits (limits.py) hold back nobody who makes ever new workspaces. Counted are uses, not rows of what
 was made: that may be changed or deleted meanwhile.

@@ -1,4 +1,4 @@
-"""People who are gone or kept out: identity tells of them, and every workspace of theirs goes on without (R18, R29).
+"""People who are gone or kept out: identity tells of them, and every workspace of theirs goes on without.
 
 The event's transaction forgets the person and says what is to be ended; each stay ends in one of its own, by the
 worker, since no transaction locks two workspaces.

@@ -1,4 +1,4 @@
-"""Why a verdict is what it is, rule by rule and in words: one function for each step (R25)."""
+"""Why a verdict is what it is, rule by rule and in words: one function for each step."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

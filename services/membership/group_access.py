@@ -1,4 +1,4 @@
-"""Who stands where in a group: sight, rank, and what the roles in it and above it give (R25, semantics 10, 11)."""
+"""Who stands where in a group: sight, rank, and what the roles in it and above it give."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

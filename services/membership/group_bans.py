@@ -1,4 +1,4 @@
-"""Bans from groups: they hold in the group and below it, before everything else (R27, semantics 10)."""
+"""Bans from groups: they hold in the group and below it, before everything else."""
 
 from collections.abc import Sequence
 from datetime import datetime

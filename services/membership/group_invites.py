@@ -1,4 +1,4 @@
-"""Codes that let people into a group, so often, and no longer than their creator may invite (R26)."""
+"""Codes that let people into a group, so often, and no longer than their creator may invite."""
 
 import base64
 from collections.abc import Sequence

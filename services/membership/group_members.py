@@ -1,4 +1,4 @@
-"""Who is in a group, as what (R24, R29, semantics 11, 12)."""
+"""Who is in a group, as what."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Redeeming a group's code: exact uses, and no use for who is refused or in already (semantics 7 to 10)."""
+"""Redeeming a group's code: exact uses, and no use for who is refused or in already."""
 
 from dataclasses import dataclass
 from typing import Any

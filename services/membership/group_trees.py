@@ -1,4 +1,4 @@
-"""Trees of groups: what is above and below a group, and moves with all that is below (ADR 7, semantics 13)."""
+"""Trees of groups: what is above and below a group, and moves with all that is below (ADR 7)."""
 
 import base64
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Guests' memberships: pending while guest decides on the redemption, in force once it is confirmed (semantics 35).
+"""Guests' memberships: pending while guest decides on the redemption, in force once it is confirmed.
 
 They hold the role `member`, which says nothing while they are guests: capabilities.OF_GUESTS holds for every guest.
 What guest tells may come late: a workspace that was deleted meanwhile, or a member who is gone, is left alone.

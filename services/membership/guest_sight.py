@@ -1,4 +1,4 @@
-"""What guests are shown of a workspace's people, and until when they may do anything (semantics 4, 17; R33, R35).
+"""What guests are shown of a workspace's people, and until when they may do anything.
 
 One predicate, which is guest's: it is asked last, after the rows were read, so that nothing shown is newer than the
 permission. Full members are not asked about.

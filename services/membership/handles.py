@@ -1,4 +1,4 @@
-"""Handles: what people and user groups are mentioned by, one namespace per workspace (semantics 22, R28).
+"""Handles: what people and user groups are mentioned by, one namespace per workspace.
 
 A handle that is given up stays behind as a tombstone for 30 days: for nobody, or for the person who had it.
 """

@@ -1,4 +1,4 @@
-"""Whose role counts where somebody must be left to run a workspace or own a group (R29), and who may inherit it."""
+"""Whose role counts where somebody must be left to run a workspace or own a group, and who may inherit it."""
 
 ABLE = """(
     m.kind = 'full' AND m.state = 'active'

@@ -1,4 +1,4 @@
-"""Inviting: one address or many, each made or refused by itself (R21)."""
+"""Inviting: one address or many, each made or refused by itself."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

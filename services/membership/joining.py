@@ -1,4 +1,4 @@
-"""Who may join a workspace: one question for every way of joining (semantics 12)."""
+"""Who may join a workspace: one question for every way of joining."""
 
 from typing import Any
 

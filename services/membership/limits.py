@@ -1,4 +1,4 @@
-"""How much of everything a workspace may have (R51). docs/limits.md shows this table; a test compares the two."""
+"""How much of everything a workspace may have. docs/limits.md shows this table; a test compares the two."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

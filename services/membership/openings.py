@@ -1,4 +1,4 @@
-"""What identity is told of secrets by which people join: who holds one that is open may sign up (R50)."""
+"""What identity is told of secrets by which people join: who holds one that is open may sign up."""
 
 from collections.abc import Iterable
 from datetime import UTC, datetime

@@ -1,4 +1,4 @@
-"""Purges: what a deleted workspace held goes in small transactions; its row and its activities stay (semantics 30)."""
+"""Purges: what a deleted workspace held goes in small transactions; its row and its activities stay."""
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection

@@ -1,4 +1,4 @@
-"""What was tried and refused is in the activity log too (semantics 30)."""
+"""What was tried and refused is in the activity log too."""
 
 from collections.abc import Awaitable
 from typing import TypeVar

@@ -1,4 +1,4 @@
-"""Removals: how somebody's stay in a workspace ends (semantics 11, 12, 36)."""
+"""Removals: how somebody's stay in a workspace ends."""
 
 from collections.abc import Sequence
 from typing import Any

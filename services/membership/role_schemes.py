@@ -1,4 +1,4 @@
-"""Role schemes as data: the built-in ones of every workspace, and a workspace's own (R25)."""
+"""Role schemes as data: the built-in ones of every workspace, and a workspace's own."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Suspensions: a stay that confers nothing until it is resumed; member id, roles and groups are kept (R24)."""
+"""Suspensions: a stay that confers nothing until it is resumed; member id, roles and groups are kept."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""User groups: sets of full members with a handle (R28). A change of their members is a change of theirs."""
+"""User groups: sets of full members with a handle. A change of their members is a change of theirs."""
 
 from collections.abc import Sequence
 from typing import Any

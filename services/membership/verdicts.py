@@ -1,4 +1,4 @@
-"""May X do Y? A batch is one statement, the revision in the same snapshot as the membership (architecture §5)."""
+"""May X do Y? A batch is one statement, the revision in the same snapshot as the membership."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -95,7 +95,7 @@ async def standings(tx: AsyncConnection, questions: Sequence[Question]) -> Seque
 
 
 def reason_of(row: Row[Any], capability: str) -> pb.AccessReason.ValueType:
-    """The first rule that decides, in the order of R25. Allowed are those of ALLOWING."""
+    """The first rule that decides. Allowed are those of ALLOWING."""
     if row.member_id is None:
         return pb.ACCESS_REASON_NOT_A_MEMBER
     if row.state == "suspended":

@@ -1,4 +1,4 @@
-"""Watching who belongs to a workspace: streams that follow its activity log by numbers (R26).
+"""Watching who belongs to a workspace: streams that follow its activity log by numbers.
 
 Numbers are given out in the order of commits, so what was read once is never added to.
 """
@@ -110,7 +110,7 @@ class Watches:
             await asyncio.sleep(POLL_SECONDS)
 
     async def _end_signed_out(self) -> None:
-        """Asks for all the sessions in one batch: a stream lives by its session, not by its token (semantics 33)."""
+        """Asks for all the sessions in one batch: a stream lives by its session, not by its token."""
         asked_at, asked = time.monotonic(), list(self._watchers)
         alive = await self._sessions.check([watcher.session_id for watcher in asked], FLUSH_SECONDS)
         for watcher, is_alive in zip(asked, alive, strict=True):

@@ -33,7 +33,7 @@ def seen_by_guest(member_id: str, granted: str) -> str:
     """SQL: whether a guest, to whom channels are granted, sees the conversation `c`.
 
     A channel if it is among them; a direct conversation that they take part in, that a member opened who is still in
-    it, and in which everybody else takes part in one of the guest's channels (semantics 16).
+    it, and in which everybody else takes part in one of the guest's channels.
     """
     return f"""CASE c.kind WHEN 'channel' THEN c.id = ANY({granted}) WHEN 'direct' THEN
         EXISTS (SELECT FROM participants p WHERE p.conversation_id = c.id AND p.member_id = {member_id})

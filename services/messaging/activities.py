@@ -1,4 +1,4 @@
-"""What is told to the workspace's activity log: membership keeps it (R30)."""
+"""What is told to the workspace's activity log: membership keeps it."""
 
 import json
 from collections.abc import Mapping

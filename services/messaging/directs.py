@@ -1,4 +1,4 @@
-"""Direct conversations: one for each set of members, whoever opens it first (semantics 16)."""
+"""Direct conversations: one for each set of members, whoever opens it first."""
 
 import hashlib
 import uuid

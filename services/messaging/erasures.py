@@ -1,4 +1,4 @@
-"""Erasing what somebody wrote, once they are deleted and asked for it (R52), in steps that may be repeated.
+"""Erasing what somebody wrote, once they are deleted and asked for it, in steps that may be repeated.
 
 How far it has come is a row of `erasures`, moved on in the transaction of each step.
 """

@@ -1,4 +1,4 @@
-"""What guests are told: nobody whom they do not see, and nothing from before their history (semantics 17).
+"""What guests are told: nobody whom they do not see, and nothing from before their history.
 
 Every answer and every stream of a guest passes one function of this module. Whom a guest sees is guest's word, asked
 after the content was read. The sender of a message and the uploader of its files stay: they are part of the channel.

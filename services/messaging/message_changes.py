@@ -15,7 +15,7 @@ from services.messaging.changes import Happened, number
 from services.messaging.errors import ConversationArchived, EditWindowOver, MessageDeleted
 from services.messaging.messages import KEPT
 
-# In a statement after the lock, so that the time of an edit is that of its effect (semantics 2).
+# In a statement after the lock, so that the time of an edit is that of its effect.
 FIND = text(f"""
     SELECT CAST(m.sender_member_id AS text) AS sender_member_id, m.version, m.deleted_at,
         CAST(:window_seconds AS float8) IS NULL
@@ -67,7 +67,7 @@ async def edit(
     NOT_FOUND, PERMISSION_DENIED, CONVERSATION_ARCHIVED, MESSAGE_DELETED, EDIT_WINDOW_OVER, ETAG_MISMATCH.
     """
     found = await _find(tx, target, editor)
-    # Not by the person: who was removed and came back starts with nothing (semantics 36).
+    # Not by the person: who was removed and came back starts with nothing.
     if found.sender_member_id != editor.member_id:
         raise PermissionDenied
     if locked.archived_at is not None:

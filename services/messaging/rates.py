@@ -1,4 +1,4 @@
-"""How much of the shared queue one sender and one workspace may take: messages a second, and places in it (R51).
+"""How much of the shared queue one sender and one workspace may take: messages a second, and places in it.
 
 All of it is this process's own: with more replicas a sender who spreads over them has as many times the rate.
 """

@@ -50,7 +50,7 @@ GET = text(f"""
     FROM conversations c LEFT JOIN read_states r ON r.conversation_id = c.id AND r.member_id = :member_id
     WHERE c.id = :conversation_id AND {VISIBLE}
 """)
-# Who has read without taking part is left out: to see each other in a channel, both must have joined it (semantics 16).
+# Who has read without taking part is left out: to see each other in a channel, both must have joined it.
 LIST = text(f"""
     SELECT {FACTS}, r.*
     FROM conversations c

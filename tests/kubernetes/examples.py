@@ -1,9 +1,5 @@
 """Policies of the examples: kinds that are not Kubernetes' own are held against our names, ports and secrets only."""
 
-import ast
-import inspect
-
-from services.chassis.database import Database
 from services.chassis.tls import NAMES
 from tests.kubernetes.given import SECRETS
 from tests.kubernetes.objects import (
@@ -17,7 +13,8 @@ from tests.kubernetes.objects import (
     of_component,
     of_kind,
 )
-from tests.rules.sources import SERVICES, sources
+from tests.rules.sources import SERVICES
+from tests.support.pools import connections_of_server, connections_of_worker
 
 VERSIONS = {
     "Certificate": "cert-manager.io/v1",
@@ -89,33 +86,12 @@ def wrong_routes(routes: Objects, objects: Objects) -> list[str]:
 def connections(objects: Objects) -> int:
     """What all pods of an installation can hold open at a PostgreSQL, in the middle of a rollout of all."""
     most = {one["metadata"]["name"]: one["spec"]["maxReplicas"] for one in of_kind(objects, "HorizontalPodAutoscaler")}
-    own: int = inspect.signature(Database.__init__).parameters["pool_size"].default
     total = 0
     for workload in of_component(objects, "serve"):
-        total += _pools() * own * (most[workload["metadata"]["name"]] + 1)
+        total += connections_of_server() * (most[workload["metadata"]["name"]] + 1)
     for workload in of_component(objects, "worker"):
-        total += _pools() * _pool_of_workers() * (workload["spec"]["replicas"] + 1)
+        total += connections_of_worker() * (workload["spec"]["replicas"] + 1)
     return total + len(of_component(objects, "migrate", "database-roles"))
-
-
-def _pools() -> int:
-    """How many pools of that size a process has."""
-    (database,) = sources("services/chassis/database.py")
-    return sum(
-        isinstance(node, ast.Call) and ast.unparse(node.func) == "self._engine" for node in ast.walk(database.tree)
-    )
-
-
-def _pool_of_workers() -> int:
-    (worker,) = sources("services/chassis/worker.py")
-    (size,) = (
-        keyword.value
-        for node in ast.walk(worker.tree)
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == "Database"
-        for keyword in node.keywords
-        if keyword.arg == "pool_size"
-    )
-    return int(ast.literal_eval(size))
 
 
 def wrong_database(examples: Objects, objects: Objects) -> list[str]:
@@ -136,6 +112,8 @@ def wrong_database(examples: Objects, objects: Objects) -> list[str]:
     settings = cluster["spec"]["postgresql"]
     if int(settings["parameters"]["max_connections"]) < connections(objects) + RESERVED:
         found.append(f"all pods together may want {connections(objects)} connections")
+    if not any(each.startswith("pg_stat_statements.") for each in settings["parameters"]):
+        found.append("nobody can see which statements are slow")
     synchronous = settings.get("synchronous", {})
     if not synchronous.get("number") or synchronous.get("dataDurability") != "required":
         found.append("a failover could lose what was acknowledged")

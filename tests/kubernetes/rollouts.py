@@ -29,7 +29,7 @@ ENDPOINT_SECONDS = 3
 
 
 def unprobed(objects: Objects) -> list[str]:
-    """Servers that are not asked by grpc.health.v1 on their plaintext port, and gateways that are not asked at all."""
+    """Servers that are not asked by grpc.health.v1 on their plaintext port, workers and gateways not asked at all."""
     found = []
     for workload in of_component(objects, "serve"):
         one = container(workload, "guildhall")
@@ -37,6 +37,10 @@ def unprobed(objects: Objects) -> list[str]:
         for probe in PROBES:
             if one.get(probe, {}).get("grpc", {}).get("port") != port:
                 found.append(f"{name(workload)}: its {probe} is not gRPC on the health port {port}")
+    for workload in of_component(objects, "worker"):
+        asked = container(workload, "guildhall").get("livenessProbe", {}).get("httpGet")
+        if asked != {"path": "/metrics", "port": "metrics"}:
+            found.append(f"{name(workload)}: nobody notices when it hangs")
     for workload in of_component(objects, "gateway"):
         for probe in PROBES:
             if container(workload, "envoy").get(probe, {}).get("tcpSocket") != {"port": "plain"}:

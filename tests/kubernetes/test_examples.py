@@ -1,8 +1,12 @@
 """The examples fit the installation that they are examples for; and each policy finds what does not."""
 
+import json
 import os
 import re
 import subprocess
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +27,7 @@ from tests.kubernetes.given import SECRETS
 from tests.kubernetes.objects import COMPONENT, EXAMPLES, Object, Objects, changed, example, name, of_kind
 from tests.kubernetes.test_policies import GONE, spoiled
 from tests.rules.sources import ROOT
+from tests.support.pools import connections_of_server, connections_of_worker
 
 FILES = sorted(path.name for path in EXAMPLES.glob("*.yaml"))
 DOCUMENT = ROOT / "docs" / "kubernetes.md"
@@ -94,9 +99,16 @@ def test_a_route_that_leads_astray_is_found(path: str, value: Any, prod: Objects
 
 
 def test_the_database_is_the_installations_and_has_room_for_it(prod: Objects) -> None:
-    print(f"all pods together: at most {connections(prod)} connections")
-
     assert not wrong_database(example("cloudnativepg.yaml"), prod)
+
+
+def test_the_documentation_says_how_many_connections_they_are(prod: Objects) -> None:
+    text = " ".join(DOCUMENT.read_text().split())
+    said = re.search(r"A server holds up to (\d+), a worker up to (\d+)\..*?of everything, that is (\d+);", text)
+
+    assert said is not None
+    counted = (connections_of_server(), connections_of_worker(), connections(prod))
+    assert tuple(map(int, said.groups())) == counted
 
 
 @pytest.mark.parametrize(
@@ -105,6 +117,7 @@ def test_the_database_is_the_installations_and_has_room_for_it(prod: Objects) ->
         ("metadata|name", "other"),
         ("metadata|namespace", "other"),
         ("spec|postgresql|parameters|max_connections", "400"),
+        ("spec|postgresql|parameters|pg_stat_statements.track", GONE),
         ("spec|postgresql|synchronous", GONE),
         ("spec|postgresql|synchronous|dataDurability", "preferred"),
         ("spec|enableSuperuserAccess", GONE),
@@ -177,6 +190,89 @@ def test_the_script_makes_the_secrets_that_nobody_gives_an_operator(kubectl: str
         keys = {re.sub(r"^\d{8}T\d{6}Z\.pem$", "20260101T000000Z.pem", key) for key in one["data"]}
         assert keys == SECRETS[called]
         assert one["metadata"]["namespace"] == "guildhall"
+
+
+class Api(BaseHTTPRequestHandler):
+    """As much of a cluster's API as `kubectl create secret` asks of it."""
+
+    kept: set[str]
+    forbids = False
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        """Says nothing."""
+
+    def do_POST(self) -> None:
+        """Creates a Secret, of which only the name is kept."""
+        # In the protobuf of Kubernetes, with the name before all else of the object.
+        named = re.search(rb"(identity|membership|guest|messaging)[a-z-]+", self.rfile.read(self.length))
+        called = named[0].decode() if named else ""
+        if self.forbids or self.path.split("?")[0] != "/api/v1/namespaces/guildhall/secrets":
+            self.answer(403, _refusal(403, "Forbidden", "secrets are not yours to create"))
+        elif called in self.kept:
+            self.answer(409, _refusal(409, "AlreadyExists", f'secrets "{called}" already exists'))
+        else:
+            self.kept.add(called)
+            self.answer(201, {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": called}})
+
+    @property
+    def length(self) -> int:
+        return int(self.headers["content-length"])
+
+    def answer(self, code: int, content: Object) -> None:
+        body = json.dumps(content).encode()
+        self.send_response(code)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+def _refusal(code: int, reason: str, message: str) -> Object:
+    return {"apiVersion": "v1", "kind": "Status", "status": "Failure", "code": code, "reason": reason} | {
+        "message": message
+    }
+
+
+@pytest.fixture
+def cluster() -> Iterator[ThreadingHTTPServer]:
+    """A server that keeps Secrets."""
+    handler = type("OwnApi", (Api,), {"kept": set()})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+def make_secrets(kubectl: str, server: ThreadingHTTPServer, home: Path) -> subprocess.CompletedProcess[str]:
+    """Runs the script against a cluster."""
+    command = [str(EXAMPLES / "secrets.sh"), "guildhall", f"--server=http://127.0.0.1:{server.server_port}"]
+    path = f"{Path(kubectl).parent}:{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "KUBECONFIG": os.devnull, "HOME": str(home)}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+
+
+def test_the_script_leaves_secrets_that_are_there_as_they_are_and_makes_the_others(
+    kubectl: str, cluster: ThreadingHTTPServer, tmp_path: Path
+) -> None:
+    kept = cluster.RequestHandlerClass.kept  # type: ignore[attr-defined]
+    kept |= {"membership-database", "identity-signing-keys"}
+
+    done = make_secrets(kubectl, cluster, tmp_path)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    there = "is there, and stays as it is"
+    assert re.findall(rf"^secret/(\S+) {there}$", done.stdout, re.M) == ["membership-database", "identity-signing-keys"]
+    others = {"database-admin", "database-ca", "mail", "blobs"}
+    assert kept == {called for called in SECRETS if not called.endswith("-tls")} - others
+
+
+def test_the_script_stops_where_it_may_not_create(kubectl: str, cluster: ThreadingHTTPServer, tmp_path: Path) -> None:
+    cluster.RequestHandlerClass.forbids = True  # type: ignore[attr-defined]
+
+    done = make_secrets(kubectl, cluster, tmp_path)
+
+    assert done.returncode != 0
+    assert done.stderr.count("not yours to create") == 1
 
 
 def test_the_documentation_names_every_secret_and_key() -> None:

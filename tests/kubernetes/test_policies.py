@@ -120,6 +120,8 @@ SPOILED: list[tuple[Policy, tuple[str, str], str, Any]] = [
     (rollouts.unprobed, IDENTITY, ONE + "livenessProbe", GONE),
     (rollouts.unprobed, IDENTITY, ONE + "readinessProbe|grpc|port", 15051),
     (rollouts.unprobed, IDENTITY, ONE + "startupProbe", {"tcpSocket": {"port": "health"}}),
+    (rollouts.unprobed, WORKER, ONE + "livenessProbe", GONE),
+    (rollouts.unprobed, WORKER, ONE + "livenessProbe|httpGet|path", "/"),
     (rollouts.unprobed, GATEWAY, ONE + "readinessProbe", {"httpGet": {"path": "/", "port": 9901}}),
     (rollouts.hasty, IDENTITY, "spec|strategy|rollingUpdate|maxUnavailable", 1),
     (rollouts.hasty, WORKER, "spec|strategy", GONE),

@@ -20,7 +20,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Figure:
-    """What a scenario measured, and whether it is what proof.md wants."""
+    """What a scenario measured, and whether it is what is wanted."""
 
     value: float
     goal: float

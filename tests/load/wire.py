@@ -21,7 +21,6 @@ CHECK_ACCESS = "/guildhall.membership.v1.AccessService/BatchCheckAccess"
 ECHO = "/guildhall.load.v1.EchoService/Echo"
 ECHO_STREAM = "/guildhall.load.v1.EchoService/EchoStream"
 GET_USER = "/guildhall.identity.v1.UserService/GetUser"
-REFRESH = "/guildhall.identity.v1.AuthService/RefreshSession"
 
 TEXT_CHARACTERS = 100
 _ID_HOLE = "00000000-0000-4000-8000-000000000000"

@@ -1,4 +1,4 @@
-"""Who asks whom (architecture §1): no call chain returns to a service that is already in it."""
+"""Who asks whom: no call chain returns to a service that is already in it."""
 
 import ast
 from collections.abc import Mapping, Set
@@ -17,7 +17,7 @@ ASKS: dict[str, set[str]] = {
     "guest": {"identity", "membership", "messaging"},
     "messaging": {"identity", "membership", "guest"},
 }
-"""The table of architecture §1, and that every service asks identity whether a session is alive."""
+"""Who asks whom, besides that every service asks identity whether a session is alive."""
 
 PEER_RPCS = {
     "identity.SessionService/CheckSessions": {"membership", "guest", "messaging"},
@@ -130,7 +130,7 @@ def uninvited(service: str, source: Source) -> list[str]:
         if callers is not None and service not in callers:
             found += [f"{place}: {service} is not on its list of callers" for place in places]
         if callers is None and name.partition(".")[0] not in ASKS[service]:
-            found += [f"{place}: {service} never asks that service (architecture §1)" for place in places]
+            found += [f"{place}: {service} never asks that service" for place in places]
     return found
 
 

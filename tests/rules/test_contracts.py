@@ -21,22 +21,22 @@ READS = (
 """How the names of RPCs that change nothing begin."""
 
 WITHOUT_REQUEST_ID = {
-    "RefreshSession": "its token is used up by it: the token is the key",
-    "SignOut": "ending a session that has ended is the same",
-    "SendMessage": "client_message_id is its key, for ever",
-    "PublishMessages": "each message has its client_message_id",
-    "UploadFile": "file_id and offset are its key: what is stored already is skipped",
-    "UploadChunk": "file_id and offset are its key: what is stored already is skipped",
-    "AddGuestMember": "redemption_id is its key, for ever",
-    "ConfirmGuestMember": "confirming a confirmed member is the same",
-    "DeliverEvents": "each event has an id of its own",
-    "RemoveGuestMember": "member_id is its key, for ever: it is never used again",
-    "ChangeMemberKind": "making a full member a full member is the same",
-    "BumpAccessRevision": "event_id is its key",
-    "VerifyActivityChain": "it only reads",
-    "ResolveMentions": "it only reads",
-    "ExchangeServiceKey": "changes nothing but the time of last use; each answer is another token",
-    "CreateAccessToken": "stores nothing; each answer is another token",
+    "identity.v1.AuthService.RefreshSession": "its token is used up by it: the token is the key",
+    "identity.v1.AuthService.SignOut": "ending a session that has ended is the same",
+    "messaging.v1.MessageService.SendMessage": "client_message_id is its key, for ever",
+    "messaging.v1.MessageService.PublishMessages": "each message has its client_message_id",
+    "messaging.v1.FileService.UploadFile": "file_id and offset are its key: what is stored already is skipped",
+    "messaging.v1.FileService.UploadChunk": "file_id and offset are its key: what is stored already is skipped",
+    "membership.v1.MemberService.AddGuestMember": "redemption_id is its key, for ever",
+    "membership.v1.MemberService.ConfirmGuestMember": "confirming a confirmed member is the same",
+    "events.v1.EventSink.DeliverEvents": "each event has an id of its own",
+    "membership.v1.MemberService.RemoveGuestMember": "member_id is its key, for ever: it is never used again",
+    "membership.v1.MemberService.ChangeMemberKind": "making a full member a full member is the same",
+    "membership.v1.AccessService.BumpAccessRevision": "event_id is its key",
+    "membership.v1.ActivityService.VerifyActivityChain": "it only reads",
+    "messaging.v1.MessageService.ResolveMentions": "it only reads",
+    "identity.v1.AuthService.ExchangeServiceKey": "changes but the time of last use; each answer is another token",
+    "identity.v1.AdapterService.CreateAccessToken": "stores nothing; each answer is another token",
 }
 
 SECRET_WORDS = {"password", "token", "email", "text", "url", "secret"}
@@ -103,8 +103,18 @@ def without_access(rpcs: dict[str, contracts.Rpc]) -> list[str]:
 
 
 def is_mutating(method: str) -> bool:
-    """Whether an RPC of that name changes something."""
+    """Whether an RPC of that full name changes something."""
+    method = method.rpartition(".")[2]
     return not any(method.startswith(read) and not method[len(read) :][:1].islower() for read in READS)
+
+
+def request_fields() -> dict[str, set[str]]:
+    """The fields of each RPC's request, by its full name without `guildhall.`: some names are several services'."""
+    return {
+        method.full_name.removeprefix("guildhall."): {field.name for field in method.input_type.fields}
+        for service in contracts.services()
+        for method in service.methods
+    }
 
 
 def without_request_id(methods: dict[str, set[str]]) -> list[str]:
@@ -213,24 +223,24 @@ def test_contracts_that_did_not_change_break_nobody(files: FileDescriptorSet, im
 
 
 def test_every_rpc_that_changes_something_can_be_repeated() -> None:
-    methods = {
-        method.name: {field.name for field in method.input_type.fields}
-        for service in contracts.services()
-        for method in service.methods
-    }
+    methods = request_fields()
 
+    assert len(methods) == len(contracts.rpcs())
     assert not (faults := without_request_id(methods)), report(faults)
     stale = {name for name in WITHOUT_REQUEST_ID if "request_id" in methods.get(name, {"request_id"})}
     assert not stale, f"take off the list what is gone or has a request_id by now: {sorted(stale)}"
 
 
 def test_an_rpc_that_cannot_be_repeated_is_found() -> None:
-    methods = {"CreateThing": {"name"}, "ListThings": set(), "BatchCreateThings": {"x"}, "Listen": set()}
+    methods = {"a.CreateThing": {"name"}, "a.ListThings": set(), "a.BatchCreateThings": {"x"}, "a.Listen": set()}
 
     found = without_request_id(methods)
 
-    assert [fault.partition(" ")[0] for fault in found] == ["CreateThing", "BatchCreateThings", "Listen"]
-    assert not without_request_id({"CreateThing": {"name", "request_id"}, "SignOut": set()})
+    assert [fault.partition(" ")[0] for fault in found] == ["a.CreateThing", "a.BatchCreateThings", "a.Listen"]
+    sign_out = "identity.v1.AuthService.SignOut"
+    assert not without_request_id({"a.CreateThing": {"name", "request_id"}, sign_out: set()})
+    found = without_request_id({"a.CreateThing": {"request_id"}, "b.CreateThing": set(), "b.SignOut": set()})
+    assert [fault.partition(" ")[0] for fault in found] == ["b.CreateThing", "b.SignOut"]
 
 
 def test_secrets_and_personal_text_are_never_logged() -> None:

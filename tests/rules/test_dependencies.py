@@ -1,4 +1,4 @@
-"""Who may import whom (architecture §7)."""
+"""Who may import whom."""
 
 import pytest
 

@@ -9,7 +9,7 @@ import pytest
 
 from deploy import configuration
 from tests.kubernetes.given import SETTINGS
-from tests.rules.sources import ROOT, report
+from tests.rules.sources import ROOT, everything, report
 
 DOCUMENTS = (
     ROOT / "README.md",
@@ -74,6 +74,12 @@ def missing_tests(text: str) -> list[str]:
     return missing
 
 
+def references_to_nowhere(name: str, text: str) -> list[str]:
+    """Numbers of a list of demands, or of a document's sections, that nobody finds in this repository."""
+    found = re.findall(r"\bR\d{1,2}\b|\bsemantics \d+|\barchitecture \u00a7\d+|\bproof\.md\b", text)
+    return [f"{name}: {each} is in no document here: say what it says" for each in found]
+
+
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_lead_somewhere_and_headings_leave_no_level_out(path: Path) -> None:
     text = path.read_text()
@@ -82,6 +88,19 @@ def test_links_lead_somewhere_and_headings_leave_no_level_out(path: Path) -> Non
     levels = [len(level) for level in re.findall(r"^(#+) ", prose(text), re.MULTILINE)]
     assert levels[0] == 1
     assert all(after - before <= 1 for before, after in pairwise(levels))
+
+
+def test_nothing_refers_to_what_is_not_here() -> None:
+    texts = {path.name: path.read_text() for path in DOCUMENTS}
+    texts |= {source.path: source.text for source in everything()}
+
+    assert not (faults := [fault for each in texts.items() for fault in references_to_nowhere(*each)]), report(faults)
+
+
+@pytest.mark.parametrize("reference", ["R{}", "semantics {}", "architecture \u00a7{}", "R{}, ADR 8"])
+def test_a_reference_to_what_is_not_here_is_found(reference: str) -> None:
+    assert len(references_to_nowhere("x.py", f"Kept for ever ({reference.format(30)}).")) == 1
+    assert not references_to_nowhere("x.py", "Kept for ever (ADR 8, AIP-134, RFC 7519 \u00a74.1.4, test S8).")
 
 
 def test_every_control_names_tests_that_exist() -> None:

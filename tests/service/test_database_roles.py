@@ -1,4 +1,4 @@
-"""What PostgreSQL lets each role do (architecture §9)."""
+"""What PostgreSQL lets each role do."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""A guest whose time is over reads, and changes nothing but what takes from themselves (semantics 4).
+"""A guest whose time is over reads, and changes nothing but what takes from themselves.
 
 The RPCs are found from the contracts. One that lets a guest do something, and is in neither table, fails by its name.
 """

@@ -1,4 +1,4 @@
-"""Whatever a guest asks of whatever RPC, nothing comes back but what they share (R35, semantics 17).
+"""Whatever a guest asks of whatever RPC, nothing comes back but what they share.
 
 The RPCs are found from the contracts, and the requests made from their rules: one that is new is asked without anybody
 adding it here. What comes back is gone through text by text.

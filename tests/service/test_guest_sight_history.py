@@ -1,4 +1,4 @@
-"""A guest sees nothing from before their history starts, by any path, and changes nothing of it (R32)."""
+"""A guest sees nothing from before their history starts, by any path, and changes nothing of it."""
 
 from datetime import timedelta
 from typing import Any

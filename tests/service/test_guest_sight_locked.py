@@ -1,4 +1,4 @@
-"""A locked guest reads on, takes back what they wrote and moves their read position; nothing else (semantics 4)."""
+"""A locked guest reads on, takes back what they wrote and moves their read position; nothing else."""
 
 import uuid
 from collections.abc import Awaitable, Callable

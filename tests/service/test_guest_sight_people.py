@@ -1,4 +1,4 @@
-"""What messaging answers to a guest names only people whom they see; a member gets the same in full (R35)."""
+"""What messaging answers to a guest names only people whom they see; a member gets the same in full."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""Deleting a person: who may, what goes and what stays (R18, R52)."""
+"""Deleting a person: who may, what goes and what stays."""
 
 import asyncio
 import uuid

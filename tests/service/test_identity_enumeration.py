@@ -1,4 +1,4 @@
-"""Nobody learns who is known: the same bytes, and the same statements, whatever state an address is in (semantics 23).
+"""Nobody learns who is known: the same bytes, and the same statements, whatever state an address is in.
 
 How long they take is measured by `make load` (A3).
 """

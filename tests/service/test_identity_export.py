@@ -1,4 +1,4 @@
-"""What `guildhall admin export-user` gives: everything that identity holds of a person but secrets (R52)."""
+"""What `guildhall admin export-user` gives: everything that identity holds of a person but secrets."""
 
 import json
 import uuid

@@ -1,4 +1,4 @@
-"""Taking over users of another system (R12)."""
+"""Taking over users of another system."""
 
 import uuid
 from datetime import UTC, datetime, timedelta

@@ -1,4 +1,4 @@
-"""What identity knows of open invites: told by membership and guest, in any order (R50)."""
+"""What identity knows of open invites: told by membership and guest, in any order."""
 
 import uuid
 from collections.abc import AsyncIterator

@@ -1,4 +1,4 @@
-"""Oneself and others: reading, changing, listing, disabling (R10, R17, semantics 18, 20, 21, 25, 34)."""
+"""Oneself and others: reading, changing, listing, disabling."""
 
 import asyncio
 import uuid

@@ -1,4 +1,4 @@
-"""The activity log: pages, filters, refusals, exports, and what other services tell (R34, semantics 30)."""
+"""The activity log: pages, filters, refusals, exports, and what other services tell."""
 
 import asyncio
 import json

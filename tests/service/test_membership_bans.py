@@ -1,4 +1,4 @@
-"""Bans from a workspace: whom they keep out, by which ways, and until when (semantics 12)."""
+"""Bans from a workspace: whom they keep out, by which ways, and until when."""
 
 import uuid
 from collections.abc import Awaitable, Callable

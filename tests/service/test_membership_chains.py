@@ -1,4 +1,4 @@
-"""Verifying the activity chain: whatever is changed behind the service's back is named (semantics 30)."""
+"""Verifying the activity chain: whatever is changed behind the service's back is named."""
 
 import asyncio
 import threading

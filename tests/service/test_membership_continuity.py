@@ -1,4 +1,4 @@
-"""Somebody who runs the workspace and somebody who owns each group, after every path (R18, R29)."""
+"""Somebody who runs the workspace and somebody who owns each group, after every path."""
 
 import uuid
 from typing import Any
@@ -105,7 +105,7 @@ async def bans(workspace: Workspace, person: Person, other_id: str) -> Any:
     return await person.call(stub.BanMember, members.BanMemberRequest(workspace_id=workspace.id, member_id=other_id))
 
 
-# --- who is deleted or disabled is not asked: R18 ---
+# --- who is deleted or disabled is not asked ---
 
 
 async def go_unasked(workspace: Workspace, member_id: str, *, stay: bool = False) -> list[Activity]:

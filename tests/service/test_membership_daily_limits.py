@@ -1,4 +1,4 @@
-"""What one person may do in a day, in all workspaces together: the last one fits, and one more does not (R51)."""
+"""What one person may do in a day, in all workspaces together: the last one fits, and one more does not."""
 
 import asyncio
 import re

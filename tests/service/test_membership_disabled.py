@@ -1,4 +1,4 @@
-"""Who is disabled runs nothing, inherits nothing and does not count, until they are enabled (R18, R29)."""
+"""Who is disabled runs nothing, inherits nothing and does not count, until they are enabled."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""People who are deleted or disabled: nothing names them any more, and everything they ran goes on (R18, R29)."""
+"""People who are deleted or disabled: nothing names them any more, and everything they ran goes on."""
 
 import asyncio
 import uuid

@@ -56,7 +56,7 @@ class World:
                 self.bans.add((name, index))
 
     def reason(self, name: str, index: int, capability: str) -> access.AccessReason.ValueType:
-        """What R25 says."""
+        """What the rules say, in their order."""
         if any((name, above) in self.bans for above in self.above[index]):
             return access.ACCESS_REASON_BANNED
         if PEOPLE[name] == "admin":

@@ -1,4 +1,4 @@
-"""Guests' memberships: pending, confirmed, abandoned, and what they may do (semantics 35)."""
+"""Guests' memberships: pending, confirmed, abandoned, and what they may do."""
 
 import asyncio
 import uuid

@@ -1,4 +1,4 @@
-"""Handles: one namespace per workspace, and what becomes of one that is given up (semantics 22)."""
+"""Handles: one namespace per workspace, and what becomes of one that is given up."""
 
 import asyncio
 import uuid

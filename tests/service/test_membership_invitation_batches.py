@@ -1,4 +1,4 @@
-"""Inviting many at once, and the list of invitations (R21)."""
+"""Inviting many at once, and the list of invitations."""
 
 import uuid
 from typing import Any

@@ -1,4 +1,4 @@
-"""How invitations go on and end: resent, revoked, previewed, declined, forgotten (R21)."""
+"""How invitations go on and end: resent, revoked, previewed, declined, forgotten."""
 
 import asyncio
 import uuid

@@ -1,4 +1,4 @@
-"""Invitations: one address, one use, seven days, and no longer than the sender may invite (semantics 5, 6, 8, 9)."""
+"""Invitations: one address, one use, seven days, and no longer than the sender may invite."""
 
 import asyncio
 import uuid

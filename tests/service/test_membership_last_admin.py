@@ -1,4 +1,4 @@
-"""A workspace is never without an admin, however many of them go at once (R29)."""
+"""A workspace is never without an admin, however many of them go at once."""
 
 import asyncio
 import os

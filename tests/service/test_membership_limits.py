@@ -1,4 +1,4 @@
-"""Each limit of a workspace: the last one that fits, and the first one that does not (R51)."""
+"""Each limit of a workspace: the last one that fits, and the first one that does not."""
 
 import re
 import uuid

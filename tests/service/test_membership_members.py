@@ -1,4 +1,4 @@
-"""Members: read, changed, suspended, added, leaving and coming back (R21, R24, semantics 11, 33, 34)."""
+"""Members: read, changed, suspended, added, leaving and coming back."""
 
 import uuid
 from typing import Any

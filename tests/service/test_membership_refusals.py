@@ -1,4 +1,4 @@
-"""A refusal stays what it is, whether it can be recorded or not (semantics 30)."""
+"""A refusal stays what it is, whether it can be recorded or not."""
 
 from tests.service.test_membership_erasure import rows
 from tests.service.test_membership_workspaces import new_workspace, somebody

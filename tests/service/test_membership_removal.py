@@ -1,4 +1,4 @@
-"""Removing members: rank, the last admin, what it raises and tells, and coming back (semantics 11, 12, 32, 36)."""
+"""Removing members: rank, the last admin, what it raises and tells, and coming back."""
 
 import asyncio
 import contextvars

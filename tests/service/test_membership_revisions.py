@@ -1,4 +1,4 @@
-"""Every change through its RPC: what it writes into the log, and whether it raises the revision (semantics 9, 30)."""
+"""Every change through its RPC: what it writes into the log, and whether it raises the revision."""
 
 import uuid
 from collections.abc import Awaitable, Callable

@@ -1,4 +1,4 @@
-"""User groups: sets of full members with a handle (R28)."""
+"""User groups: sets of full members with a handle."""
 
 import asyncio
 import uuid

@@ -1,4 +1,4 @@
-"""One queue for all messages (architecture §3): what a batch asks and stores at once, on whose behalf, and how old the
+"""One queue for all messages: what a batch asks and stores at once, on whose behalf, and how old the
 answers may be by which it is stored."""
 
 import asyncio

@@ -1,4 +1,4 @@
-"""Direct conversations: one for each set of people, who never change (semantics 16)."""
+"""Direct conversations: one for each set of people, who never change."""
 
 import asyncio
 import uuid

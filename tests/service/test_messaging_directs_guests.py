@@ -1,4 +1,4 @@
-"""Direct conversations with guests: a member opens them, while everybody in them shares a channel (semantics 16)."""
+"""Direct conversations with guests: a member opens them, while everybody in them shares a channel."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""A person's messages erased because they asked for it (R52): all of them, however often the work is cut short."""
+"""A person's messages erased because they asked for it: all of them, however often the work is cut short."""
 
 import asyncio
 import uuid

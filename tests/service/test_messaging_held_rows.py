@@ -1,4 +1,4 @@
-"""While one conversation's row is held by somebody, changes of others go on (semantics 39), whoever makes them."""
+"""While one conversation's row is held by somebody, changes of others go on, whoever makes them."""
 
 import asyncio
 from collections.abc import Iterator

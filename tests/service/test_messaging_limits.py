@@ -1,4 +1,4 @@
-"""Each limit of messaging: the last one that fits, and the first one that does not (R51)."""
+"""Each limit of messaging: the last one that fits, and the first one that does not."""
 
 import asyncio
 import re

@@ -1,4 +1,4 @@
-"""Who sends too much is stopped before the queue that everybody shares, and stops nobody else (R51)."""
+"""Who sends too much is stopped before the queue that everybody shares, and stops nobody else."""
 
 import asyncio
 import time

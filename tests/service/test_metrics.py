@@ -1,6 +1,7 @@
 """Metrics against what they are about: real pools, tables, streams and workers."""
 
 import asyncio
+import math
 import time
 import uuid
 from collections.abc import AsyncIterator, Mapping
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry, Gauge
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.chassis import metrics
@@ -107,6 +109,34 @@ async def test_without_an_answer_of_the_database_there_is_no_number(suite: Suite
             assert [value(gauge) for gauge in shown.values() if value(gauge) == value(gauge)] == [], "NaN is unequal"
     finally:
         await database.close()
+
+
+async def test_after_a_look_that_failed_late_the_next_comes_as_soon_as_ever(
+    suite: Suite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics, "LOOK_SECONDS", 0.05)
+    gauge = Gauge("seen", "Of this test.", registry=CollectorRegistry())
+    statement = text("SELECT 1 AS seen FROM pg_advisory_xact_lock(hashtext('test of a look that fails'))")
+    with suite.database("guest") as holder:
+        holder.execute("SELECT pg_advisory_lock(hashtext('test of a look that fails'))")
+        async with looking(suite.frames["guest"].database, statement, {"seen": gauge}):
+            assert math.isnan(value(gauge)), "the look has waited for the lock until the role's lock_timeout"
+            holder.execute("SELECT pg_advisory_unlock_all()")
+            # Resting a hundred times as long as it waited would be minutes.
+            await until(lambda: value(gauge) == 1)
+
+
+async def test_between_looks_that_take_long_there_is_never_more_than_the_longest_rest(
+    suite: Suite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(metrics, "MOST_REST_SECONDS", 0.1)
+    gauge = Gauge("seen", "Of this test.", registry=CollectorRegistry())
+    statement = text("SELECT extract(epoch FROM clock_timestamp()) AS seen FROM pg_sleep(1)")
+    async with looking(suite.frames["guest"].database, statement, {"seen": gauge}):
+        first = value(gauge)
+        # A hundred times as long as the look took would be a minute and a half.
+        await until(lambda: value(gauge) > first)
 
 
 async def test_a_pool_tells_who_uses_it_who_waits_and_who_waited_in_vain(suite: Suite) -> None:

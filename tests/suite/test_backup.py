@@ -167,6 +167,11 @@ class Told:
         self.ada.delete(self.deleted_later)
         self.later = self.ada.upload(b"uploaded after")
         self.again = running.guildhall("backup", str(self.backup))
+        other = Running(running.settings, {**running.environment, "GUILDHALL_BLOB_URL": "s3://elsewhere"})
+        target = folder / "from another shell"
+        ran(other.guildhall("backup", str(target), seconds=120))
+        self.in_another_shell = backups.read_manifest(target)
+        self.in_another_shell_copied = len(list((target / "blobs").glob("*/*")))
         running.token(EVE)
         self.back_up_while_a_file_is_deleted(running)
 
@@ -322,6 +327,40 @@ def test_a_backup_of_a_later_release_is_refused(told: Told, folder: Path) -> Non
     (later / "manifest.json").write_text(json.dumps(manifest))
     with booted(folder / "fourth", up=False) as running:
         assert "9999, which this release does not know" in ran(running.guildhall("restore", str(later)), code=1)
+
+
+def test_files_that_are_in_a_backup_are_not_dropped_for_a_bucket(told: Told, folder: Path) -> None:
+    with booted(folder / "eighth", up=False, GUILDHALL_BLOB_URL="s3://elsewhere") as running:
+        said = ran(running.guildhall("restore", str(told.backup)), code=1)
+        assert "GUILDHALL_BLOB_URL is s3://elsewhere" in said
+        assert "restore without it" in said
+        assert not list(folder.glob("eighth*"))
+
+
+def test_a_backup_without_files_is_restored_beside_their_bucket_only(told: Told, folder: Path) -> None:
+    bare = folder / "bare"
+    shutil.copytree(told.backup, bare)
+    shutil.rmtree(bare / "blobs")
+    manifest = json.loads((bare / "manifest.json").read_text())
+    (bare / "manifest.json").write_text(json.dumps({**manifest, "blobs": "s3://ours"}))
+    with booted(folder / "ninth", up=False) as running:
+        for url in ("", "s3://elsewhere", "file:///tmp"):
+            given = {**running.environment, **({"GUILDHALL_BLOB_URL": url} if url else {})}
+            said = ran(Running(running.settings, given).guildhall("restore", str(bare)), code=1)
+            assert "restore with GUILDHALL_BLOB_URL=s3://ours" in said
+        assert not list(folder.glob("ninth*"))
+        beside = Running(running.settings, {**running.environment, "GUILDHALL_BLOB_URL": "s3://ours"})
+        ran(beside.guildhall("restore", str(bare), seconds=120))
+
+        # From now on it is known where they are, also to a shell that says nothing of it.
+        assert "s3://ours" in ran(running.guildhall("backup", str(folder / "bare again"), seconds=120))
+        assert backups.read_manifest(folder / "bare again").blobs == "s3://ours"
+
+
+def test_a_backup_looks_for_files_where_the_suite_keeps_them_and_not_where_the_shell_says(told: Told) -> None:
+    assert "5 parts" in told.said
+    assert told.in_another_shell.blobs == "folder"
+    assert told.in_another_shell.parts == told.in_another_shell_copied > 0
 
 
 def test_sessions_end_where_the_operator_says_so(told: Told, folder: Path) -> None:

@@ -12,15 +12,19 @@ from typing import Any
 import grpc
 import psycopg
 import pytest
+import redis
 from google.protobuf.descriptor import FieldDescriptor
 from guildhall.identity.v1 import auth_service_pb2 as auth
 from guildhall.identity.v1 import auth_service_pb2_grpc as auth_rpc
 from guildhall.options.v1 import access_pb2
 
 from deploy.stack import secrets as stack_secrets
+from deploy.stack import suite
 from deploy.stack import tokens as stack_tokens
+from deploy.stack.settings import SERVICES
 from services.chassis import contracts
 from tests.suite.conftest import Running
+from tests.support.backends import wait_until
 from tests.support.requests import fill
 
 MARK = f"canary{uuid.uuid4().hex[:8]}"
@@ -78,10 +82,33 @@ def traces(running: Running) -> Traces:
                 for metadata in ([], [("authorization", f"Bearer {token}")]):
                     call(channel, rpc, metadata, found)
     ask_in_a_url(running, token)
-    time.sleep(1)  # nothing is waited for here: what workers do later is looked at as well, where it is there by then
+    wait_until(lambda: waiting(running) == 0, "all that was left for later is done", seconds=120)
+    last = uuid.uuid4().hex
+    with valkey(running) as client:
+        client.echo(last)
+    wait_until(lambda: last.encode() in found.commands, "every command before this one was noted")
     over.set()
     listening.join(10)
     return found
+
+
+def valkey(running: Running) -> redis.Redis:
+    """A client of the suite's own Valkey."""
+    return redis.Redis.from_url(suite.assemble(running.settings).valkey.url)
+
+
+def waiting(running: Running) -> int:
+    """Events and works that are due and not done, in one snapshot of all tables, and tasks that no worker has ended."""
+    due = [
+        f"SELECT 1 FROM {service}.outbox WHERE NOT dead AND created_at <= statement_timestamp()"
+        f" UNION ALL SELECT 1 FROM {service}.inbox WHERE NOT dead AND applied_at IS NULL"
+        for service in SERVICES
+    ]
+    with suite.assemble(running.settings).admin_database() as admin:
+        (rows,) = admin.execute(f"SELECT count(*) FROM ({' UNION ALL '.join(due)}) due").fetchone() or (0,)  # type: ignore[arg-type]
+    with valkey(running) as client:
+        counts: Any = [*(client.llen(service) for service in SERVICES), client.hlen("unacked")]
+    return int(rows) + sum(counts)
 
 
 def first_steps(running: Running, channel: grpc.Channel) -> list[str]:

@@ -4,13 +4,10 @@ import asyncio
 import hashlib
 import json
 import os
-import queue
 import signal
 import subprocess
-import threading
 import uuid
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,10 +25,12 @@ from guildhall.messaging.v1 import file_service_pb2_grpc as files_rpc
 from guildhall.messaging.v1 import message_service_pb2 as messages
 from guildhall.messaging.v1 import message_service_pb2_grpc as messages_rpc
 
-from deploy.stack import runs, secrets, tokens
+from deploy.remote import uploads
+from deploy.remote.refusals import NoAnswerError
+from deploy.stack import gateway, runs, secrets, tokens
 from tests.suite.conftest import GUILDHALL, Running
-
-LINE_SECONDS = 60
+from tests.support.backends import wait_until
+from tests.support.terminals import reading
 
 
 @dataclass
@@ -92,71 +91,6 @@ class Terminal:
         metadata = (("authorization", f"Bearer {access_token}"),)
         answer = await stub.GetUser(users.GetUserRequest(), timeout=10, metadata=metadata)
         return str(answer.user.email)
-
-
-class Reading:
-    """A command that runs on, and the lines that it prints."""
-
-    def __init__(self, environment: dict[str, str], *arguments: str) -> None:
-        self.process = subprocess.Popen(
-            [*GUILDHALL, *arguments],
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self._readers: list[threading.Thread] = []
-        self._out = self._lines(self.process.stdout)
-        self._err = self._lines(self.process.stderr)
-
-    def _lines(self, pipe: Any) -> queue.Queue[str]:
-        lines: queue.Queue[str] = queue.Queue()
-
-        def read() -> None:
-            for line in pipe:
-                lines.put(line.rstrip("\n"))
-
-        reader = threading.Thread(target=read, daemon=True)
-        reader.start()
-        self._readers.append(reader)
-        return lines
-
-    async def line(self) -> str:
-        """The next line of stdout."""
-        return await asyncio.to_thread(self._out.get, timeout=LINE_SECONDS)
-
-    async def told(self) -> str:
-        """The next line of stderr."""
-        return await asyncio.to_thread(self._err.get, timeout=LINE_SECONDS)
-
-    async def ended(self) -> int:
-        """The exit code."""
-        return await asyncio.to_thread(self.process.wait, LINE_SECONDS)
-
-    def end(self) -> None:
-        """Ends it, if it runs, and reads what is left."""
-        with self.process:
-            self.process.kill()
-            for reader in self._readers:
-                reader.join()
-
-    def rest(self) -> list[str]:
-        """What was told besides, once it has ended."""
-        found = []
-        while not self._err.empty():
-            found.append(self._err.get())
-        return found
-
-
-@contextmanager
-def reading(terminal: Terminal, *arguments: str) -> Iterator[Reading]:
-    """A command that runs on, and is ended at the end."""
-    made = Reading(terminal.running.environment, *arguments)
-    try:
-        yield made
-    finally:
-        made.end()
 
 
 @pytest.fixture
@@ -233,7 +167,7 @@ async def end_session(terminal: Terminal, access_token: str) -> None:
 
 
 async def test_a_mailed_link_signs_in(terminal: Terminal) -> None:
-    with reading(terminal, "login", terminal.email, "--by-mail") as signing_in:
+    with reading(terminal.running.environment, "login", terminal.email, "--by-mail") as signing_in:
         assert "a mail is on its way" in await signing_in.told()
         token = await asyncio.to_thread(
             tokens.wait_for_token, terminal.running.settings.layout.mail, terminal.email, latest_mail(terminal)
@@ -261,6 +195,17 @@ def test_what_goes_wrong_has_an_exit_code_and_says_what_to_do(terminal: Terminal
     assert not terminal.sessions.exists()
 
 
+def test_without_a_gateway_that_is_the_suite_of_the_data_directory_whatever_ports_the_shell_names(
+    terminal: Terminal,
+) -> None:
+    elsewhere = Running(terminal.running.settings, {**terminal.running.environment, "GUILDHALL_PORT_OFFSET": "49000"})
+    shell = Terminal(elsewhere, terminal.email, terminal.password, terminal.client)
+
+    told = shell.guildhall("login", shell.email, "--password-stdin", given=f"{shell.password}\n")
+
+    assert f"signed in at http://{terminal.running.gateway} " in told.stdout
+
+
 def test_a_gateway_that_is_away_is_told_as_that(terminal: Terminal) -> None:
     away = terminal.guildhall(
         "login", terminal.email, "--password-stdin", "--gateway", "127.0.0.1:1", given="whatever\n", code=4
@@ -270,7 +215,7 @@ def test_a_gateway_that_is_away_is_told_as_that(terminal: Terminal) -> None:
 
 
 async def test_tail_tells_what_happens_and_goes_on_over_a_broken_stream(settled: Terminal) -> None:
-    with reading(settled, "tail", "--output", "json") as tail:
+    with reading(settled.running.environment, "tail", "--output", "json") as tail:
         assert "listening to workspace Engines" in await tail.told()
         await settled.send("first")
         event = json.loads(await tail.line())
@@ -286,11 +231,16 @@ async def test_tail_tells_what_happens_and_goes_on_over_a_broken_stream(settled:
 
 def kill(running: Running, service: str) -> None:
     """kill -9; the supervisor starts it again."""
+    os.kill(pid_of(running, service), signal.SIGKILL)
+
+
+def pid_of(running: Running, service: str) -> int:
+    """A service's process."""
     run = runs.find(running.settings.layout.data)
     assert run is not None
     (pid,) = (child.pid for child in run.children if child.name == service)
     assert pid
-    os.kill(pid, signal.SIGKILL)
+    return pid
 
 
 async def test_tail_shows_lines_with_names_that_a_terminal_does_not_obey(settled: Terminal) -> None:
@@ -336,6 +286,39 @@ async def test_upload_sends_a_file_and_goes_on_with_what_was_begun(settled: Term
     assert sent["messageId"] not in again
 
 
+async def test_an_upload_whose_message_got_no_answer_says_so_and_is_finished_by_another_try(
+    settled: Terminal, tmp_path: Path
+) -> None:
+    plan = tmp_path / "plan.pdf"
+    plan.write_bytes(os.urandom(1000))
+    halted = pid_of(settled.running, "messaging")
+
+    async def send(progress: Callable[[int, int], None]) -> dict[str, Any]:
+        here = {"workspace": settled.workspace_id, "conversation": settled.channel_id, "text": "The plan"}
+        return await uploads.upload(settled.client, plan, progress=progress, **here)
+
+    def halt_when_stored(done: int, size: int) -> None:
+        if done == size:
+            os.kill(halted, signal.SIGSTOP)
+
+    try:
+        with pytest.raises(NoAnswerError, match=r"plan\.pdf is stored, and whether its message was sent is not known"):
+            await send(halt_when_stored)
+    finally:
+        os.kill(halted, signal.SIGCONT)
+    admin_port = settled.running.settings.ports.envoy_admin
+    await asyncio.to_thread(wait_until, lambda: gateway.is_ready(admin_port), "the gateway has found it again")
+    sent = await send(lambda _done, _size: None)
+
+    stub: Any = settled.client.stub(messages_rpc.MessageServiceStub)
+    place = {"workspace_id": settled.workspace_id, "conversation_id": settled.channel_id}
+    listed: Any = await settled.client.call(stub.ListMessages, messages.ListMessagesRequest(**place))
+    assert [message.message_id for message in listed.messages if message.text == "The plan"] == [sent["messageId"]]
+    stored_files = files.ListFilesRequest(**place)
+    kept: Any = await settled.client.call(settled.client.stub(files_rpc.FileServiceStub).ListFiles, stored_files)
+    assert [file.file_id for file in kept.files] == [file["fileId"] for file in sent["files"]]
+
+
 async def begin(terminal: Terminal, name: str, content: bytes, count: int) -> files.File:
     """An upload that ends after so many bytes."""
     stub: Any = terminal.client.stub(files_rpc.FileServiceStub)
@@ -372,7 +355,6 @@ def test_status_and_events_are_told_to_programs_too(running: Running) -> None:
     health = {process["name"]: process["health"] for process in status["processes"]}
     assert {name: health[name] for name in ("identity", "guest")} == {"identity": "SERVING", "guest": "SERVING"}
     assert isinstance(json.loads(running.guildhall("events", "list", "--output", "json").stdout), list)
-    assert json.loads(running.guildhall("events", "retry", "--all", "-o", "json").stdout)["tried_again"] >= 0
     assert running.guildhall("status", "--output", "yaml").returncode == 2
 
 

@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from guildhall.events.v1 import event_sink_pb2 as events_pb
 
 from deploy.stack import certificates, runs, secrets, suite
 from deploy.stack.doctor import databases, gateway, processes, visits
@@ -26,6 +25,7 @@ from services.chassis.worker import perform_task
 from services.membership.tables import METADATA
 from tests.suite.conftest import Running, booted, new_folder
 from tests.support.backends import wait_until
+from tests.support.dead_events import APPLIED, bury_event, execute
 
 
 @pytest.fixture(scope="module")
@@ -82,11 +82,10 @@ def replaced(file: Path, content: bytes) -> Iterator[None]:
             secrets.write_private(file, before)
 
 
-def execute(running: Running, statement: str, **values: Any) -> list[tuple[Any, ...]]:
-    """A statement of the superuser."""
-    with suite.assemble(running.settings).admin_database() as admin:
-        cursor = admin.execute(statement, values)  # type: ignore[call-overload]
-        return list(cursor.fetchall()) if cursor.description else []
+def in_another_shell(running: Running, offset: str) -> Running:
+    """The same suite from a shell that knows its data directory, and of ports this, or nothing."""
+    others = {name: value for name, value in running.environment.items() if name != "GUILDHALL_PORT_OFFSET"}
+    return Running(running.settings, {**others, **({"GUILDHALL_PORT_OFFSET": offset} if offset else {})})
 
 
 def test_of_a_healthy_suite_there_is_nothing_to_tell(patient: Running) -> None:
@@ -143,18 +142,18 @@ def exposed(running: Running) -> Iterator[None]:
 @contextmanager
 def ahead(running: Running) -> Iterator[None]:
     """A database whose clock is forty seconds ahead, as far as it can be asked."""
-    execute(running, "CREATE SCHEMA wrong")
+    execute(running.settings, "CREATE SCHEMA wrong")
     execute(
-        running,
+        running.settings,
         "CREATE FUNCTION wrong.clock_timestamp() RETURNS timestamptz LANGUAGE sql"
         " AS $$ SELECT pg_catalog.clock_timestamp() + interval '40 seconds' $$",
     )
-    execute(running, "ALTER ROLE postgres IN DATABASE guildhall SET search_path = wrong, pg_catalog")
+    execute(running.settings, "ALTER ROLE postgres IN DATABASE guildhall SET search_path = wrong, pg_catalog")
     try:
         yield
     finally:
-        execute(running, "ALTER ROLE postgres IN DATABASE guildhall RESET search_path")
-        execute(running, "DROP SCHEMA wrong CASCADE")
+        execute(running.settings, "ALTER ROLE postgres IN DATABASE guildhall RESET search_path")
+        execute(running.settings, "DROP SCHEMA wrong CASCADE")
 
 
 @contextmanager
@@ -175,13 +174,13 @@ def late_event(running: Running) -> Iterator[None]:
     """An event that nobody has taken for ten minutes."""
     row_id = str(uuid.uuid4())
     execute(
-        running,
+        running.settings,
         "INSERT INTO guest.outbox (id, target, kind, payload, created_at, due_at) VALUES (%(id)s, 'membership',"
         " 'guest_removed', '', statement_timestamp() - interval '10 minutes', statement_timestamp() + interval '55 s')",
         id=row_id,
     )
     yield
-    execute(running, "DELETE FROM guest.outbox WHERE id = %(id)s", id=row_id)
+    execute(running.settings, "DELETE FROM guest.outbox WHERE id = %(id)s", id=row_id)
 
 
 BROKEN: dict[str, tuple[Callable[[Running], AbstractContextManager[Any]], str, str, str]] = {
@@ -280,19 +279,8 @@ def test_a_missing_migration_is_told_and_made_by_the_command_that_it_names(patie
 
 @pytest.mark.parametrize("table", ["outbox", "inbox"])
 def test_a_dead_event_is_told_listed_and_delivered_when_it_is_tried_again(patient: Running, table: str) -> None:
-    row_id = str(uuid.uuid4())
-    payload = events_pb.Event(event_id=row_id, user_deleted=events_pb.UserDeleted(user_id=str(uuid.uuid4())))
-    place, key = ("identity.outbox", "id, target") if table == "outbox" else ("membership.inbox", "event_id, source")
-    peer = "membership" if table == "outbox" else "identity"
-    execute(
-        patient,
-        f"INSERT INTO {place} ({key}, kind, payload, attempts, dead)"
-        " VALUES (%(id)s, %(peer)s, 'user_deleted', %(payload)s, 20, true)",
-        id=row_id,
-        peer=peer,
-        payload=payload.SerializeToString(),
-    )
-    queue = f"queue {place.replace('.', ' ')}"
+    queue = {"outbox": "queue identity outbox", "inbox": "queue membership inbox"}[table]
+    row_id = bury_event(patient.settings, table)
 
     code, found = examine(patient)
 
@@ -302,10 +290,19 @@ def test_a_dead_event_is_told_listed_and_delivered_when_it_is_tried_again(patien
     assert row_id in patient.guildhall("events", "list").stdout
     assert patient.guildhall("events", "retry").returncode == 1
     assert "1 tried again" in patient.guildhall("events", "retry", row_id).stdout
-    applied = "SELECT 1 FROM membership.inbox WHERE event_id = %(id)s AND applied_at IS NOT NULL"
-    wait_until(lambda: bool(execute(patient, applied, id=row_id)), "it is applied")
+    wait_until(lambda: bool(execute(patient.settings, APPLIED, id=row_id)), "it is applied")
     assert row_id not in patient.guildhall("events", "list").stdout
     assert examine(patient)[1][queue]["level"] == "ok"
+
+
+def test_all_dead_events_of_all_services_are_tried_again_at_once(patient: Running) -> None:
+    buried = [bury_event(patient.settings, table) for table in ("outbox", "inbox", "outbox")]
+
+    told = json.loads(patient.guildhall("events", "retry", "--all", "--output", "json").stdout)
+
+    assert told == {"tried_again": 3}
+    wait_until(lambda: all(execute(patient.settings, APPLIED, id=row_id) for row_id in buried), "they are applied")
+    assert json.loads(patient.guildhall("events", "list", "--output", "json").stdout) == []
 
 
 def test_a_long_queue_of_tasks_is_warned_of(patient: Running) -> None:
@@ -363,6 +360,18 @@ def test_versions_that_are_too_old_are_told(patient: Running, monkeypatch: pytes
     told = {check for check, finding in found.items() if finding.level is Level.FAIL}
     assert told == {"postgresql", "valkey", "envoy", "python"}
     assert all("needed" in found[check].advice for check in told)
+
+
+@pytest.mark.parametrize("offset", ["", "49000"])
+def test_a_shell_that_knows_the_data_directory_alone_is_told_of_the_suite_in_it(patient: Running, offset: str) -> None:
+    shell = in_another_shell(patient, offset)
+
+    code, found = examine(shell)
+
+    assert (code, failing(found)) == (0, set())
+    assert found["gateway grpc"]["seen"] == patient.gateway
+    assert found["gateway json"]["seen"] == f"http://{patient.gateway}"
+    assert shell.token("ada.doctor@example.com")
 
 
 def test_of_a_suite_that_does_not_run_it_says_how_to_start_it(patient: Running, tmp_path: Path) -> None:

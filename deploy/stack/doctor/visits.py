@@ -10,7 +10,7 @@ from rich.text import Text
 from deploy.stack import runs, suite
 from deploy.stack.doctor import databases, gateway, processes, secrets
 from deploy.stack.doctor.findings import Finding, Level, fail, ok
-from deploy.stack.settings import SERVICES, Settings
+from deploy.stack.settings import Settings
 
 _STYLES = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "bold red"}
 
@@ -44,9 +44,7 @@ def _visit_running(settings: Settings, run: runs.Run) -> Iterator[Finding]:
     published = gateway.read_published(settings)
     yield from gateway.check_calls(settings, published)
     yield from secrets.check_signing_keys(settings, published)
-    servers = [child for child in run.children if child.health_port is not None]
-    replicas = len(servers) // len(SERVICES)
-    yield from secrets.check_presented(settings, replicas=replicas)
+    yield from secrets.check_presented(settings)
 
 
 def report(findings: Iterator[Finding], console: Console, *, as_json: bool) -> bool:

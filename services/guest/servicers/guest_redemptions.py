@@ -97,7 +97,7 @@ class GuestRedemptionRpcs(invite_rpc.GuestInviteServiceServicer):
         return answer
 
     async def _is_backed(self, invite: Row[Any]) -> bool:
-        """Whether the link's creator may still invite guests and sees every channel of it (semantics 9)."""
+        """Whether the link's creator may still invite guests and sees every channel of it."""
         workspace_id, member_id = str(invite.workspace_id), str(invite.created_by_member_id)
         creator, sees = await asyncio.gather(
             self._access.find_standing(workspace_id, member_id=member_id),
@@ -108,7 +108,7 @@ class GuestRedemptionRpcs(invite_rpc.GuestInviteServiceServicer):
         return creator is not None and creator.may_invite and sees
 
     async def _require_presenter(self, invite: Row[Any], normalized_email: str) -> None:
-        """Refuses somebody for whom a bound link is not, before anything is spent (semantics 6).
+        """Refuses somebody for whom a bound link is not, before anything is spent.
 
         GUEST_INVITE_FOR_ANOTHER; GUEST_INVITE_INVALID once too many others have tried.
         """
