@@ -46,6 +46,7 @@ def parser() -> argparse.ArgumentParser:
     writing.add_argument("--host", default="0.0.0.0")  # noqa: S104 — a pod's every address is its own
     writing.add_argument("--port", type=int, default=8080)
     writing.add_argument("--tls-port", type=int, default=8443)
+    writing.add_argument("--metrics-port", type=int, default=15075, help="where Prometheus asks; 0 opens none")
     draining = commands.add_parser("drain", help="wait for SIGTERM, then have Envoy send its clients away")
     for each in (writing, draining):
         each.add_argument("--admin-port", type=int, default=9901, help="on loopback")
@@ -65,6 +66,7 @@ def write(options: argparse.Namespace) -> None:
         tls_port=options.tls_port,
         admin_host=_ADMIN_HOST,
         admin_port=options.admin_port,
+        metrics_port=options.metrics_port,
         upstreams=upstreams,
         health_ports=health_ports,
         cert_file=str(options.tls / "tls.crt"),

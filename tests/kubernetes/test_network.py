@@ -78,6 +78,7 @@ def test_wiring_is_read_as_it_is_written() -> None:
     [
         ("gateway", "egress", 0),
         ("gateway", "ingress", 0),
+        ("gateway", "ingress", 1),
         ("identity", "ingress", 1),
         ("identity", "egress", 0),
         ("membership", "ingress", 2),
@@ -111,6 +112,7 @@ OPEN_BLOCK: Object = {"ipBlock": {"cidr": "0.0.0.0/0"}}
         ("identity", "ingress", {"from": [{"namespaceSelector": {}}], "ports": [{"port": 15051}]}),
         ("messaging", "ingress", {"from": [{"namespaceSelector": {}}], "ports": [{"port": 15064}]}),
         ("gateway", "ingress", {"ports": [{"port": 9901}]}),
+        ("gateway", "ingress", {"ports": [{"port": 15075}]}),
         ("worker-metrics", "ingress", {"ports": [{"port": 15080}]}),
         ("database-clients", "egress", {}),
         ("mail", "egress", {"to": [OPEN_BLOCK], "ports": [{"port": 25}]}),
