@@ -1,6 +1,7 @@
 """What the embedded stack is told (environment variables) and where it keeps things (folders and ports)."""
 
 import contextlib
+import difflib
 import hashlib
 import os
 import re
@@ -12,33 +13,51 @@ from pathlib import Path
 
 SERVICES = ("identity", "membership", "guest", "messaging")
 HOST = "127.0.0.1"
+_PREFIX = "GUILDHALL_"
 MAX_REPLICAS = 9  # replica r listens 100 * r higher, and the next offset begins at 1 000
 _MAX_OFFSET = 49_000  # the highest port of the stack, 15 974, must stay under 65 536
 _OF_SERVICES = (
-    "GUILDHALL_BLOB_",
-    "GUILDHALL_INVITATION_MAILS_",
+    "GUILDHALL_BLOB_ENDPOINT",
+    "GUILDHALL_BLOB_KEY_ID",
+    "GUILDHALL_BLOB_REGION",
+    "GUILDHALL_BLOB_SECRET_KEY_FILE",
+    "GUILDHALL_BLOB_URL",
+    "GUILDHALL_DRAIN_SECONDS",
+    "GUILDHALL_INVITATION_MAILS_OF_USER",
+    "GUILDHALL_INVITATION_MAILS_TO_ADDRESS",
+    "GUILDHALL_MAILS_PER_ADDRESS",
+    "GUILDHALL_MAILS_PER_NETWORK",
     "GUILDHALL_MAIL_DELIVERY",
     "GUILDHALL_MAIL_FROM",
     "GUILDHALL_MAIL_TEMPLATES_DIR",
-    "GUILDHALL_MAIL_WEBHOOK_",
-    "GUILDHALL_MAILS_PER_",
-    "GUILDHALL_MESSAGES_PER_",
+    "GUILDHALL_MAIL_WEBHOOK_SECRET_FILE",
+    "GUILDHALL_MAIL_WEBHOOK_URL",
+    "GUILDHALL_MESSAGES_PER_SECOND_OF_SENDER",
+    "GUILDHALL_MESSAGES_PER_SECOND_OF_WORKSPACE",
     "GUILDHALL_MOST_FILE_BYTES",
     "GUILDHALL_OTLP_ENDPOINT",
-    "GUILDHALL_SIGN_UP",
     "GUILDHALL_SIGNING_KEY_DELAY_SECONDS",
-    "GUILDHALL_SMTP_",
+    "GUILDHALL_SIGN_UP",
+    "GUILDHALL_SMTP_CA_FILE",
+    "GUILDHALL_SMTP_HOST",
+    "GUILDHALL_SMTP_PASSWORD_FILE",
+    "GUILDHALL_SMTP_PORT",
+    "GUILDHALL_SMTP_STARTTLS",
+    "GUILDHALL_SMTP_USERNAME",
     "GUILDHALL_STORAGE_BYTES_PER_WORKSPACE",
     "GUILDHALL_TRACES_RATIO",
-    "GUILDHALL_WORKSPACE_CREATION",
     "GUILDHALL_WORKSPACES_A_DAY",
+    "GUILDHALL_WORKSPACE_CREATION",
 )
+"""All that services read and `up` does not make for them. By their whole names, so that a misspelt one is found."""
 _OF_GATEWAY = (
     "GUILDHALL_CALLS_PER_SECOND_OF_USER",
     "GUILDHALL_CALLS_PER_SECOND_OF_SERVICE_ACCOUNT",
     "GUILDHALL_CALLS_PER_SECOND_OF_ADDRESS",
     "GUILDHALL_SIGN_INS_PER_SECOND_OF_ADDRESS",
 )
+_OF_THE_COMMAND = ("GUILDHALL_GATEWAY", "GUILDHALL_GATEWAY_CA_FILE")  # what `deploy.remote` reads
+_MOST_DRAIN_SECONDS = 60
 _LOG_LEVELS = ("debug", "info", "warning", "error")
 VARIABLES: Mapping[str, tuple[str, str]] = {
     "GUILDHALL_DATA_DIR": ("`.guildhall`", "where the embedded suite keeps everything"),
@@ -188,9 +207,17 @@ class Settings:
     of_gateway: Mapping[str, int] = field(default_factory=dict)
     """The gateway's limits that were set, by their names there."""
 
+    told_public_url: str = ""
+    """The product's site, if it was named."""
+
     @property
     def public_url(self) -> str:
-        """What links in mails and tokens name."""
+        """The product's site as people see it, where links in mails lead; the gateway itself unless it was named."""
+        return self.told_public_url or self.gateway_url
+
+    @property
+    def gateway_url(self) -> str:
+        """The gateway on this machine, without TLS."""
         return f"http://{HOST}:{self.ports.gateway}"
 
     @property
@@ -199,8 +226,12 @@ class Settings:
         return f"{HOST}:{self.ports.gateway}"
 
 
-def load(environment: Mapping[str, str], *, replicas: int = 1) -> Settings:
-    """Read the stack's settings. Raises `SettingsError` with every problem at once."""
+def load(environment: Mapping[str, str], *, replicas: int = 1, only_known: bool = False) -> Settings:
+    """Read the stack's settings. Raises `SettingsError` with every problem at once.
+
+    With `only_known`, a GUILDHALL_ variable that is none of the settings is a problem as well: whoever misspells
+    GUILDHALL_SIGN_UP=closed must not get a suite that is open.
+    """
     problems: list[str] = []
     offset_text = environment.get("GUILDHALL_PORT_OFFSET", "0")
     offset = int(offset_text) if re.fullmatch("[0-9]{1,5}", offset_text) else -1
@@ -222,6 +253,14 @@ def load(environment: Mapping[str, str], *, replicas: int = 1) -> Settings:
     for name, text in limits.items():
         if not re.fullmatch("[1-9][0-9]{0,5}|1000000", text):
             problems.append(f"{name} must be from 1 to 1000000, not {text!r}")
+    site = environment.get("GUILDHALL_PUBLIC_URL", "")
+    if site and not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", site):
+        problems.append(f"GUILDHALL_PUBLIC_URL must be like https://app.example.com, not {site!r}")
+    drain = environment.get("GUILDHALL_DRAIN_SECONDS", "0")
+    if not re.fullmatch(r"[0-9]{1,2}(\.[0-9]{1,3})?", drain) or float(drain) > _MOST_DRAIN_SECONDS:
+        problems.append(f"GUILDHALL_DRAIN_SECONDS must be from 0 to {_MOST_DRAIN_SECONDS}, not {drain!r}")
+    if only_known:
+        problems += _unknown(environment)
     if problems:
         raise SettingsError(problems)
     return Settings(
@@ -229,9 +268,24 @@ def load(environment: Mapping[str, str], *, replicas: int = 1) -> Settings:
         ports=Ports(offset),
         replicas=replicas,
         log_level=level,
-        of_services={name: value for name, value in environment.items() if name.startswith(_OF_SERVICES)},
+        of_services={name: environment[name] for name in _OF_SERVICES if name in environment},
         of_gateway={name.removeprefix("GUILDHALL_").lower(): int(text) for name, text in limits.items()},
+        told_public_url=site,
     )
+
+
+def _unknown(environment: Mapping[str, str]) -> list[str]:
+    """Variables that look like settings and that nobody would read, each with what may have been meant."""
+    known = {"GUILDHALL_PUBLIC_URL", *_OF_SERVICES, *_OF_THE_COMMAND, *VARIABLES}
+    problems = []
+    for name in sorted(set(environment) - known):
+        if name.startswith(_PREFIX):
+            meant = difflib.get_close_matches(
+                name.removeprefix(_PREFIX), [n.removeprefix(_PREFIX) for n in known], 1, 0.75
+            )
+            hint = f" (is {_PREFIX}{meant[0]} meant?)" if meant else ""
+            problems.append(f"{name} is no setting of guildhall up{hint}: unset it, or see docs/configuration.md")
+    return problems
 
 
 def _with_parents(folder: Path) -> list[Path]:
