@@ -37,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
     writing = commands.add_parser("write", help="write envoy.json and descriptors.binpb into a folder")
     writing.add_argument("--output", type=Path, required=True, metavar="FOLDER")
     writing.add_argument("--upstream", type=_upstream, action="append", required=True, metavar="NAME=HOST:PORT:HEALTH")
-    writing.add_argument("--public-url", required=True, help="the gateway as people see it; its origin may call it")
+    writing.add_argument("--public-url", required=True, help="the product's site; its origin may call")
     writing.add_argument("--tls", type=Path, required=True, help="the gateway's tls.crt, tls.key and ca.crt")
     writing.add_argument("--edge-tls", type=Path, required=True, help="tls.crt and tls.key, shown to the public")
     writing.add_argument("--allow-origin", action="append", default=[], help="of web pages that may call it")

@@ -20,6 +20,7 @@ class GatewaySettings:
     up by DNS, again and again, and stands for every address it resolves to. `health_ports` is parallel to it: the
     replica's plaintext health port. `cert_file` and `key_file` are the client certificate named `gateway`; `ca_file` is
     what the services' certificates are checked against. `edge_cert_file` and `edge_key_file` are shown to the public.
+    `public_url` is the product's site, whose pages may call, as may those of `allowed_origins`.
     `trusted_hops` counts the proxies of one's own in front of the gateway, whose x-forwarded-for is believed.
     `metrics_port` is where Prometheus asks, on `host`; 0 opens none, and leaves the admin interface, on loopback.
     `extra_rpcs` are routed as those of the contracts are, each to an upstream of its own; none in any installation:

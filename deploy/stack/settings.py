@@ -58,6 +58,7 @@ _OF_GATEWAY = (
 )
 _OF_THE_COMMAND = ("GUILDHALL_GATEWAY", "GUILDHALL_GATEWAY_CA_FILE")  # what `deploy.remote` reads
 _MOST_DRAIN_SECONDS = 60
+_ALIKE = 0.75  # of a misspelt name and the one that was meant; 1 is the same
 _LOG_LEVELS = ("debug", "info", "warning", "error")
 VARIABLES: Mapping[str, tuple[str, str]] = {
     "GUILDHALL_DATA_DIR": ("`.guildhall`", "where the embedded suite keeps everything"),
@@ -276,15 +277,15 @@ def load(environment: Mapping[str, str], *, replicas: int = 1, only_known: bool 
 
 def _unknown(environment: Mapping[str, str]) -> list[str]:
     """Variables that look like settings and that nobody would read, each with what may have been meant."""
-    known = {"GUILDHALL_PUBLIC_URL", *_OF_SERVICES, *_OF_THE_COMMAND, *VARIABLES}
+    known = {
+        name.removeprefix(_PREFIX) for name in ("GUILDHALL_PUBLIC_URL", *_OF_SERVICES, *_OF_THE_COMMAND, *VARIABLES)
+    }
+    given = {name.removeprefix(_PREFIX) for name in environment if name.startswith(_PREFIX)}
     problems = []
-    for name in sorted(set(environment) - known):
-        if name.startswith(_PREFIX):
-            meant = difflib.get_close_matches(
-                name.removeprefix(_PREFIX), [n.removeprefix(_PREFIX) for n in known], 1, 0.75
-            )
-            hint = f" (is {_PREFIX}{meant[0]} meant?)" if meant else ""
-            problems.append(f"{name} is no setting of guildhall up{hint}: unset it, or see docs/configuration.md")
+    for name in sorted(given - known):
+        meant = difflib.get_close_matches(name, known, 1, _ALIKE)
+        hint = f" (is {_PREFIX}{meant[0]} meant?)" if meant else ""
+        problems.append(f"{_PREFIX}{name} is no setting of guildhall up{hint}: unset it, or see docs/configuration.md")
     return problems
 
 
