@@ -6,21 +6,34 @@ Envoy ask its clients to go elsewhere: on SIGTERM alone Envoy drops their calls,
 
 import argparse
 import http.client
+import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+from deploy.envoy.options import OPTIONS, read_options
 
 _ADMIN_HOST = "127.0.0.1"
 _DRAINS = ("/healthcheck/fail", "/drain_listeners?graceful")
 Upstream = tuple[str, str, int, int]
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Does what the command line says. Returns the exit code: 0, or 1 if Envoy could not be told to drain."""
+def main(arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> int:
+    """Does what the command line says, and for `write` the environment, which counts less.
+
+    Returns the exit code: 0, 1 if Envoy could not be told to drain, or 2 if something is set to what it cannot be.
+    """
     options = parser().parse_args(arguments)
     if options.command == "write":
-        write(options)
+        given = {each.variable: getattr(options, each.field) for each in OPTIONS}
+        flags = {name: text for name, text in given.items() if text is not None}
+        fields, problems = read_options({**(environment or {}), **flags})
+        if problems:
+            sys.stderr.write("\n".join([*problems, ""]))
+            return 2
+        write(options, fields)
         return 0
     waited = {signal.SIGTERM, signal.SIGINT}
     # Blocked, not handled: the first process of a container has no default action for SIGTERM.
@@ -40,8 +53,9 @@ def parser() -> argparse.ArgumentParser:
     writing.add_argument("--public-url", required=True, help="the product's site; its origin may call")
     writing.add_argument("--tls", type=Path, required=True, help="the gateway's tls.crt, tls.key and ca.crt")
     writing.add_argument("--edge-tls", type=Path, required=True, help="tls.crt and tls.key, shown to the public")
-    writing.add_argument("--allow-origin", action="append", default=[], help="of web pages that may call it")
-    writing.add_argument("--trusted-hops", type=int, default=0, help="proxies of one's own in front of the gateway")
+    for option in OPTIONS:
+        fallback = option.default or "none"
+        writing.add_argument(option.flag, metavar="VALUE", help=f"or {option.variable}; {fallback} without")
     writing.add_argument("--max-heap-bytes", type=int, default=1 << 30, help="above it, calls are refused")
     writing.add_argument("--host", default="0.0.0.0")  # noqa: S104 — a pod's every address is its own
     writing.add_argument("--port", type=int, default=8080)
@@ -53,8 +67,11 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def write(options: argparse.Namespace) -> None:
-    """Writes envoy.json and the files it names into the folder. ValueError if a service has no upstream."""
+def write(options: argparse.Namespace, fields: Mapping[str, Any]) -> None:
+    """Writes envoy.json and the files it names into the folder; `fields` are those of `options.py` that are set.
+
+    ValueError if a service has no upstream.
+    """
     # Imported late: it reads every contract, and `drain` is to stay small.
     from deploy.envoy import config
 
@@ -77,9 +94,8 @@ def write(options: argparse.Namespace) -> None:
         descriptor_file=str(descriptor_file),
         secrets_folder=str(options.output),
         public_url=options.public_url,
-        allowed_origins=options.allow_origin,
-        trusted_hops=options.trusted_hops,
         max_heap_bytes=options.max_heap_bytes,
+        **fields,
     )
     config.write_files(settings)
     (options.output / "envoy.json").write_text(config.render(settings))
@@ -121,4 +137,4 @@ def _by_service(given: Sequence[Upstream]) -> tuple[Mapping[str, list[tuple[str,
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(sys.argv[1:], os.environ))

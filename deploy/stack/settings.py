@@ -10,6 +10,9 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+from deploy.envoy.options import OPTIONS, read_options
 
 SERVICES = ("identity", "membership", "guest", "messaging")
 HOST = "127.0.0.1"
@@ -50,12 +53,6 @@ _OF_SERVICES = (
     "GUILDHALL_WORKSPACE_CREATION",
 )
 """All that services read and `up` does not make for them. By their whole names, so that a misspelt one is found."""
-_OF_GATEWAY = (
-    "GUILDHALL_CALLS_PER_SECOND_OF_USER",
-    "GUILDHALL_CALLS_PER_SECOND_OF_SERVICE_ACCOUNT",
-    "GUILDHALL_CALLS_PER_SECOND_OF_ADDRESS",
-    "GUILDHALL_SIGN_INS_PER_SECOND_OF_ADDRESS",
-)
 _OF_THE_COMMAND = ("GUILDHALL_GATEWAY", "GUILDHALL_GATEWAY_CA_FILE")  # what `deploy.remote` reads
 _MOST_DRAIN_SECONDS = 60
 _ALIKE = 0.75  # of a misspelt name and the one that was meant; 1 is the same
@@ -64,13 +61,11 @@ VARIABLES: Mapping[str, tuple[str, str]] = {
     "GUILDHALL_DATA_DIR": ("`.guildhall`", "where the embedded suite keeps everything"),
     "GUILDHALL_PORT_OFFSET": ("`0`", "added to all its ports: a multiple of 1 000, up to 49 000"),
     "GUILDHALL_LOG_LEVEL": ("`info`", "`debug`, `info`, `warning` or `error`, of all its processes"),
-    "GUILDHALL_CALLS_PER_SECOND_OF_USER": (
-        "`300`",
-        "for `guildhall up`: a [limit](limits.md#the-gateway) of the gateway",
-    ),
-    "GUILDHALL_CALLS_PER_SECOND_OF_SERVICE_ACCOUNT": ("`3000`", "likewise"),
-    "GUILDHALL_CALLS_PER_SECOND_OF_ADDRESS": ("`100`", "likewise: of calls without a token"),
-    "GUILDHALL_SIGN_INS_PER_SECOND_OF_ADDRESS": ("`5`", "likewise: of calls that try passwords or send mails"),
+    **{
+        option.variable: (f"`{option.default}`" if option.default else "none", option.what)
+        for option in OPTIONS
+        if option.variable not in _OF_SERVICES
+    },
 }
 """What the stack itself is told: the default, and what it is; docs/configuration.md is made of it."""
 
@@ -205,8 +200,8 @@ class Settings:
     log_level: str
     of_services: Mapping[str, str] = field(default_factory=dict)
     """What was set for the services themselves, and is handed on to them as it is."""
-    of_gateway: Mapping[str, int] = field(default_factory=dict)
-    """The gateway's limits that were set, by their names there."""
+    of_gateway: Mapping[str, Any] = field(default_factory=dict)
+    """What was set for the gateway, by its names there."""
 
     told_public_url: str = ""
     """The product's site, if it was named."""
@@ -250,10 +245,8 @@ def load(environment: Mapping[str, str], *, replicas: int = 1, only_known: bool 
         problems.append(f"GUILDHALL_LOG_LEVEL must be one of {', '.join(_LOG_LEVELS)}, not {level!r}")
     if not 1 <= replicas <= MAX_REPLICAS:
         problems.append(f"--replicas must be from 1 to {MAX_REPLICAS}, not {replicas}")
-    limits = {name: environment[name] for name in _OF_GATEWAY if name in environment}
-    for name, text in limits.items():
-        if not re.fullmatch("[1-9][0-9]{0,5}|1000000", text):
-            problems.append(f"{name} must be from 1 to 1000000, not {text!r}")
+    of_gateway, wrong = read_options(environment)
+    problems += wrong
     site = environment.get("GUILDHALL_PUBLIC_URL", "")
     if site and not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", site):
         problems.append(f"GUILDHALL_PUBLIC_URL must be like https://app.example.com, not {site!r}")
@@ -270,7 +263,7 @@ def load(environment: Mapping[str, str], *, replicas: int = 1, only_known: bool 
         replicas=replicas,
         log_level=level,
         of_services={name: environment[name] for name in _OF_SERVICES if name in environment},
-        of_gateway={name.removeprefix("GUILDHALL_").lower(): int(text) for name, text in limits.items()},
+        of_gateway=of_gateway,
         told_public_url=site,
     )
 

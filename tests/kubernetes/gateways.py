@@ -16,7 +16,7 @@ import envoy
 
 from deploy.envoy.__main__ import main
 from deploy.stack import certificates
-from tests.kubernetes.objects import Objects, container, expanded, get
+from tests.kubernetes.objects import Objects, container, environment, expanded, get
 from tests.kubernetes.wholeness import gateway_arguments
 
 PODS = "/run/guildhall"
@@ -47,8 +47,10 @@ def make_files(folder: Path) -> None:
 
 def configuration(objects: Objects, folder: Path, *more: str) -> dict[str, Any]:
     """What the gateway's first container writes, with a pod's paths where they are here."""
-    arguments = [*gateway_arguments(objects, get(objects, "Deployment", "gateway")), *more]
-    assert main([argument.replace(PODS, str(folder)) for argument in arguments]) == 0
+    workload = get(objects, "Deployment", "gateway")
+    arguments = [*gateway_arguments(objects, workload), *more]
+    given = environment(objects, container(workload, "configure"))
+    assert main([argument.replace(PODS, str(folder)) for argument in arguments], given) == 0
     written: dict[str, Any] = json.loads((folder / "envoy" / "envoy.json").read_text())
     return written
 

@@ -14,7 +14,7 @@ import pytest
 
 from deploy.envoy.__main__ import drain, main, parser
 from tests.kubernetes.gateways import ENVOY, accepts, configuration, free_ports, running, wait_for
-from tests.kubernetes.objects import Objects, container, get
+from tests.kubernetes.objects import Objects, changed, container, get, of_kind
 from tests.kubernetes.wholeness import gateway_arguments
 from tests.rules.sources import SERVICES
 
@@ -41,6 +41,16 @@ def test_the_public_url_is_that_of_the_settings(prod: Objects, folder: Path) -> 
 
     assert "https://guildhall.example" in text
     assert "$(" not in text
+
+
+def test_what_the_gateways_configmap_says_is_in_its_configuration(prod: Objects, folder: Path) -> None:
+    told = changed(prod)
+    (found,) = [one for one in of_kind(told, "ConfigMap") if one["metadata"]["name"].startswith("gateway-")]
+    found["data"] |= {"GUILDHALL_TRUSTED_HOPS": "1", "GUILDHALL_CALLS_PER_SECOND_OF_USER": "77"}
+    text = json.dumps(configuration(told, folder))
+
+    assert '"xff_num_trusted_hops": 1' in text
+    assert '"tokens_per_fill": 77' in text
 
 
 def test_envoy_reads_the_file_that_is_written(objects: Objects) -> None:

@@ -31,7 +31,7 @@ def environments(given: Mapping[str, str], folder: Path) -> dict[str, dict[str, 
 def test_every_setting_of_a_service_is_made_by_up_or_handed_on(tmp_path: Path) -> None:
     made = set().union(*environments({}, tmp_path).values())
     others = everything_read() - made
-    given = dict.fromkeys(others | {"GUILDHALL_BLOB_URL"}, "1")
+    given = dict.fromkeys(others | {"GUILDHALL_BLOB_URL"}, "1") | {"GUILDHALL_OTLP_ENDPOINT": "http://x:4317"}
 
     found = environments(given, tmp_path)
     for service in SERVICES:
