@@ -70,7 +70,7 @@ OPTIONS = (
     Option("calls_per_second_of_service_account", "3000", "likewise", _RATE),
     Option("calls_per_second_of_address", "100", "likewise: of calls without a token", _RATE),
     Option("sign_ins_per_second_of_address", "5", "likewise: of calls that try passwords or send mails", _RATE),
-    Option("most_counted_callers", "10000", "likewise: of each kind, the others begin anew", _RATE),
+    Option("most_counted_callers", "10000", "callers of each kind that it counts", _RATE),
     Option("trusted_hops", "0", "proxies of one's own in front of the gateway, which tell it who calls", _whole(0, 9)),
     Option("allowed_origins", "", "of web pages that may call beside the product's own, with commas between", _origins),
     Option("otlp_endpoint", "", "a collector of traces", _collector),
