@@ -57,8 +57,9 @@ Made by `python -m deploy.configuration` from the classes that read the settings
 
 Settings are environment variables; secrets are files. A process that misses some, or finds them wrong, names all of
 them and exits with 2. A service runs as `python -m services.NAME serve | worker | migrate` (identity also `admin`), and
-one `python -m services.beat` for the suite. `guildhall up` makes what its services need, and hands on to them what is
-set of mail, sign-up, files, rates, traces and workspaces.
+one `python -m services.beat` for the suite. `guildhall up` makes for its services where they listen and find each
+other, the database, Valkey, keys, certificates and the folder of mails; every other setting below it hands on to them.
+It refuses to start with a `GUILDHALL_` variable that is none of these: a misspelt one would otherwise not be noticed.
 
 What rotates without a restart, and how, is in the [runbook](runbook.md#rotate); limits that are no settings are in
 [limits](limits.md).

@@ -6,21 +6,34 @@ Envoy ask its clients to go elsewhere: on SIGTERM alone Envoy drops their calls,
 
 import argparse
 import http.client
+import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+from deploy.envoy.options import OPTIONS, read_options
 
 _ADMIN_HOST = "127.0.0.1"
 _DRAINS = ("/healthcheck/fail", "/drain_listeners?graceful")
 Upstream = tuple[str, str, int, int]
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Does what the command line says. Returns the exit code: 0, or 1 if Envoy could not be told to drain."""
+def main(arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> int:
+    """Does what the command line says, and for `write` the environment, which counts less.
+
+    Returns the exit code: 0, 1 if Envoy could not be told to drain, or 2 if something is set to what it cannot be.
+    """
     options = parser().parse_args(arguments)
     if options.command == "write":
-        write(options)
+        given = {each.variable: getattr(options, each.field) for each in OPTIONS}
+        flags = {name: text for name, text in given.items() if text is not None}
+        fields, problems = read_options({**(environment or {}), **flags})
+        if problems:
+            sys.stderr.write("\n".join([*problems, ""]))
+            return 2
+        write(options, fields)
         return 0
     waited = {signal.SIGTERM, signal.SIGINT}
     # Blocked, not handled: the first process of a container has no default action for SIGTERM.
@@ -37,23 +50,28 @@ def parser() -> argparse.ArgumentParser:
     writing = commands.add_parser("write", help="write envoy.json and descriptors.binpb into a folder")
     writing.add_argument("--output", type=Path, required=True, metavar="FOLDER")
     writing.add_argument("--upstream", type=_upstream, action="append", required=True, metavar="NAME=HOST:PORT:HEALTH")
-    writing.add_argument("--public-url", required=True, help="the gateway as people see it; its origin may call it")
+    writing.add_argument("--public-url", required=True, help="the product's site; its origin may call")
     writing.add_argument("--tls", type=Path, required=True, help="the gateway's tls.crt, tls.key and ca.crt")
     writing.add_argument("--edge-tls", type=Path, required=True, help="tls.crt and tls.key, shown to the public")
-    writing.add_argument("--allow-origin", action="append", default=[], help="of web pages that may call it")
-    writing.add_argument("--trusted-hops", type=int, default=0, help="proxies of one's own in front of the gateway")
+    for option in OPTIONS:
+        fallback = option.default or "none"
+        writing.add_argument(option.flag, metavar="VALUE", help=f"or {option.variable}; {fallback} without")
     writing.add_argument("--max-heap-bytes", type=int, default=1 << 30, help="above it, calls are refused")
     writing.add_argument("--host", default="0.0.0.0")  # noqa: S104 — a pod's every address is its own
     writing.add_argument("--port", type=int, default=8080)
     writing.add_argument("--tls-port", type=int, default=8443)
+    writing.add_argument("--metrics-port", type=int, default=15075, help="where Prometheus asks; 0 opens none")
     draining = commands.add_parser("drain", help="wait for SIGTERM, then have Envoy send its clients away")
     for each in (writing, draining):
         each.add_argument("--admin-port", type=int, default=9901, help="on loopback")
     return made
 
 
-def write(options: argparse.Namespace) -> None:
-    """Writes envoy.json and the files it names into the folder. ValueError if a service has no upstream."""
+def write(options: argparse.Namespace, fields: Mapping[str, Any]) -> None:
+    """Writes envoy.json and the files it names into the folder; `fields` are those of `options.py` that are set.
+
+    ValueError if a service has no upstream.
+    """
     # Imported late: it reads every contract, and `drain` is to stay small.
     from deploy.envoy import config
 
@@ -65,6 +83,7 @@ def write(options: argparse.Namespace) -> None:
         tls_port=options.tls_port,
         admin_host=_ADMIN_HOST,
         admin_port=options.admin_port,
+        metrics_port=options.metrics_port,
         upstreams=upstreams,
         health_ports=health_ports,
         cert_file=str(options.tls / "tls.crt"),
@@ -75,9 +94,8 @@ def write(options: argparse.Namespace) -> None:
         descriptor_file=str(descriptor_file),
         secrets_folder=str(options.output),
         public_url=options.public_url,
-        allowed_origins=options.allow_origin,
-        trusted_hops=options.trusted_hops,
         max_heap_bytes=options.max_heap_bytes,
+        **fields,
     )
     config.write_files(settings)
     (options.output / "envoy.json").write_text(config.render(settings))
@@ -119,4 +137,4 @@ def _by_service(given: Sequence[Upstream]) -> tuple[Mapping[str, list[tuple[str,
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(sys.argv[1:], os.environ))

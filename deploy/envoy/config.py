@@ -12,6 +12,7 @@ from deploy.envoy.certificates import write_secrets
 from deploy.envoy.clusters import clusters, socket_address
 from deploy.envoy.descriptors import public_rpcs, write_descriptor_set
 from deploy.envoy.listeners import listeners
+from deploy.envoy.metrics import admin_cluster, metrics_listener
 from deploy.envoy.pages import write_pages
 from deploy.envoy.settings import DEVELOPMENT_ORIGINS, GatewaySettings, Json, extension
 from deploy.envoy.tracing import collector_cluster
@@ -48,8 +49,8 @@ def render(settings: GatewaySettings) -> str:
         "node": {"id": "gateway", "cluster": "guildhall"},
         "admin": {"address": socket_address(settings.admin_host, settings.admin_port)},
         "static_resources": {
-            "listeners": listeners(settings, rpcs),
-            "clusters": [*clusters(settings), *collector_cluster(settings)],
+            "listeners": [*listeners(settings, rpcs), *metrics_listener(settings)],
+            "clusters": [*clusters(settings), *collector_cluster(settings), *admin_cluster(settings)],
         },
         "overload_manager": _overload_manager(settings),
         "layered_runtime": {"layers": [{"name": "hardening", "static_layer": _HARDENING}]},

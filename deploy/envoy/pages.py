@@ -1,4 +1,4 @@
-"""What the gateway answers by itself: the OpenAPI document and the page that shows it, from files beside its config."""
+"""What the gateway answers by itself, from files beside its config: the OpenAPI document, its page, `landings.py`."""
 
 import gzip
 import hashlib
@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
+from deploy.envoy.landings import LANDINGS, html
 from deploy.envoy.settings import GatewaySettings, Json, any_of
 from deploy.openapi.document import document
 
 MOST_BYTES = 4 << 20  # of a file; Envoy's own limit for direct responses is 4 KiB
 _SOURCES = Path(__file__).parents[1] / "openapi" / "page"
 _GZIPPED = ".gz"
+_HTML = "text/html; charset=utf-8"
 _FOR_PAGES = {
     # Nothing but its own files, and no code or style inside of the page: no text of the document can become either.
     "content-security-policy": (
@@ -46,15 +48,19 @@ def pages() -> tuple[Page, ...]:
     """All of them."""
     described = json.dumps(document(), ensure_ascii=False, separators=(",", ":")).encode()
     kinds = {"index.html": "text/html", "page.css": "text/css", "page.js": "text/javascript"}
-    html, *others = (
+    docs, *others = (
         Page(f"/docs/{name}", name, f"{kind}; charset=utf-8", (_SOURCES / name).read_bytes(), _FOR_PAGES)
         for name, kind in kinds.items()
     )
     return (
         # Public, and without cookies: any page may read it, so that other people's viewers and generators can.
         Page("/openapi.json", "openapi.json", "application/json", described, {"access-control-allow-origin": "*"}),
-        Page("/docs", html.file, html.content_type, html.content, html.headers),
+        Page("/docs", docs.file, docs.content_type, docs.content, docs.headers),
         *others,
+        *(
+            Page(each.path, f"{each.path.strip('/').replace('/', '-')}.html", _HTML, html(each), _FOR_PAGES)
+            for each in LANDINGS
+        ),
     )
 
 

@@ -20,7 +20,9 @@ class GatewaySettings:
     up by DNS, again and again, and stands for every address it resolves to. `health_ports` is parallel to it: the
     replica's plaintext health port. `cert_file` and `key_file` are the client certificate named `gateway`; `ca_file` is
     what the services' certificates are checked against. `edge_cert_file` and `edge_key_file` are shown to the public.
+    `public_url` is the product's site, whose pages may call, as may those of `allowed_origins`.
     `trusted_hops` counts the proxies of one's own in front of the gateway, whose x-forwarded-for is believed.
+    `metrics_port` is where Prometheus asks, on `host`; 0 opens none, and leaves the admin interface, on loopback.
     `extra_rpcs` are routed as those of the contracts are, each to an upstream of its own; none in any installation:
     by them a load test puts a bare service behind the very same listener, filters and mutual TLS.
     `max_unary_calls` is how many unary calls each service has in flight from this gateway; those beyond are refused as
@@ -45,6 +47,7 @@ class GatewaySettings:
     descriptor_file: str
     public_url: str
     admin_host: str = "127.0.0.1"
+    metrics_port: int = 0
     trusted_hops: int = 0
     allowed_origins: Sequence[str] = ()
     allowed_origin_regex: str | None = None

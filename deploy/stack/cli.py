@@ -25,7 +25,7 @@ from deploy.stack import health, processes, runs, secrets, services, suite, supe
 from deploy.stack.outputs import Output, OutputOption, print_json
 from deploy.stack.settings import Settings, SettingsError, StackError, load
 
-_DOWN_SECONDS = 90  # longer than all stages of a stop may take together
+_DOWN_SECONDS = 150  # longer than all stages of a stop may take together
 
 app = typer.Typer(
     help="Guildhall's suite on one machine, and you at any gateway.",
@@ -47,7 +47,7 @@ def up_command(
     replicas: Annotated[int, typer.Option(help="Processes per service, 1 to 9.")] = 1,
 ) -> None:
     """Start PostgreSQL, Valkey, the services, their workers and the gateway."""
-    settings = load(os.environ, replicas=replicas)
+    settings = load(os.environ, replicas=replicas, only_known=True)
     run = up.run_detached if detach else up.run
     raise typer.Exit(run(settings, console))
 

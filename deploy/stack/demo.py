@@ -21,7 +21,7 @@ def run(console: Console) -> bool:
     """Whether every step of the story held. The folder stays for a look if one did not."""
     folder = Path(tempfile.mkdtemp(prefix="guildhall-demo-"))
     settings = _settings(folder)
-    console.print(f"a suite of its own in {folder}, gateway at {settings.public_url}", highlight=False, soft_wrap=True)
+    console.print(f"a suite of its own in {folder}, gateway at {settings.gateway_url}", highlight=False, soft_wrap=True)
     held = False
     try:
         with up.supervised(settings, console) as (stack, supervisor):

@@ -5,7 +5,7 @@ import http.client
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from deploy.stack import certificates, secrets
 from deploy.stack.certificates import CertificateFiles
@@ -105,11 +105,8 @@ def _write_config(settings: Settings, config_file: Path, extra: Extra | None) ->
         public_url=settings.public_url,
         allowed_origin_regex=config.DEVELOPMENT_ORIGINS,
         extra_rpcs=extra.rpcs if extra is not None else (),
-        otlp_endpoint=settings.of_services.get("GUILDHALL_OTLP_ENDPOINT", ""),
-        traces_ratio=float(settings.of_services.get("GUILDHALL_TRACES_RATIO", 0.01)),
     )
-    limits: dict[str, Any] = dict(settings.of_gateway)
-    gateway = dataclasses.replace(gateway, **limits)
+    gateway = dataclasses.replace(gateway, **settings.of_gateway)
     config.write_files(gateway)
     secrets.write_private(config_file, config.render(gateway).encode())
 

@@ -13,6 +13,8 @@ CONNECTIONS_OF_SERVER = 12
 CONNECTIONS_OF_WORKER = 6
 """What a process opens to PostgreSQL at most: three pools (services/chassis/database.py) of four, or of two."""
 _RESERVED_CONNECTIONS = 30  # for migrations, `guildhall` itself, and whoever looks with psql
+_DRAIN_SECONDS = 5.0  # what a server drains for unless told otherwise
+_END_SECONDS = 25  # after that: the last calls have 20 s
 _SENDS_MAIL = ("identity", "membership", "guest")
 
 
@@ -71,6 +73,7 @@ def migrations(settings: Settings, *, postgres: Postgres, valkey: Valkey) -> lis
 def programs(settings: Settings, *, postgres: Postgres, valkey: Valkey) -> list[Program]:
     """The servers (each replica), the workers and the beat; each starts when its own schema is migrated."""
     declared = []
+    drain_seconds = float(settings.of_services.get("GUILDHALL_DRAIN_SECONDS", _DRAIN_SECONDS))
     for service in SERVICES:
         for replica in range(settings.replicas):
             name = instance_name(service, replica)
@@ -84,6 +87,7 @@ def programs(settings: Settings, *, postgres: Postgres, valkey: Valkey) -> list[
                     after=(f"migrate-{service}", "valkey"),
                     ready=health.probe(health_port),
                     health_port=health_port,
+                    stop_seconds=drain_seconds + _END_SECONDS,
                 )
             )
     for service in SERVICES:

@@ -1,6 +1,7 @@
 """What the embedded stack is told (environment variables) and where it keeps things (folders and ports)."""
 
 import contextlib
+import difflib
 import hashlib
 import os
 import re
@@ -9,36 +10,52 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+from deploy.envoy.options import OPTIONS, read_options
 
 SERVICES = ("identity", "membership", "guest", "messaging")
 HOST = "127.0.0.1"
+_PREFIX = "GUILDHALL_"
 MAX_REPLICAS = 9  # replica r listens 100 * r higher, and the next offset begins at 1 000
 _MAX_OFFSET = 49_000  # the highest port of the stack, 15 974, must stay under 65 536
 _OF_SERVICES = (
-    "GUILDHALL_BLOB_",
-    "GUILDHALL_INVITATION_MAILS_",
+    "GUILDHALL_BLOB_ENDPOINT",
+    "GUILDHALL_BLOB_KEY_ID",
+    "GUILDHALL_BLOB_REGION",
+    "GUILDHALL_BLOB_SECRET_KEY_FILE",
+    "GUILDHALL_BLOB_URL",
+    "GUILDHALL_DRAIN_SECONDS",
+    "GUILDHALL_INVITATION_MAILS_OF_USER",
+    "GUILDHALL_INVITATION_MAILS_TO_ADDRESS",
+    "GUILDHALL_MAILS_PER_ADDRESS",
+    "GUILDHALL_MAILS_PER_NETWORK",
     "GUILDHALL_MAIL_DELIVERY",
     "GUILDHALL_MAIL_FROM",
     "GUILDHALL_MAIL_TEMPLATES_DIR",
-    "GUILDHALL_MAIL_WEBHOOK_",
-    "GUILDHALL_MAILS_PER_",
-    "GUILDHALL_MESSAGES_PER_",
+    "GUILDHALL_MAIL_WEBHOOK_SECRET_FILE",
+    "GUILDHALL_MAIL_WEBHOOK_URL",
+    "GUILDHALL_MESSAGES_PER_SECOND_OF_SENDER",
+    "GUILDHALL_MESSAGES_PER_SECOND_OF_WORKSPACE",
     "GUILDHALL_MOST_FILE_BYTES",
     "GUILDHALL_OTLP_ENDPOINT",
-    "GUILDHALL_SIGN_UP",
     "GUILDHALL_SIGNING_KEY_DELAY_SECONDS",
-    "GUILDHALL_SMTP_",
+    "GUILDHALL_SIGN_UP",
+    "GUILDHALL_SMTP_CA_FILE",
+    "GUILDHALL_SMTP_HOST",
+    "GUILDHALL_SMTP_PASSWORD_FILE",
+    "GUILDHALL_SMTP_PORT",
+    "GUILDHALL_SMTP_STARTTLS",
+    "GUILDHALL_SMTP_USERNAME",
     "GUILDHALL_STORAGE_BYTES_PER_WORKSPACE",
     "GUILDHALL_TRACES_RATIO",
-    "GUILDHALL_WORKSPACE_CREATION",
     "GUILDHALL_WORKSPACES_A_DAY",
+    "GUILDHALL_WORKSPACE_CREATION",
 )
-_OF_GATEWAY = (
-    "GUILDHALL_CALLS_PER_SECOND_OF_USER",
-    "GUILDHALL_CALLS_PER_SECOND_OF_SERVICE_ACCOUNT",
-    "GUILDHALL_CALLS_PER_SECOND_OF_ADDRESS",
-    "GUILDHALL_SIGN_INS_PER_SECOND_OF_ADDRESS",
-)
+"""All that services read and `up` does not make for them. By their whole names, so that a misspelt one is found."""
+_OF_THE_COMMAND = ("GUILDHALL_GATEWAY", "GUILDHALL_GATEWAY_CA_FILE")  # what `deploy.remote` reads
+_MOST_DRAIN_SECONDS = 60
+_ALIKE = 0.75  # of a misspelt name and the one that was meant; 1 is the same
 _LOG_LEVELS = ("debug", "info", "warning", "error")
 VARIABLES: Mapping[str, tuple[str, str]] = {
     "GUILDHALL_DATA_DIR": ("`.guildhall`", "where the embedded suite keeps everything"),
@@ -48,13 +65,11 @@ VARIABLES: Mapping[str, tuple[str, str]] = {
         "the suite that runs in the data directory",
     ),
     "GUILDHALL_LOG_LEVEL": ("`info`", "`debug`, `info`, `warning` or `error`, of all its processes"),
-    "GUILDHALL_CALLS_PER_SECOND_OF_USER": (
-        "`300`",
-        "for `guildhall up`: a [limit](limits.md#the-gateway) of the gateway",
-    ),
-    "GUILDHALL_CALLS_PER_SECOND_OF_SERVICE_ACCOUNT": ("`3000`", "likewise"),
-    "GUILDHALL_CALLS_PER_SECOND_OF_ADDRESS": ("`100`", "likewise: of calls without a token"),
-    "GUILDHALL_SIGN_INS_PER_SECOND_OF_ADDRESS": ("`5`", "likewise: of calls that try passwords or send mails"),
+    **{
+        option.variable: (f"`{option.default}`" if option.default else "none", option.what)
+        for option in OPTIONS
+        if option.variable not in _OF_SERVICES
+    },
 }
 """What the stack itself is told: the default, and what it is; docs/configuration.md is made of it."""
 
@@ -190,12 +205,20 @@ class Settings:
     log_level: str
     of_services: Mapping[str, str] = field(default_factory=dict)
     """What was set for the services themselves, and is handed on to them as it is."""
-    of_gateway: Mapping[str, int] = field(default_factory=dict)
-    """The gateway's limits that were set, by their names there."""
+    of_gateway: Mapping[str, Any] = field(default_factory=dict)
+    """What was set for the gateway, by its names there."""
+
+    told_public_url: str = ""
+    """The product's site, if it was named."""
 
     @property
     def public_url(self) -> str:
-        """What links in mails and tokens name."""
+        """The product's site as people see it, where links in mails lead; the gateway itself unless it was named."""
+        return self.told_public_url or self.gateway_url
+
+    @property
+    def gateway_url(self) -> str:
+        """The gateway on this machine, without TLS."""
         return f"http://{HOST}:{self.ports.gateway}"
 
     @property
@@ -209,8 +232,12 @@ class Settings:
         return f"{HOST}:{self.ports.gateway}"
 
 
-def load(environment: Mapping[str, str], *, replicas: int = 1) -> Settings:
-    """Read the stack's settings. Raises `SettingsError` with every problem at once."""
+def load(environment: Mapping[str, str], *, replicas: int = 1, only_known: bool = False) -> Settings:
+    """Read the stack's settings. Raises `SettingsError` with every problem at once.
+
+    With `only_known`, a GUILDHALL_ variable that is none of the settings is a problem as well: whoever misspells
+    GUILDHALL_SIGN_UP=closed must not get a suite that is open.
+    """
     problems: list[str] = []
     offset_text = environment.get("GUILDHALL_PORT_OFFSET", "0")
     offset = int(offset_text) if re.fullmatch("[0-9]{1,5}", offset_text) else -1
@@ -228,10 +255,16 @@ def load(environment: Mapping[str, str], *, replicas: int = 1) -> Settings:
         problems.append(f"GUILDHALL_LOG_LEVEL must be one of {', '.join(_LOG_LEVELS)}, not {level!r}")
     if not 1 <= replicas <= MAX_REPLICAS:
         problems.append(f"--replicas must be from 1 to {MAX_REPLICAS}, not {replicas}")
-    limits = {name: environment[name] for name in _OF_GATEWAY if name in environment}
-    for name, text in limits.items():
-        if not re.fullmatch("[1-9][0-9]{0,5}|1000000", text):
-            problems.append(f"{name} must be from 1 to 1000000, not {text!r}")
+    of_gateway, wrong = read_options(environment)
+    problems += wrong
+    site = environment.get("GUILDHALL_PUBLIC_URL", "")
+    if site and not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", site):
+        problems.append(f"GUILDHALL_PUBLIC_URL must be like https://app.example.com, not {site!r}")
+    drain = environment.get("GUILDHALL_DRAIN_SECONDS", "0")
+    if not re.fullmatch(r"[0-9]{1,2}(\.[0-9]{1,3})?", drain) or float(drain) > _MOST_DRAIN_SECONDS:
+        problems.append(f"GUILDHALL_DRAIN_SECONDS must be from 0 to {_MOST_DRAIN_SECONDS}, not {drain!r}")
+    if only_known:
+        problems += _unknown(environment)
     if problems:
         raise SettingsError(problems)
     return Settings(
@@ -239,9 +272,24 @@ def load(environment: Mapping[str, str], *, replicas: int = 1) -> Settings:
         ports=Ports(offset),
         replicas=replicas,
         log_level=level,
-        of_services={name: value for name, value in environment.items() if name.startswith(_OF_SERVICES)},
-        of_gateway={name.removeprefix("GUILDHALL_").lower(): int(text) for name, text in limits.items()},
+        of_services={name: environment[name] for name in _OF_SERVICES if name in environment},
+        of_gateway=of_gateway,
+        told_public_url=site,
     )
+
+
+def _unknown(environment: Mapping[str, str]) -> list[str]:
+    """Variables that look like settings and that nobody would read, each with what may have been meant."""
+    known = {
+        name.removeprefix(_PREFIX) for name in ("GUILDHALL_PUBLIC_URL", *_OF_SERVICES, *_OF_THE_COMMAND, *VARIABLES)
+    }
+    given = {name.removeprefix(_PREFIX) for name in environment if name.startswith(_PREFIX)}
+    problems = []
+    for name in sorted(given - known):
+        meant = difflib.get_close_matches(name, known, 1, _ALIKE)
+        hint = f" (is {_PREFIX}{meant[0]} meant?)" if meant else ""
+        problems.append(f"{_PREFIX}{name} is no setting of guildhall up{hint}: unset it, or see docs/configuration.md")
+    return problems
 
 
 def _with_parents(folder: Path) -> list[Path]:

@@ -163,14 +163,16 @@ def print_summary(settings: Settings, console: Console, seconds: float) -> None:
     buf = f"{_executable('buf')} curl --protocol grpc --http2-prior-knowledge -H {token} -d '{body}'"
     console.print(f"\n[bold green]Guildhall is ready[/] after {seconds:.1f} s\n", highlight=False)
     lines = {
-        "gateway": f"{settings.public_url} (gRPC, gRPC-Web, JSON), TLS on port {settings.ports.gateway_tls}",
+        "gateway": f"{settings.gateway_url} (gRPC, gRPC-Web, JSON), TLS on port {settings.ports.gateway_tls}",
         "list": f"{_executable('grpcurl')} -plaintext {settings.gateway_address} list",
         "grpcurl": grpcurl,
-        "buf": f"{buf} {settings.public_url}/{method}",
+        "buf": f"{buf} {settings.gateway_url}/{method}",
         "mail": str(settings.layout.mail),
         "logs": str(settings.layout.logs),
         "CA": str(settings.layout.certificates / "ca.pem"),
     }
+    if settings.told_public_url:
+        lines["site"] = f"{settings.public_url}, where links in mails lead"
     for name, line in lines.items():
         # Not wrapped: a broken line cannot be copied into a shell.
         console.print(Text(f"  {name:8} {line}"), soft_wrap=True)

@@ -172,7 +172,7 @@ class WorkerSettings(DatabaseSettings, BrokerSettings, MailSettings):
 
     secret_key_file: KeyFile = Field(description="the service's own key: 32 bytes or more, in hex; it does not rotate")
     public_url: str = Field(
-        default="http://127.0.0.1:8080", pattern="^https?://", description="the gateway as people see it, for links"
+        default="http://127.0.0.1:8080", pattern="^https?://", description="the product's site, where mails' links lead"
     )
 
     otlp_endpoint: Annotated[str, AfterValidator(traceable)] | None = Field(

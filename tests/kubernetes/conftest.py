@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.kubernetes.gateways import make_files
 from tests.kubernetes.objects import RENDERED, Objects, render
 
 
@@ -35,3 +36,11 @@ def base(kubectl: str) -> Objects:
 def prod(kubectl: str) -> Objects:
     """Those of the overlay that is an installation."""
     return render(kubectl, "overlays/prod")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files of a gateway's pod."""
+    made = tmp_path_factory.mktemp("gateway")
+    make_files(made)
+    return made

@@ -1,11 +1,14 @@
 """Policies of the examples: kinds that are not Kubernetes' own are held against our names, ports and secrets only."""
 
+from deploy.envoy.metrics import PATH as GATEWAY_METRICS
 from services.chassis.tls import NAMES
 from tests.kubernetes.given import SECRETS
 from tests.kubernetes.objects import (
     Object,
     Objects,
+    component,
     container,
+    containers,
     environment,
     find,
     get,
@@ -13,8 +16,10 @@ from tests.kubernetes.objects import (
     of_component,
     of_kind,
 )
+from tests.kubernetes.rollouts import selected
 from tests.rules.sources import SERVICES
 from tests.support.pools import connections_of_server, connections_of_worker
+from tests.support.promql import alerts
 
 VERSIONS = {
     "Certificate": "cert-manager.io/v1",
@@ -22,15 +27,18 @@ VERSIONS = {
     "GRPCRoute": "gateway.networking.k8s.io/v1",
     "HTTPRoute": "gateway.networking.k8s.io/v1",
     "Cluster": "postgresql.cnpg.io/v1",
+    "PodMonitor": "monitoring.coreos.com/v1",
     "ExternalSecret": "external-secrets.io/v1",
 }
+NATIVE = ("Namespace", "Job", "NetworkPolicy")
+"""Kinds of the examples that are Kubernetes' own, and so are validated."""
 RESERVED = 10
 """Connections that are left for the superuser, and for whoever looks after the database."""
 
 
 def of_other_versions(examples: Objects) -> list[str]:
     """Objects of kinds that nobody here knows, or in a version that is not the one they are written for."""
-    others = [one for one in examples if one["kind"] not in ("Namespace", "Job")]
+    others = [one for one in examples if one["kind"] not in NATIVE]
     return [
         f"{name(one)} is of {one['apiVersion']}" for one in others if VERSIONS.get(one["kind"]) != one["apiVersion"]
     ]
@@ -148,3 +156,43 @@ def wrong_admin(job: Object, objects: Objects) -> list[str]:
     if job["spec"].get("backoffLimit") != 0 or "ttlSecondsAfterFinished" not in job["spec"]:
         found.append("it may do its work twice, or leave a secret in its log")
     return found
+
+
+MONITORED = {"serve": "guildhall-services", "worker": "guildhall-workers", "gateway": "guildhall-gateway"}
+"""The jobs that Prometheus is to know the processes by."""
+_SERVICE = {"sourceLabels": ["__meta_kubernetes_pod_label_app_kubernetes_io_name"], "targetLabel": "service"}
+
+
+def wrong_monitors(monitors: Objects, objects: Objects) -> list[str]:
+    """Monitors that leave a process out, look at another port or path, or call it otherwise than the alerts do."""
+    found = [f"no alert is about the job {job}" for job in _unknown_jobs()]
+    seen: list[str] = []
+    for monitor in monitors:
+        spec = monitor["spec"]
+        workloads = selected(objects, spec["selector"]["matchLabels"])
+        seen += workloads
+        for workload in (one for one in objects if name(one) in workloads):
+            found += [f"{name(monitor)}: {what}" for what in _wrong_endpoint(spec["podMetricsEndpoints"], workload)]
+    wanted = {name(one) for one in of_component(objects, *MONITORED)}
+    found += [f"{one} is not looked at once" for one in sorted(wanted) if seen.count(one) != 1]
+    return found + [f"{one} has no metrics" for one in sorted(set(seen) - wanted)]
+
+
+def _wrong_endpoint(endpoints: Objects, workload: Object) -> list[str]:
+    (endpoint,) = endpoints
+    kind, relabelings = component(workload), endpoint["relabelings"]
+    ports = {port["name"] for one in containers(workload) for port in one.get("ports", [])}
+    found = [] if endpoint["port"] in ports else [f"{name(workload)} has no port {endpoint['port']}"]
+    if endpoint["path"] != (GATEWAY_METRICS if kind == "gateway" else "/metrics"):
+        found.append(f"{name(workload)} has no metrics at {endpoint['path']}")
+    if {"targetLabel": "job", "replacement": MONITORED[kind]} not in relabelings:
+        found.append(f"the job of {name(workload)} is not {MONITORED[kind]}")
+    if kind != "gateway" and _SERVICE not in relabelings:
+        found.append(f"the label service is not the name of {name(workload)}")
+    return found
+
+
+def _unknown_jobs() -> list[str]:
+    """Those of the table that no alert would look at."""
+    patterns = re.findall(r'job=~?"([^"]+)"', " ".join(rule["expr"] for rule in alerts()))
+    return [job for job in MONITORED.values() if not any(re.fullmatch(pattern, job) for pattern in patterns)]

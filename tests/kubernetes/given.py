@@ -7,6 +7,7 @@ from pathlib import PurePosixPath
 
 from pydantic_settings import BaseSettings
 
+from deploy.envoy.options import OPTIONS
 from services.chassis.settings import PREFIX, BrokerSettings, DatabaseSettings, ServeSettings, WorkerSettings
 from services.identity.settings import AdminSettings, IdentitySettings, IdentityWorkerSettings
 from services.membership.settings import MembershipSettings
@@ -15,9 +16,11 @@ from tests.kubernetes.objects import (
     POD_KINDS,
     Object,
     Objects,
+    container,
     containers,
     environment,
     name,
+    of_component,
     of_kind,
     pod_spec,
     service_of,
@@ -95,7 +98,18 @@ def misgiven(objects: Objects) -> list[str]:
         found += [
             f"{where}: {each} holds {value}, which is not there" for each, value in given.items() if "$(" in value
         ]
-    return found
+    return found + _misgiven_to_gateway(objects, everything)
+
+
+def _misgiven_to_gateway(objects: Objects, everything: set[str]) -> list[str]:
+    """Variables of the gateway's that are neither options of its own nor settings that it shares with the services."""
+    known = everything | {option.variable for option in OPTIONS}
+    return [
+        f"{name(workload)}: nobody reads {each}"
+        for workload in of_component(objects, "gateway")
+        for each in environment(objects, container(workload, "configure"))
+        if each.startswith(PREFIX) and each not in known
+    ]
 
 
 def files(workload: Object, one: Object) -> dict[str, tuple[str, str]]:

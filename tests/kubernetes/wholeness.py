@@ -107,7 +107,7 @@ def misaddressed(objects: Objects) -> list[str]:
         wanted = {(service, service, grpc[service], health[service]) for service in SERVICES}
         if set(options.upstream) != wanted:
             found.append(f"{name(workload)} has other upstreams than the Services and their ports")
-        listening = {"plain": options.port, "tls": options.tls_port}
+        listening = {"plain": options.port, "tls": options.tls_port, "metrics": options.metrics_port}
         if {port["name"]: port["containerPort"] for port in container(workload, "envoy")["ports"]} != listening:
             found.append(f"{name(workload)} declares other ports than its configuration has")
     return found

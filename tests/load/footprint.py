@@ -29,7 +29,7 @@ def warm_up_seconds(console: Console) -> float:
     folder = Path(tempfile.mkdtemp(prefix="guildhall-load-up-"))
     settings = free_settings(folder)
     environment = {
-        **os.environ,
+        **{name: value for name, value in os.environ.items() if not name.startswith("GUILDHALL_")},
         "GUILDHALL_DATA_DIR": str(folder),
         "GUILDHALL_PORT_OFFSET": str(settings.ports.offset),
     }

@@ -19,6 +19,7 @@ OTHER_SCHEMA = re.compile(
     r"\b(?:references|from|join|into|update|table|only)\s+\"?(identity|membership|guest|messaging)\"?\.", re.IGNORECASE
 )
 READS_THE_ENVIRONMENT = {
+    "deploy/envoy/__main__.py": "hands it to options.read_options, and nothing else",
     "deploy/remote/commands.py": "hands it to settings.py, and nothing else",
     "deploy/stack/cli.py": "hands it to settings.load, and nothing else",
     "deploy/stack/demo.py": "keeps the log level of its caller in the settings it makes",

@@ -53,8 +53,8 @@ def booted(folder: Path, *, replicas: int = 1, up: bool = True, **environment: s
         "GUILDHALL_PORT_OFFSET": str(settings.ports.offset),
         "GUILDHALL_LOG_LEVEL": "info",
     }
-    # The developer's own gateway is not the one that is tested.
-    ours = {name: value for name, value in os.environ.items() if not name.startswith("GUILDHALL_GATEWAY")}
+    # The developer's own gateway is not the one that is tested, nor are the tests' own variables settings.
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("GUILDHALL_")}
     suite = Running(settings, {**ours, **addressed, **environment})
     try:
         if up:

@@ -4,6 +4,8 @@ import http.client
 import io
 import json
 import os
+import re
+import shlex
 import shutil
 import socket
 import subprocess
@@ -26,6 +28,7 @@ from tests.support.backends import wait_until
 from tests.support.containers import ROOT
 
 FILE = ROOT / "deploy/compose.yaml"
+DOCUMENT = ROOT / "docs/containers.md"
 UP_SECONDS = 300
 
 
@@ -57,6 +60,20 @@ class Project:
             "GUILDHALL_TLS_PORT": str(_free_port()),
             "GUILDHALL_PUBLIC_URL": f"http://127.0.0.1:{self.port}",
         }
+
+    def tell(self, **variables: str) -> None:
+        """Sets variables for whatever is brought up from now on."""
+        self._environment |= variables
+
+    def shell(self, script: str, folder: Path, *, seconds: float = 300) -> None:
+        """Runs commands of the documentation on this project, in a folder."""
+        ours = shlex.join([*self._command, "--profile", "admin"])
+        told = script.replace("docker compose -f deploy/compose.yaml", ours)
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", told],
+            cwd=folder, env=self._environment, capture_output=True, text=True, timeout=seconds,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
 
     def use(self, **images: str) -> None:
         """Has other images run in place of those that the file names."""
@@ -161,6 +178,43 @@ def test_what_is_made_once_is_not_made_anew(project: Project) -> None:
     before = project.containers()["identity"]["Id"]
     project.up()
     assert project.containers()["identity"]["Id"] == before
+
+
+def lets_in(project: Project, origin: str) -> bool:
+    """Whether pages of that origin may call the gateway."""
+    connection = http.client.HTTPConnection("127.0.0.1", project.port, timeout=5)
+    try:
+        asked = {"origin": origin, "access-control-request-method": "POST"}
+        connection.request("OPTIONS", "/v1/auth:signIn", headers=asked)
+        return connection.getresponse().getheader("access-control-allow-origin") == origin
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def test_a_setting_of_the_gateway_that_is_changed_is_used_and_nothing_else_restarts(project: Project) -> None:
+    site = "https://app.example.com"
+    assert not lets_in(project, site)
+    before = project.containers()
+    project.tell(GUILDHALL_ALLOWED_ORIGINS=site)
+    project.up()
+
+    wait_until(lambda: lets_in(project, site), "the gateway has its new configuration", seconds=60)
+    assert project.containers()["identity"]["State"]["StartedAt"] == before["identity"]["State"]["StartedAt"]
+
+
+def test_a_backup_as_documented_makes_another_installation_of_it(project: Project, tmp_path: Path) -> None:
+    section = DOCUMENT.read_text().partition("\n### Backup\n")[2].partition("\n### ")[0]
+    backup, restore = re.findall(r"^```sh\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
+    project.shell(backup, tmp_path)
+    project.run("--profile", "admin", "down", "--volumes", "--timeout", "40", seconds=180)
+    project.shell(restore, tmp_path)
+
+    wait_until(project.answers, "the gateway answers", seconds=60)
+    request = auth.SignInRequest(email="ada@example.com", password=story.PASSWORD)
+    with grpc.insecure_channel(f"127.0.0.1:{project.port}", options=[("grpc.enable_http_proxy", 0)]) as channel:
+        assert auth_rpc.AuthServiceStub(channel).SignIn(request, timeout=10).tokens.access_token
 
 
 def test_everything_ends_well_when_it_is_told_to(project: Project) -> None:

@@ -36,7 +36,8 @@ class Stack:
 
     def environment(self) -> dict[str, str]:
         offset, data = str(self.settings.ports.offset), str(self.settings.layout.data)
-        return {**os.environ, "GUILDHALL_PORT_OFFSET": offset, "GUILDHALL_DATA_DIR": data, "COLUMNS": "200"}
+        others = {name: value for name, value in os.environ.items() if not name.startswith("GUILDHALL_")}
+        return {**others, "GUILDHALL_PORT_OFFSET": offset, "GUILDHALL_DATA_DIR": data, "COLUMNS": "200"}
 
     def find(self) -> runs.Run | None:
         return runs.find(self.settings.layout.data)
@@ -263,11 +264,11 @@ def test_down_stops_everything_and_waits(stack: Stack) -> None:
 
 
 def test_every_wrong_setting_is_named_with_exit_code_2(stack: Stack) -> None:
-    environment = {**os.environ, "GUILDHALL_PORT_OFFSET": "7", "GUILDHALL_LOG_LEVEL": "loud"}
+    wrong = {"GUILDHALL_PORT_OFFSET": "7", "GUILDHALL_LOG_LEVEL": "loud", "GUILDHALL_SIGNUP": "closed"}
     command = [sys.executable, "-m", "deploy.stack.cli", "up", "--replicas", "0"]
 
-    refused = subprocess.run(command, env=environment, capture_output=True, text=True)
+    refused = subprocess.run(command, env={**os.environ, **wrong}, capture_output=True, text=True)
 
     assert refused.returncode == 2
-    for name in ("GUILDHALL_PORT_OFFSET", "GUILDHALL_LOG_LEVEL", "--replicas"):
+    for name in (*wrong, "--replicas"):
         assert name in refused.stderr

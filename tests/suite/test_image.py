@@ -81,13 +81,21 @@ def test_the_image_holds_what_is_locked_and_neither_a_compiler_nor_the_embedded_
         item.lower().replace("_", "-").split("==") for item in run_once([python, "-c", _INSTALLED]).split()
     )
     assert installed.pop("guildhall")
-    assert "grpcio" in installed
+    assert {"grpcio", "opentelemetry-sdk", "opentelemetry-exporter-otlp-proto-grpc"} <= set(installed)
     assert {name: version for name, version in installed.items() if locked.get(name) != version} == {}
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    unwanted = {requirement.partition("==")[0].partition(">=")[0] for extra in extras.values() for requirement in extra}
+    others = [requirement for name, extra in extras.items() if name != "traces" for requirement in extra]
+    unwanted = {requirement.partition("==")[0].partition(">=")[0] for requirement in others}
     assert {name.partition("[")[0] for name in unwanted} & set(installed) == set()
     tools = "for t in gcc cc g++ make ld as; do command -v $t; done; true"
     assert run_once(["sh", "-c", tools]) == ""
+
+
+def test_a_service_of_the_image_takes_a_collector_of_traces(image: str) -> None:
+    place = "http://collector:4317"
+    script = f"from services.chassis import settings, spans; spans.Spans('x', settings.traceable('{place}'), ratio=1)"
+
+    run_once(["python", "-c", script], "--network=none")
 
 
 def test_the_story_holds_on_the_image(suite: ImageSuite) -> None:

@@ -152,6 +152,7 @@ class ImageSuite:
         mounts = {self._handed / "gateway": f"{_HELD}:ro", layout.envoy: "/envoy"}
         command = ["python", "-m", "deploy.envoy", "write", "--output=/envoy", f"--host={HOST}"]
         command += [f"--port={ports.gateway}", f"--tls-port={ports.gateway_tls}", f"--admin-port={ports.envoy_admin}"]
+        command += [f"--metrics-port={_free_port()}"]
         command += [f"--tls={_HELD}/tls", f"--edge-tls={_HELD}/edge", f"--public-url={self.settings.public_url}"]
         for service in SERVICES:
             for replica in range(REPLICAS[service]):

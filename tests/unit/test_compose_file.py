@@ -19,6 +19,8 @@ from services.chassis.settings import ServeSettings
 FILE = Path(__file__).parents[2] / "deploy/compose.yaml"
 OTHERS = {"postgresql", "valkey", "gateway"}
 """From images that are not ours."""
+HANDED_ON = {"GUILDHALL_OTLP_ENDPOINT", "GUILDHALL_TRACES_RATIO"}
+"""From the shell, if they are set there: to the services and the gateway alike, or a trace would have holes."""
 
 
 @pytest.fixture(scope="module")
@@ -56,13 +58,22 @@ def test_a_service_is_told_all_that_the_embedded_stack_tells_it(
     stack = suite.prepare(settings)
     shutil.rmtree(settings.layout.sockets)
     embedded = stack_services.environment(settings, service, postgres=stack.postgres, valkey=stack.valkey)
-    for name in (service, f"{service}-worker"):
-        assert set(containers[name]["environment"]) == set(embedded), name
+    of_workers = {"GUILDHALL_WORKER_METRICS_LISTEN"}
+    for name, own in ((service, set()), (f"{service}-worker", of_workers)):
+        assert set(containers[name]["environment"]) == set(embedded) | own | HANDED_ON, name
     for kind in ("LISTEN", "HEALTH_LISTEN", "METRICS_LISTEN"):
         port = embedded[f"GUILDHALL_{kind}"].rpartition(":")[2]
         assert containers[service]["environment"][f"GUILDHALL_{kind}"].rpartition(":")[2] == port
     health = containers[service]["healthcheck"]["test"]
     assert health[1:] == ["python", "-m", "deploy.stack.health", embedded["GUILDHALL_HEALTH_LISTEN"].split(":")[1]]
+
+
+def test_who_names_a_collector_names_it_to_all_that_send_traces(containers: Mapping[str, Any]) -> None:
+    sending = [*SERVICES, *(f"{service}-worker" for service in SERVICES), "gateway-configuration"]
+
+    for name in sending:
+        told = {key: value for key, value in containers[name]["environment"].items() if key in HANDED_ON}
+        assert told == dict.fromkeys(HANDED_ON), name
 
 
 def test_only_the_container_that_makes_secrets_is_roots(containers: Mapping[str, Any]) -> None:
@@ -106,7 +117,7 @@ def test_the_files_that_settings_name_are_handed_out(containers: Mapping[str, An
     ensure_secrets.main(["--state", str(tmp_path / "state"), "--output", str(tmp_path)])
     for service in SERVICES:
         for name, value in containers[service]["environment"].items():
-            if value.startswith("/run/guildhall/"):
+            if value is not None and value.startswith("/run/guildhall/"):
                 assert (tmp_path / service / value.removeprefix("/run/guildhall/")).exists(), f"{service}: {name}"
         assert (tmp_path / f"{service}-owner/database-password").exists()
     roles = ensure_roles.parser().parse_args(containers["roles"]["command"][3:])
@@ -128,6 +139,14 @@ def test_the_gateways_configuration_is_made_from_its_command(containers: Mapping
     }
     for folder, names in ((options.tls, ("tls.crt", "tls.key", "ca.crt")), (options.edge_tls, ("tls.crt", "tls.key"))):
         assert all((folder / name).exists() for name in names)
+
+
+def test_the_gateway_restarts_when_its_configuration_was_made_anew(containers: Mapping[str, Any]) -> None:
+    waits = containers["gateway"]["depends_on"]["gateway-configuration"]
+    shared = set(mounted(containers["gateway"]).values()) & set(mounted(containers["gateway-configuration"]).values())
+
+    assert waits == {"condition": "service_completed_successfully", "restart": True}
+    assert "envoy" in shared
 
 
 def _moved(argument: str, places: Mapping[str, Path]) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from deploy.envoy.config import GatewaySettings, render, write_files
+from deploy.envoy.landings import LANDINGS
 from deploy.envoy.pages import MOST_BYTES, pages
 
 SERVICES = ("identity", "membership", "guest", "messaging")
@@ -54,7 +55,8 @@ def direct_routes(config: Any) -> list[Any]:
 
 
 def test_both_listeners_serve_every_page_by_its_exact_path(route_configs: list[Any]) -> None:
-    assert {page.path for page in pages()} == {"/openapi.json", "/docs", "/docs/page.css", "/docs/page.js"}
+    reference = {"/openapi.json", "/docs", "/docs/page.css", "/docs/page.js"}
+    assert {page.path for page in pages()} == reference | {landing.path for landing in LANDINGS}
     assert len(route_configs) == 2
     for config in route_configs:
         assert {route["match"]["path"] for route in direct_routes(config)} == {page.path for page in pages()}
@@ -97,7 +99,7 @@ def test_the_policy_lets_nothing_in_but_its_own_files(route_configs: list[Any]) 
     for route in direct_routes(route_configs[0]):
         headers = {one["header"]["key"]: one["header"]["value"] for one in route["response_headers_to_add"]}
         assert headers["x-content-type-options"] == "nosniff"
-        if route["match"]["path"].startswith("/docs"):
+        if route["match"]["path"] != "/openapi.json":
             policy = dict(part.strip().split(" ", 1) for part in headers["content-security-policy"].split(";"))
             assert policy.pop("default-src") == "'none'"
             assert policy["script-src"] == policy["style-src"] == policy["connect-src"] == "'self'"

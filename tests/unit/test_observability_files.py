@@ -3,17 +3,21 @@
 import re
 import shutil
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from deploy.envoy.__main__ import parser
+from deploy.envoy.metrics import PATH as GATEWAY_METRICS
 from deploy.observability import dashboard
 from deploy.stack.settings import SERVICES, Ports
 from tests.support.promql import ALERTS, FOLDER, SCRAPE, alerts, asked, panels, queries
 
 ROOT = Path(__file__).parents[2]
+SCRAPE_IN_COMPOSE = FOLDER / "prometheus-compose.yml"
 
 
 def promtool() -> str:
@@ -103,8 +107,39 @@ def test_the_scrape_configuration_asks_every_process_of_one_suite() -> None:
     assert jobs["guildhall-gateway"]["static_configs"][0]["targets"] == [f"127.0.0.1:{ports.envoy_admin}"]
 
 
+def test_the_scrape_configuration_for_compose_asks_every_process_where_it_is_told_to_listen() -> None:
+    containers = yaml.safe_load((ROOT / "deploy/compose.yaml").read_text())["services"]
+    gateway = parser().parse_args(containers["gateway-configuration"]["command"][3:])
+
+    def listening(kind: str, names: Iterable[str]) -> set[tuple[str, int]]:
+        return {(name, int(containers[name]["environment"][kind].rpartition(":")[2])) for name in names}
+
+    jobs = {job["job_name"]: job for job in yaml.safe_load(SCRAPE_IN_COMPOSE.read_text())["scrape_configs"]}
+    asked_for = {
+        job: {(name, each["port"]) for each in found["dns_sd_configs"] for name in each["names"]}
+        for job, found in jobs.items()
+    }
+    workers = [f"{name}-worker" for name in SERVICES]
+
+    assert set(jobs) == {job["job_name"] for job in yaml.safe_load(SCRAPE.read_text())["scrape_configs"]}
+    assert asked_for == {
+        "guildhall-services": listening("GUILDHALL_METRICS_LISTEN", SERVICES),
+        "guildhall-workers": listening("GUILDHALL_WORKER_METRICS_LISTEN", workers),
+        "guildhall-gateway": {("gateway", gateway.metrics_port)},
+    }
+    assert jobs["guildhall-gateway"]["metrics_path"] == GATEWAY_METRICS
+    for job in ("guildhall-services", "guildhall-workers"):
+        (relabeling,) = jobs[job]["relabel_configs"]
+        for name, _ in asked_for[job]:
+            called = re.fullmatch(relabeling.get("regex", "(.*)"), name)
+            assert (relabeling["source_labels"], relabeling["target_label"]) == (["__meta_dns_name"], "service")
+            assert called is not None
+            assert called[1] in SERVICES
+
+
 def test_prometheus_takes_the_rules_and_the_scrape_configuration() -> None:
-    for arguments in (("check", "rules", ALERTS.name), ("check", "config", SCRAPE.name)):
+    configurations = (("check", "config", each.name) for each in (SCRAPE, SCRAPE_IN_COMPOSE))
+    for arguments in (("check", "rules", ALERTS.name), *configurations):
         done = subprocess.run([promtool(), *arguments], cwd=FOLDER, capture_output=True, text=True, timeout=30)
         assert done.returncode == 0, done.stdout + done.stderr
 

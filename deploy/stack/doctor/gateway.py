@@ -36,7 +36,7 @@ def check_envoy(settings: Settings) -> Iterator[Finding]:
 def read_published(settings: Settings) -> set[str] | None:
     """The ids of the public keys, by JSON through the gateway; None if it gives no answer."""
     try:
-        answer = json.loads(_get(f"{settings.public_url}/.well-known/jwks.json"))
+        answer = json.loads(_get(f"{settings.gateway_url}/.well-known/jwks.json"))
     except (OSError, ValueError):
         return None
     return {str(key.get("kid")) for key in answer.get("keys", [])}
@@ -46,9 +46,9 @@ def check_calls(settings: Settings, published: set[str] | None) -> Iterator[Find
     """One call each way, which needs no sign-in: identity's public keys."""
     advice = "see the checks of envoy and identity; who listens: guildhall status"
     if published is None:
-        yield fail("gateway json", f"no answer from {settings.public_url}/.well-known/jwks.json", advice)
+        yield fail("gateway json", f"no answer from {settings.gateway_url}/.well-known/jwks.json", advice)
     else:
-        yield ok("gateway json", settings.public_url)
+        yield ok("gateway json", settings.gateway_url)
     # Imported late: gRPC takes longer to import than most commands take.
     import grpc
     from guildhall.identity.v1 import auth_service_pb2, auth_service_pb2_grpc
