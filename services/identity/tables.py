@@ -252,7 +252,8 @@ security_events = Table(
     PrimaryKeyConstraint("id", name="security_events_pkey"),
     ForeignKeyConstraint(["user_id"], ["users.id"], name="security_events_user_id_fkey", ondelete="CASCADE"),
     Index("security_events_user_id", "user_id", "id"),
-    Index("security_events_created_at", "created_at"),
+    # Those that are forgotten in time.
+    Index("security_events_created_at", "created_at", postgresql_where=text("kind <> 'user_imported'")),
     Index("security_events_actor_id", "actor_id", postgresql_where=text("actor_id IS NOT NULL")),
 )
 
