@@ -129,6 +129,17 @@ def create_frame_tables() -> None:
     op.create_index("idempotency_keys_created", "idempotency_keys", ["created_at"])
 
 
+def index_sealed_answers() -> None:
+    """Stored answers with a secret are found by their age."""
+    where = sa.text("sealed_answer IS NOT NULL")
+    op.create_index("idempotency_keys_sealed", "idempotency_keys", ["created_at"], postgresql_where=where)
+
+
+def drop_index_of_sealed_answers() -> None:
+    """The way back."""
+    op.drop_index("idempotency_keys_sealed", "idempotency_keys")
+
+
 def drop_frame_tables() -> None:
     """The way back."""
     for table in ("idempotency_keys", "inbox", "outbox"):
