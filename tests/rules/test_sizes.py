@@ -14,8 +14,8 @@ FRAME_LINES = 3350
 
 A tenth of them measures and traces; a hundred are for channels that follow a change of certificates: gRPC has none that
 do. Forty are for the outbox: a loop for each target, and batches cut by bytes. A dozen say what each setting is for:
-docs/configuration.md is made of them. Twenty look for a stored answer before something is spent on a new one. Fifty forget in
-batches, each kind of row by itself, what one statement could not after a long pause."""
+docs/configuration.md is made of them. Twenty look for a stored answer before something is spent on a new one. Fifty
+forget in batches, each kind of row by itself, what one statement could not after a long pause."""
 EXPLAINED_FROM = 5
 BANNED = {"utils", "util", "helpers", "helper", "common", "manager", "managers", "base", "impl"}
 
