@@ -42,12 +42,19 @@ STORE = text("""
     WHERE caller = :caller AND method = :method AND key_hash = :key_hash
 """)
 FORGET_ONE = text("DELETE FROM idempotency_keys WHERE caller = :caller AND method = :method AND key_hash = :key_hash")
-FORGET = text("""
-    WITH unsealed AS (
-        UPDATE idempotency_keys SET sealed_answer = NULL
+# By where the rows are, which are locked: by their keys, a batch might be joined with all of the table.
+UNSEAL_OLD = text("""
+    UPDATE idempotency_keys SET sealed_answer = NULL WHERE ctid = ANY(ARRAY(
+        SELECT ctid FROM idempotency_keys
         WHERE sealed_answer IS NOT NULL AND created_at <= statement_timestamp() - interval '10 minutes'
-    )
-    DELETE FROM idempotency_keys WHERE created_at <= statement_timestamp() - interval '48 hours'
+        ORDER BY created_at LIMIT 1000 FOR NO KEY UPDATE SKIP LOCKED
+    ))
+""")
+FORGET_OLD = text("""
+    DELETE FROM idempotency_keys WHERE ctid = ANY(ARRAY(
+        SELECT ctid FROM idempotency_keys WHERE created_at <= statement_timestamp() - interval '48 hours'
+        ORDER BY created_at LIMIT 1000 FOR UPDATE SKIP LOCKED
+    ))
 """)
 
 
@@ -118,6 +125,16 @@ async def find_stored(
 async def forget(tx: AsyncConnection, request: Repeatable) -> None:
     """Forgets the current caller's stored answer to a request, for an effect that was undone."""
     await tx.execute(FORGET_ONE, _key(request, current_call().caller_id))
+
+
+async def unseal_old(tx: AsyncConnection) -> int:
+    """Deletes the secrets in answers after ten minutes, at most 1 000 of them; says how many."""
+    return (await tx.execute(UNSEAL_OLD)).rowcount
+
+
+async def forget_old(tx: AsyncConnection) -> int:
+    """Deletes answers after two days, at most 1 000 of them; says how many."""
+    return (await tx.execute(FORGET_OLD)).rowcount
 
 
 def _key(request: Repeatable, caller: str) -> dict[str, object]:

@@ -55,7 +55,12 @@ FAILED = text("""
     RETURNING dead
 """)
 POSTPONED = text("UPDATE inbox SET due_at = statement_timestamp() + interval '5 seconds' WHERE event_id = :event_id")
-FORGET = text("DELETE FROM inbox WHERE applied_at <= statement_timestamp() - interval '7 days'")
+FORGET_OLD = text("""
+    DELETE FROM inbox WHERE ctid = ANY(ARRAY(
+        SELECT ctid FROM inbox WHERE applied_at <= statement_timestamp() - interval '7 days'
+        ORDER BY applied_at LIMIT 1000 FOR UPDATE SKIP LOCKED
+    ))
+""")
 
 
 class EventSink(rpc.EventSinkServicer):
@@ -140,3 +145,8 @@ class Inbox(Sweep):
         if await self._database.transaction(put_back):
             log.error("inbox_row_dead", event_id=event_id, kind=kind)
         return True
+
+
+async def forget_old(tx: AsyncConnection) -> int:
+    """Deletes events that were applied a week ago, at most 1 000 of them; says how many."""
+    return (await tx.execute(FORGET_OLD)).rowcount

@@ -1,7 +1,7 @@
-"""What stands between the wire and a handler, in this order: errors, request id, deadline, certificate, capacity,
-well-formedness, token, validation, session.
+"""What stands between the wire and a handler, in this order: errors, capacity, deadline, certificate, token,
+well-formedness and validation, bound workspace, session.
 
-One wrapper per RPC is made at start, so that a call passes one frame, not nine.
+One wrapper per RPC is made at start, so that a call passes one frame, not eight.
 """
 
 from __future__ import annotations  # grpc's classes are generic for the type checker only

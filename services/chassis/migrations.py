@@ -144,6 +144,17 @@ def _index_outbox(*columns: str) -> None:
     op.create_index("outbox_due", "outbox", list(columns), postgresql_where=sa.text("NOT dead"))
 
 
+def index_sealed_answers() -> None:
+    """Stored answers with a secret are found by their age."""
+    where = sa.text("sealed_answer IS NOT NULL")
+    op.create_index("idempotency_keys_sealed", "idempotency_keys", ["created_at"], postgresql_where=where)
+
+
+def drop_index_of_sealed_answers() -> None:
+    """The way back."""
+    op.drop_index("idempotency_keys_sealed", "idempotency_keys")
+
+
 def drop_frame_tables() -> None:
     """The way back."""
     for table in ("idempotency_keys", "inbox", "outbox"):

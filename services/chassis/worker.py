@@ -6,7 +6,9 @@ Celery's threads only wait; everything async runs in one loop thread of its own.
 import asyncio
 import itertools
 import threading
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from functools import partial
 from typing import Any
 
 import structlog
@@ -27,6 +29,9 @@ log = structlog.get_logger()
 TASK_SECONDS = 20.0
 """Below the row's lease of 30 s, so that nobody else begins what is still being done."""
 
+FORGET_SECONDS = 3.0
+"""For one kind of what is forgotten, in one minute: none is to keep the others waiting for long."""
+
 BEGIN_WORK = text("""
     UPDATE outbox SET due_at = statement_timestamp() + interval '30 seconds'
     WHERE id = :id AND target = 'worker' AND NOT dead
@@ -38,6 +43,16 @@ Work = Callable[[str, str], Awaitable[None]]
 
 Sweep = Callable[[], Awaitable[None]]
 """Looks for what is due, and does it or has it done."""
+
+Step = Callable[[AsyncConnection], Awaitable[int]]
+"""Deletes a batch of what is past its time, in a transaction of its own, and says whether there may be more."""
+
+FRAME_ROWS: Mapping[str, Step] = {
+    "unseal_answers": idempotency.unseal_old,
+    "forget_answers": idempotency.forget_old,
+    "forget_inbox": inbox.forget_old,
+}
+"""What is forgotten in every service."""
 
 
 class Worker:
@@ -72,6 +87,7 @@ class Worker:
     def serve(self, works: Mapping[str, Work], sweeps: Mapping[str, Sweep]) -> None:
         """Takes tasks until SIGTERM."""
 
+        sweeps = {**forgetting(self.database, FRAME_ROWS), **sweeps}
         # Shown as 0 from the start: a counter that is first seen at 1 has not risen for Prometheus.
         for kind, outcome in itertools.product(works, ("done", "failed", "postponed")):
             metrics.TASKS.labels(kind, outcome)
@@ -84,7 +100,7 @@ class Worker:
 
         @self.app.task(name=sweep_task(self.app.main))  # type: ignore[untyped-decorator]
         def sweep() -> None:
-            for name, each in {"forget_frame_rows": self.forget, **sweeps}.items():
+            for name, each in sweeps.items():
                 self.sweep(name, each)
             metrics.SWEPT_AT.set_to_current_time()
 
@@ -128,14 +144,16 @@ class Worker:
         metrics.TASKS.labels(row.kind, "done").inc()
         await self.database.transaction(lambda tx: outbox.done(tx, [row_id]))
 
-    async def forget(self) -> None:
-        """Deletes the frame's rows that are past their time."""
 
-        async def forget(tx: AsyncConnection) -> None:
-            await tx.execute(idempotency.FORGET)
-            await tx.execute(inbox.FORGET)
+def forgetting(database: Database, steps: Mapping[str, Step]) -> Mapping[str, Sweep]:
+    """A sweep for each step: again and again while it finds something, and on in the next minute if there is much."""
 
-        await self.database.transaction(forget)
+    async def forget(step: Step) -> None:
+        until = time.monotonic() + FORGET_SECONDS
+        while await database.transaction(step) and time.monotonic() < until:
+            pass
+
+    return {name: partial(forget, step) for name, step in steps.items()}
 
 
 def perform_task(service: str) -> str:

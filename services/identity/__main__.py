@@ -16,7 +16,7 @@ from services.chassis import command
 from services.chassis.database import Database
 from services.chassis.frame import Frame
 from services.chassis.inbox import Consumer
-from services.chassis.worker import Sweep, Worker
+from services.chassis.worker import Sweep, Worker, forgetting
 from services.identity import admin, departures, invites
 from services.identity.attempts import Attempts
 from services.identity.keys import SigningKeys
@@ -30,7 +30,7 @@ from services.identity.servicers.sessions import SessionService
 from services.identity.servicers.users import UserService
 from services.identity.settings import IdentitySettings, IdentityWorkerSettings
 from services.identity.tables import METADATA
-from services.identity.tasks import Mails, forget, reseal_accounts
+from services.identity.tasks import FORGOTTEN, Mails, reseal_accounts
 from services.identity.uses import Uses
 
 
@@ -92,9 +92,9 @@ def worker(settings: IdentityWorkerSettings) -> None:
     process = Worker("identity", settings)
     mails = Mails(settings, process.database, process.secret)
     seals = Seals(settings.provider_keys_file)
-    works = {**mails.works(), departures.ERASE_ANSWERS: departures.eraser(process.database)}
+    works = {**mails.works(), **departures.works(process.database)}
     sweeps: Mapping[str, Sweep] = {
-        "forget": lambda: forget(process.database),
+        **forgetting(process.database, FORGOTTEN),
         "reseal_accounts": lambda: reseal_accounts(process.database, seals),
     }
     process.serve(works, sweeps=sweeps)

@@ -61,7 +61,7 @@ class Admin:
 async def make_administrator(admin: Admin) -> None:
     """Makes somebody a system administrator who has proven their address; who is one stays one.
 
-    If an app has acted for them, their password and sessions go: its key must not be a way to become one.
+    If an app has acted for them or imported them, password and sessions go: its key must not be a way to become one.
     """
 
     async def work(tx: AsyncConnection) -> tuple[str, bool]:
@@ -78,7 +78,9 @@ async def make_administrator(admin: Admin) -> None:
     admin.answer({"user_id": user_id})
     _tell(f"{admin.options.email} is a system administrator.")
     if ended:
-        _tell("An app has acted for them, so password and sessions are gone: a link to that address signs in.")
+        _tell(
+            "An app has acted for or imported them, so password and sessions are gone: a link to that address signs in."
+        )
 
 
 async def create_service_account(admin: Admin) -> None:

@@ -2,7 +2,7 @@
 
 Whoever holds the key of an app's adapter may answer for its users, and so become any of them. Of an administrator it
 may not: what leads to a session that is not the app's (an address, a first password) is refused here, and what it may
-have left before somebody became one is dropped by `guildhall admin make-administrator`.
+have left before somebody became one is dropped by `guildhall admin make-administrator`. So is what was imported.
 """
 
 from sqlalchemy import text

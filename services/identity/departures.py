@@ -1,7 +1,7 @@
 """Deletions: nothing that identity holds of a person outlives them."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from guildhall.events.v1 import event_sink_pb2 as events
@@ -11,11 +11,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.chassis import outbox
 from services.chassis.database import Database
 from services.chassis.secret import SecretKey
-from services.chassis.worker import Work
-from services.identity import administrators, profiles
+from services.chassis.worker import Work, forgetting
+from services.identity import administrators, profiles, sessions
 from services.identity.errors import ReauthenticationRequired
 
 ERASE_ANSWERS = "erase.answers"
+ERASE_SESSIONS = "erase.sessions"
 
 IS_RECENT = text("""
     SELECT statement_timestamp() < created_at + interval '10 minutes' FROM sessions
@@ -34,7 +35,8 @@ FORGET_ACTOR = text("""
     UPDATE security_events SET actor_id = NULL, client_address = '', user_agent = '' WHERE actor_id = :user_id
 """)
 FORGET_OWN_ANSWERS = text("DELETE FROM idempotency_keys WHERE caller = ANY(CAST(:callers AS text[]))")
-# Sessions, tokens, provider accounts and the security log go with the row.
+# Mailed tokens, provider accounts and the security log go with the row. Not the sessions: all their tokens at once, one
+# for each exchange, would take longer than a statement may.
 DELETE = text("DELETE FROM users WHERE id = :user_id")
 # A part of the table at a time: an answer names whom it is about nowhere but in its bytes.
 FORGET_ANSWERS = text("""
@@ -65,7 +67,8 @@ async def require_recent_session(tx: AsyncConnection, *, user_id: str, session_i
 async def delete(tx: AsyncConnection, secret: SecretKey, *, user_id: str, etag: str, erase_messages: bool) -> None:
     """Deletes a user and has the other services told. NOT_FOUND; ETAG_MISMATCH; LAST_ADMINISTRATOR.
 
-    Answers that others were given about them (to a system administrator, a back end) are erased by the worker.
+    Answers that others were given about them (to a system administrator, a back end) are erased by the worker, and so
+    are their sessions, in which nothing is left of them.
     """
     await administrators.lock(tx, user_id=user_id)
     user = await profiles.lock(tx, user_id=user_id)
@@ -77,16 +80,29 @@ async def delete(tx: AsyncConnection, secret: SecretKey, *, user_id: str, etag: 
     await tx.execute(FORGET_IDENTIFIERS, {"addresses": _spellings(user)})
     await tx.execute(FORGET_ACTOR, named)
     await tx.execute(FORGET_OWN_ANSWERS, {"callers": callers})
+    await sessions.disown(tx, user_id=user_id)
     await tx.execute(DELETE, named)
     deleted = events.UserDeleted(user_id=user_id, erase_messages=erase_messages)
     # messaging learns of the end of each stay from membership; of the person only if what they wrote is to go.
     targets = ["membership", "messaging"] if erase_messages else ["membership"]
     await outbox.emit(tx, targets, events.Event(user_deleted=deleted))
     await outbox.enqueue(tx, ERASE_ANSWERS, user_id)
+    await outbox.enqueue(tx, ERASE_SESSIONS, user_id)
 
 
 def _spellings(user: Row[Any]) -> Sequence[str]:
     return [user.email, user.email.lower(), user.normalized_email]
+
+
+def works(database: Database) -> Mapping[str, Work]:
+    """What the worker does about somebody who is gone. The sweeps delete their sessions too, only later."""
+    sweeps = forgetting(database, {"tokens": sessions.forget_tokens, "sessions": sessions.forget})
+
+    async def erase_sessions(_user_id: str, _row_id: str) -> None:
+        for sweep in sweeps.values():
+            await sweep()
+
+    return {ERASE_ANSWERS: eraser(database), ERASE_SESSIONS: erase_sessions}
 
 
 def eraser(database: Database, *, size: int = PART) -> Work:

@@ -17,7 +17,7 @@ USER = text("""
 PARTS = {
     "sessions": text("""
         SELECT id AS session_id, device_label, client_address, user_agent, from_adapter, created_at, refreshed_at,
-            last_used_at, idle_expire_at, absolute_expire_at, ended_at, ended_reason
+            last_used_at, idle_expire_at, absolute_expire_at, ended_at, ended_reason, has_tokens
         FROM sessions WHERE user_id = :user_id ORDER BY id
     """),
     "accounts": text("""

@@ -34,9 +34,10 @@ class Guesses:
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
-        """One's turn to sign in: a few at a time, so that a crowd delays nobody's other calls; the rest wait in order.
+        """One's turn with passwords, to have them verified and hashed: a few at a time, the rest wait in order.
 
-        OVERLOADED if too many wait, or too many of one network: it would fill the queue for everybody.
+        So a crowd delays nobody's other calls. OVERLOADED if too many wait, or too many of one network, which would
+        fill the queue for everybody.
         """
         address = current_call().client_address
         network = network_of(address)

@@ -7,7 +7,8 @@ import uuid_utils
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.identity import users
+from services.chassis.call import current_call
+from services.identity import security, users
 from services.identity.errors import EmailTaken
 from services.identity.profiles import COLUMNS
 
@@ -37,7 +38,8 @@ async def add(
 ) -> Row[Any]:
     """A new user, as the other system knew them. EMAIL_TAKEN if there is one of that address, verified or not.
 
-    Somebody who has only signed up with it, and not proven it, gives way.
+    Somebody who has only signed up with it, and not proven it, gives way. The security log has it with the service
+    account: whoever holds its key knows the password, and says that the address is proven.
     """
     row = {
         "id": str(uuid_utils.uuid7()),
@@ -52,4 +54,6 @@ async def add(
     user = (await tx.execute(ADD, row)).one_or_none()
     if user is None:
         raise EmailTaken
+    account_id = current_call().service_account_id
+    await security.record(tx, "user_imported", user_id=str(user.id), service_account_id=account_id)
     return user

@@ -23,7 +23,8 @@ CLOSE = text("""
 """)
 IS_OPEN = text("""
     SELECT EXISTS (
-        SELECT FROM open_invites WHERE token_hash = :token_hash AND NOT closed AND statement_timestamp() < expire_at
+        SELECT FROM open_invites
+        WHERE token_hash = ANY(:token_hashes) AND NOT closed AND statement_timestamp() < expire_at
     )
 """)
 FORGET = text("""
@@ -45,8 +46,11 @@ async def apply_closed(tx: AsyncConnection, payload: events.InviteClosed) -> Non
 
 
 async def is_open(tx: AsyncConnection, *, token: str) -> bool:
-    """Whether an invite's secret is good at this instant."""
-    return bool(await tx.scalar(IS_OPEN, {"token_hash": token_hash(token)}))
+    """Whether an invite's secret is good at this instant.
+
+    A group's code is good in any case there, and its hash is of small letters; which kind it is, nobody has told.
+    """
+    return bool(await tx.scalar(IS_OPEN, {"token_hashes": [token_hash(token), token_hash(token.lower())]}))
 
 
 async def forget(tx: AsyncConnection) -> int:

@@ -28,9 +28,11 @@ LIST = text("""
     WHERE users.id = :user_id
     ORDER BY listed.id DESC
 """)
+# That somebody was imported is asked when they become an administrator, however late (users.AN_APP_ACTED).
 FORGET = text("""
     DELETE FROM security_events WHERE id IN (
-        SELECT id FROM security_events WHERE created_at <= statement_timestamp() - interval '1 year'
+        SELECT id FROM security_events
+        WHERE created_at <= statement_timestamp() - interval '1 year' AND kind <> 'user_imported'
         LIMIT 1000 FOR UPDATE SKIP LOCKED
     )
 """)
@@ -77,5 +79,5 @@ async def list_page(tx: AsyncConnection, *, user_id: str, before: str | None, si
 
 
 async def forget(tx: AsyncConnection) -> int:
-    """Deletes entries that are older than a year; says how many."""
+    """Deletes entries that are older than a year, but of imports; says how many."""
     return (await tx.execute(FORGET)).rowcount

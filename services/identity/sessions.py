@@ -109,12 +109,34 @@ NOTE_USE = text("""
         FOR NO KEY UPDATE SKIP LOCKED
     )
 """)
+# Long over for all that looks at them, and nobody's.
+DISOWN = text("""
+    UPDATE sessions
+    SET user_id = NULL, device_label = '', client_address = '', user_agent = '',
+        idle_expire_at = least(idle_expire_at, statement_timestamp() - interval '30 days')
+    WHERE user_id = :user_id
+""")
+# A token may be presented again as long as its session lives (semantics 27), and then ends nothing any more.
+LOCK_OVER = text("""
+    SELECT id FROM sessions WHERE has_tokens AND idle_expire_at <= statement_timestamp()
+    ORDER BY idle_expire_at LIMIT 100 FOR NO KEY UPDATE SKIP LOCKED
+""")
+# By where they are: by their hashes, a batch might be joined with all of the table. Who writes them locks the session.
+FORGET_TOKENS = text("""
+    DELETE FROM session_tokens WHERE ctid = ANY(ARRAY(
+        SELECT ctid FROM session_tokens WHERE session_id = ANY(CAST(:ids AS uuid[])) LIMIT :most
+    ))
+""")
+HAVE_NO_TOKENS = text("UPDATE sessions SET has_tokens = false WHERE id = ANY(CAST(:ids AS uuid[]))")
+# After their tokens: there may be thousands of one, which would all have to go with it at once.
 FORGET = text("""
     DELETE FROM sessions WHERE id IN (
-        SELECT id FROM sessions WHERE idle_expire_at <= statement_timestamp() - interval '30 days'
-        LIMIT 100 FOR UPDATE SKIP LOCKED
+        SELECT id FROM sessions
+        WHERE idle_expire_at <= statement_timestamp() - interval '30 days' AND NOT has_tokens
+        LIMIT 1000 FOR UPDATE SKIP LOCKED
     )
 """)
+MOST_TOKENS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +268,22 @@ async def note_use(tx: AsyncConnection, *, session_ids: Sequence[str]) -> None:
     await tx.execute(NOTE_USE, {"ids": list(session_ids)})
 
 
+async def disown(tx: AsyncConnection, *, user_id: str) -> None:
+    """Ends all sessions of somebody who is about to be deleted, and leaves nothing of them in it but its id."""
+    await tx.execute(DISOWN, {"user_id": user_id})
+
+
+async def forget_tokens(tx: AsyncConnection) -> int:
+    """Deletes tokens of sessions that are over; says of how many sessions, some of which may have more."""
+    ids = [str(session_id) for session_id in (await tx.execute(LOCK_OVER)).scalars()]
+    if not ids:
+        return 0
+    deleted = await tx.execute(FORGET_TOKENS, {"ids": ids, "most": MOST_TOKENS})
+    if deleted.rowcount < MOST_TOKENS:
+        await tx.execute(HAVE_NO_TOKENS, {"ids": ids})
+    return len(ids)
+
+
 async def forget(tx: AsyncConnection) -> int:
-    """Deletes sessions that have been over for a month, with their tokens; says how many."""
+    """Deletes sessions that have been over for a month and have no tokens any more; says how many."""
     return (await tx.execute(FORGET)).rowcount

@@ -58,7 +58,8 @@ class IdentitySettings(IdentityWorkerSettings, ServeSettings):
         description="how old that is: more than the 300 s for which others remember the published keys",
     )
     sign_up: SignUpMode = Field(
-        default="open", description="`invited`: with the secret of an invitation or a guest link; `closed`: nobody"
+        default="open",
+        description="`invited`: with the secret of an invitation or a guest link, or a group's code; `closed`: nobody",
     )
     mails_per_address: int = Field(default=5, ge=1, description="in an hour, that people ask for without signing in")
     mails_per_network: int = Field(default=30, ge=1, description="in an hour; a /24 of IPv4 or a /56 of IPv6")

@@ -56,7 +56,7 @@ sessions = Table(
     "sessions",
     METADATA,
     Column("id", Uuid(as_uuid=False), nullable=False),
-    Column("user_id", Uuid(as_uuid=False), nullable=False),
+    Column("user_id", Uuid(as_uuid=False), comment="none: of somebody who was deleted"),
     Column("device_label", Text, nullable=False),
     Column("client_address", Text, nullable=False),
     Column("user_agent", Text, nullable=False),
@@ -80,6 +80,9 @@ sessions = Table(
         server_default=text("false"),
         comment="its token is the framework's and never rotates",
     ),
+    Column(
+        "has_tokens", Boolean, nullable=False, server_default=text("true"), comment="some may be left to be forgotten"
+    ),
     PrimaryKeyConstraint("id", name="sessions_pkey"),
     ForeignKeyConstraint(["user_id"], ["users.id"], name="sessions_user_id_fkey", ondelete="CASCADE"),
     # So that idle_expire_at alone decides.
@@ -92,6 +95,7 @@ sessions = Table(
     ),
     Index("sessions_user_id", "user_id"),
     Index("sessions_idle_expire_at", "idle_expire_at"),
+    Index("sessions_with_tokens", "idle_expire_at", postgresql_where=text("has_tokens")),
     # All that CheckSessions reads of a session.
     Index(
         "sessions_alive",
@@ -252,7 +256,8 @@ security_events = Table(
     PrimaryKeyConstraint("id", name="security_events_pkey"),
     ForeignKeyConstraint(["user_id"], ["users.id"], name="security_events_user_id_fkey", ondelete="CASCADE"),
     Index("security_events_user_id", "user_id", "id"),
-    Index("security_events_created_at", "created_at"),
+    # Those that are forgotten in time.
+    Index("security_events_created_at", "created_at", postgresql_where=text("kind <> 'user_imported'")),
     Index("security_events_actor_id", "actor_id", postgresql_where=text("actor_id IS NOT NULL")),
 )
 

@@ -15,7 +15,7 @@ from services.chassis.database import Database
 from services.chassis.mail import Mailer, made_at
 from services.chassis.secret import SecretKey
 from services.chassis.settings import WorkerSettings
-from services.chassis.worker import Work
+from services.chassis.worker import Step, Work
 from services.identity import accounts, adapter, invites, security, sessions, users, verification
 from services.identity.seals import Seals
 
@@ -116,20 +116,16 @@ class Mails:
         return await self._database.read(find)
 
 
-async def forget(database: Database) -> None:
-    """Deletes, a batch at a time, tokens that are good for nothing and what is long over."""
-    while await database.transaction(verification.forget):
-        pass
-    while await database.transaction(users.forget_claims):
-        pass
-    while await database.transaction(sessions.forget):
-        pass
-    while await database.transaction(security.forget):
-        pass
-    while await database.transaction(adapter.forget_tokens):
-        pass
-    while await database.transaction(invites.forget):
-        pass
+FORGOTTEN: Mapping[str, Step] = {
+    "forget_verification_tokens": verification.forget,
+    "forget_claims": users.forget_claims,
+    "forget_session_tokens": sessions.forget_tokens,
+    "forget_sessions": sessions.forget,
+    "forget_security_events": security.forget,
+    "forget_adapter_tokens": adapter.forget_tokens,
+    "forget_invites": invites.forget,
+}
+"""Tokens that are good for nothing, and what is long over; each by a sweep of its own, for none to wait for others."""
 
 
 async def reseal_accounts(database: Database, seals: Seals) -> None:

@@ -48,11 +48,22 @@ DROP_CLAIM = text("""
     WHERE normalized_email = :normalized_email AND is_claim AND disabled_at IS NULL
         AND (CAST(:but_id AS uuid) IS NULL OR id <> CAST(:but_id AS uuid))
 """)
-# What an adapter does is in the user's log with the service account that did it (adapter.py).
+# What an app does is in the user's log with the service account that did it (adapter.py, imports.py). What an import
+# brought is gone once their mailbox has proven the address or reset the password, but not by a change of the password,
+# which whoever knew it can make; nor if it may have been another's mailbox by then. It is the first of their entries.
 AN_APP_ACTED = text("""
     SELECT EXISTS (
         SELECT FROM security_events
-        WHERE user_id = :user_id AND service_account_id IS NOT NULL AND kind IN ('signed_in', 'email_changed')
+        WHERE user_id = :user_id AND service_account_id IS NOT NULL
+            AND kind IN ('signed_in', 'email_changed', 'user_imported')
+            AND NOT (
+                kind = 'user_imported'
+                AND EXISTS (
+                    SELECT FROM security_events
+                    WHERE user_id = :user_id AND kind IN ('email_verified', 'password_reset')
+                )
+                AND NOT EXISTS (SELECT FROM security_events WHERE user_id = :user_id AND kind = 'email_changed')
+            )
     )
 """)
 FORGET_CLAIMS = text("""
@@ -193,9 +204,9 @@ async def end_unproven(tx: AsyncConnection, *, user_id: str) -> None:
 
 
 async def end_what_an_app_left(tx: AsyncConnection, *, user_id: str) -> bool:
-    """If an app's adapter ever acted as a locked user, ends whatever signs in but their mailbox; says whether.
+    """If an app ever acted as a locked user, ends whatever signs in but their mailbox; says whether.
 
-    Whoever holds the app's key could have set the password, started a session, or had a link mailed.
+    Whoever holds its key could have set the password, started a session, or had a link mailed.
     """
     if not await tx.scalar(AN_APP_ACTED, {"user_id": user_id}):
         return False

@@ -71,10 +71,13 @@ def build(settings: MembershipSettings) -> Frame:
         (group_member_service_pb2_grpc.add_GroupMemberServiceServicer_to_server, GroupMemberService),
         (group_invite_service_pb2_grpc.add_GroupInviteServiceServicer_to_server, GroupInviteService),
         (group_ban_service_pb2_grpc.add_GroupBanServiceServicer_to_server, GroupBanService),
-        (activity_service_pb2_grpc.add_ActivityServiceServicer_to_server, ActivityService),
     )
     for add_to_server, servicer in served:
         frame.add(add_to_server, servicer(database, secret, identity))
+    frame.add(
+        activity_service_pb2_grpc.add_ActivityServiceServicer_to_server,
+        ActivityService(database, secret, identity, frame.sessions),
+    )
     daily = DailyLimits(
         settings.workspaces_a_day, settings.invitation_mails_of_user, settings.invitation_mails_to_address
     )

@@ -1,5 +1,6 @@
 """Exporting the activity log as lines of JSON: page after page, each of which asks anew whether the caller may."""
 
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Any
 
@@ -7,19 +8,26 @@ from google.protobuf.json_format import MessageToJson
 from guildhall.membership.v1 import activity_service_pb2 as pb
 from sqlalchemy import Row
 
+from services.chassis.errors import DeadlineExceeded
 from services.membership import wire_activities
 
 ROWS = 500
 CHUNK_BYTES = 64 << 10
 MOST_OF_USER = 4
 """At once, in one process: each holds a page for as long as its reader takes."""
+LONGEST_SECONDS = 900.0
+"""An export's age: whoever wants more goes on after the last number, and is let in anew."""
 
 Page = Callable[[int], Awaitable[Sequence[Row[Any]]]]
-"""Up to ROWS activities after a number."""
+"""Up to ROWS activities after a number; refuses who may not have them any more."""
 
 
 async def export(read_after: Page, after: int) -> AsyncGenerator[pb.ExportActivitiesResponse, None]:
-    """Whole lines in chunks of 64 KiB or little more, to the newest activity. Names are left out."""
+    """Whole lines in chunks of 64 KiB or little more, to the newest activity. Names are left out.
+
+    Errors: DeadlineExceeded, once what was read before it has been handed out.
+    """
+    until = time.monotonic() + LONGEST_SECONDS
     lines, size, has_more = [], 0, True
     while has_more:
         rows = await read_after(after)
@@ -32,5 +40,10 @@ async def export(read_after: Page, after: int) -> AsyncGenerator[pb.ExportActivi
             if size >= CHUNK_BYTES:
                 yield pb.ExportActivitiesResponse(json_lines=b"".join(lines), last_number=after)
                 lines, size = [], 0
+        if time.monotonic() >= until:
+            break
     if lines:
         yield pb.ExportActivitiesResponse(json_lines=b"".join(lines), last_number=after)
+    if has_more:
+        # Not an end like any other: it would pass for all there is.
+        raise DeadlineExceeded("An export lasts 15 minutes at most; go on after its last number.")

@@ -1,5 +1,7 @@
 """Policies of the examples: kinds that are not Kubernetes' own are held against our names, ports and secrets only."""
 
+import re
+
 from deploy.envoy.metrics import PATH as GATEWAY_METRICS
 from services.chassis.tls import NAMES
 from tests.kubernetes.given import SECRETS

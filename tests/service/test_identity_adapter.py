@@ -17,10 +17,9 @@ from guildhall.identity.v1 import auth_service_pb2_grpc as auth_rpc
 from guildhall.identity.v1 import user_service_pb2 as users
 from guildhall.identity.v1 import user_service_pb2_grpc as users_rpc
 
-from services.identity.tasks import forget
 from tests.support.administrators import backend
 from tests.support.apps import App, after, at, or_none
-from tests.support.identities import execute, kinds_of, new_address
+from tests.support.identities import execute, forget, kinds_of, new_address
 from tests.support.suite import PASSWORD, Suite, refusal_of, refused
 
 NOBODY = "01890000-0000-7000-8000-000000000000"
@@ -342,7 +341,7 @@ async def test_verification_tokens_past_their_time_are_forgotten(suite: Suite, a
             identifier=identifier, token=uuid.uuid4().hex, expires=after(seconds=seconds)
         )
         await app("CreateVerificationToken", verification_token=token)
-    await forget(suite.frames["identity"].database)
+    await forget(suite)
     rows = execute(suite, "SELECT expire_at FROM adapter_verification_tokens WHERE identifier = %s", identifier)
     assert len(rows) == 1
 

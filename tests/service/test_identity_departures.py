@@ -19,7 +19,10 @@ from guildhall.membership.v1 import invitation_service_pb2_grpc as invitation_rp
 from guildhall.membership.v1 import member_service_pb2 as members
 from guildhall.messaging.v1 import event_service_pb2 as streams
 from psycopg import sql
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
 
+from services.identity import departures, sessions
 from services.identity.departures import ERASE_ANSWERS, eraser
 from services.identity.tables import METADATA
 from services.membership.tables import METADATA as MEMBERSHIP
@@ -191,9 +194,32 @@ async def test_nothing_in_identity_tells_of_somebody_who_is_gone(suite: Suite, u
 
     await delete(users, await suite.signed_in(person.email), request_id=str(uuid.uuid4()))
 
-    # The event is still to be delivered, and the worker to go through the stored answers.
-    assert found_in(suite, "identity", tables, *words) <= {"outbox", "idempotency_keys"}
+    # The event is still to be delivered, and the worker to go through the stored answers. Of sessions the id is left.
+    assert found_in(suite, "identity", tables, *words[:-1]) <= {"outbox", "idempotency_keys"}
     await until_not(lambda: found_in(suite, "identity", tables, *words))
+
+
+async def test_a_deletion_does_not_wait_for_the_tokens_of_many_exchanges(suite: Suite, users: Any) -> None:
+    person, frame = await suite.person("Ada"), suite.frames["identity"]
+    tokens = "SELECT count(*) FROM session_tokens WHERE session_id = %s"
+    execute(
+        suite,
+        "INSERT INTO session_tokens (token_hash, session_id, generation, claimed_at)"
+        " SELECT sha256(convert_to(%s || n, 'UTF8')), %s, n, statement_timestamp() FROM generate_series(2, 3000) AS n",
+        person.session_id,
+        person.session_id,
+    )
+
+    async def delete_and_count(tx: AsyncConnection) -> tuple[Any, Any]:
+        await departures.delete(tx, frame.secret, user_id=person.user_id, etag="", erase_messages=False)
+        found = await tx.execute(text(tokens.replace("%s", ":id")), {"id": person.session_id})
+        return found.scalar_one(), await sessions.check(tx, session_ids=[person.session_id])
+
+    assert await frame.database.transaction(delete_and_count) == (3000, [False])
+    refresh = auth.RefreshSessionRequest(session_token=person.session_token)
+    refusal = await refused(suite.stub(auth_rpc.AuthServiceStub).RefreshSession(refresh, timeout=10))
+    assert refusal.reason == "SESSION_ENDED"
+    await until_not(lambda: found_in(suite, "identity", METADATA.tables, person.session_id))
 
 
 async def test_the_answers_of_others_stay(suite: Suite, users: Any) -> None:

@@ -68,6 +68,18 @@ async def test_an_opening_that_comes_after_the_closing_opens_nothing(suite: Suit
     assert not await is_open(database, token)
 
 
+async def test_a_groups_code_is_good_in_any_case_and_another_secret_only_as_it_is(
+    suite: Suite, database: Database
+) -> None:
+    code, secret = uuid.uuid4().hex[:20], f"gi_{uuid.uuid4().hex.upper()}"
+    for token in (code, secret):
+        await tell(suite, opened(token))
+    assert await is_open(database, code.upper())
+    assert await is_open(database, secret)
+    for other in (secret.lower(), secret.upper(), code.upper() + "A"):
+        assert not await is_open(database, other)
+
+
 async def test_an_invite_ends_by_itself_and_the_later_end_counts(suite: Suite, database: Database) -> None:
     token = str(uuid.uuid4())
     await tell(suite, opened(token, lasts=timedelta(seconds=-1)))

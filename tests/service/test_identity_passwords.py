@@ -4,6 +4,7 @@ import asyncio
 import base64
 import hashlib
 import uuid
+from collections import Counter
 from typing import Any
 
 import bcrypt
@@ -15,10 +16,12 @@ from guildhall.identity.v1 import auth_service_pb2 as pb
 from guildhall.identity.v1 import auth_service_pb2_grpc, user_service_pb2, user_service_pb2_grpc
 from guildhall.messaging.v1 import event_service_pb2
 
+from services.identity.passwords import THREADS, WAITING
 from tests.service.test_messaging_conversations import Room
 from tests.service.test_messaging_streams import listening
-from tests.support.identities import execute, kinds_of, new_address
-from tests.support.suite import PASSWORD, Person, Suite, refused
+from tests.support.deliveries import until
+from tests.support.identities import execute, from_address, kinds_of, new_address
+from tests.support.suite import PASSWORD, Person, Suite, refusal_of, refused
 
 OTHER_PASSWORD = "another long password"
 
@@ -231,3 +234,45 @@ async def test_an_imported_password_can_be_changed_at_once(suite: Suite, auth: A
     execute(suite, "UPDATE users SET password_hash = %s WHERE id = %s", imported, person.user_id)
     await change(auth, person)
     assert (await sign_in(auth, person.email, OTHER_PASSWORD)).user.user_id == person.user_id
+
+
+async def test_a_flood_of_changes_from_one_network_is_overloaded_there_and_keeps_nobody_else_out(
+    suite: Suite, auth: Any
+) -> None:
+    people = [await suite.person() for _ in range(6)]
+
+    async def change_from(person: Person, client_address: str) -> str:
+        """OK, or the reason of the refusal."""
+        request = pb.ChangePasswordRequest(current_password=PASSWORD, new_password=f"{PASSWORD} {uuid.uuid4()}")
+        metadata = (*person.metadata, *from_address(client_address))
+        try:
+            await auth.ChangePassword(request, timeout=10, metadata=metadata)
+        except grpc.aio.AioRpcError as error:
+            return refusal_of(error).reason
+        return "OK"
+
+    # No more of them than the hashing itself takes: that they are of one network is what refuses some.
+    flood = [asyncio.ensure_future(change_from(person, "192.0.2.94")) for person in people[1:] for _ in range(6)]
+    assert len(flood) <= THREADS + WAITING
+    await asyncio.wait(flood, return_when=asyncio.FIRST_COMPLETED)
+    assert await change_from(people[0], "198.51.100.94") == "OK"
+    reasons = Counter(await asyncio.gather(*flood))
+    assert reasons["OVERLOADED"] > 0
+    assert reasons["OK"] > 0
+
+
+@pytest.mark.parametrize(
+    "end",
+    ["UPDATE users SET disabled_at = statement_timestamp() WHERE id = %s", "DELETE FROM users WHERE id = %s"],
+)
+async def test_a_change_by_who_is_disabled_or_deleted_during_the_call_is_refused_at_once(
+    suite: Suite, auth: Any, end: str
+) -> None:
+    person = await suite.person()
+    waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND CAST(transactionid AS text) = %s"
+    with suite.database("identity_owner") as connection, connection.transaction():
+        connection.execute(end.encode(), (person.user_id,))
+        [(held,)] = connection.execute("SELECT CAST(CAST(pg_current_xact_id() AS xid) AS text)").fetchall()
+        changing = asyncio.ensure_future(refused(change(auth, person)))
+        await until(lambda: suite.rows("identity_owner", waiting, (held,)) == [(1,)])
+    assert (await changing).reason == "SESSION_ENDED"

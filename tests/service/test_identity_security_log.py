@@ -13,9 +13,9 @@ from guildhall.identity.v1 import session_service_pb2_grpc as rpc
 from guildhall.identity.v1 import user_service_pb2 as users
 from guildhall.identity.v1 import user_service_pb2_grpc as users_rpc
 
-from services.identity.tasks import forget
 from tests.service.test_identity_service_accounts import Office
 from tests.service.test_identity_sessions import age_claims, execute, refresh
+from tests.support.identities import forget
 from tests.support.suite import PASSWORD, Person, Suite, refused
 
 SEEN = (("x-guildhall-client-address", "203.0.113.9"),)
@@ -183,5 +183,5 @@ async def test_entries_are_forgotten_after_a_year(suite: Suite, stub: Any) -> No
         WHERE user_id = %s AND kind = %s"""
     execute(suite, statement, "1 year", person.user_id, "email_verified")
     execute(suite, statement, "364 days", person.user_id, "signed_in")
-    await forget(suite.frames["identity"].database)
+    await forget(suite)
     assert kinds(await events(stub, person)) == ["SIGNED_IN"]

@@ -1,21 +1,26 @@
-"""An app's adapter answers for its users; with its key alone nobody becomes a system administrator."""
+"""An app's adapter answers for its users; with a product's keys alone nobody becomes a system administrator."""
 
 import argparse
 from typing import Any
 
+import bcrypt
 import grpc
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.timestamp_pb2 import Timestamp
 from guildhall.identity.v1 import auth_service_pb2 as auth
 from guildhall.identity.v1 import auth_service_pb2_grpc as auth_rpc
+from guildhall.identity.v1 import session_service_pb2 as sessions
+from guildhall.identity.v1 import session_service_pb2_grpc as sessions_rpc
 from guildhall.identity.v1 import user_service_pb2 as users
 from guildhall.identity.v1 import user_service_pb2_grpc as users_rpc
 
 from services.chassis.database import Database
 from services.chassis.secret import SecretKey
+from services.identity import security
 from services.identity.admin import Admin, make_administrator
 from tests.service.test_identity_takeovers import STRANGE, app_session, ask, change_address, sign_in_refused
-from tests.support.administrators import administrator, backend
+from tests.support.administrators import Backend, administrator, backend
 from tests.support.apps import App, after
 from tests.support.identities import execute, new_address
 from tests.support.suite import PASSWORD, Person, Refusal, Suite, refused
@@ -24,6 +29,12 @@ from tests.support.suite import PASSWORD, Person, Refusal, Suite, refused
 @pytest.fixture(scope="module")
 async def app(suite: Suite) -> App:
     return App(suite, await backend(suite, "identity.adapter"))
+
+
+@pytest.fixture(scope="module")
+async def product(suite: Suite) -> Backend:
+    """The back end that takes over another system's users."""
+    return await backend(suite, "identity.users")
 
 
 def is_denied(refusal: Refusal) -> bool:
@@ -160,3 +171,101 @@ async def test_an_administrator_whom_no_app_has_acted_for_keeps_password_and_ses
     await make_one(suite, person)
     assert (await person.call(suite.stub(users_rpc.UserServiceStub).ListUsers, users.ListUsersRequest())).users
     assert (await ask(suite, "SignIn", email=person.email, password=PASSWORD)).user.user_id == person.user_id
+
+
+async def imported(suite: Suite, product: Backend, *, proven: bool = True) -> str:
+    """The address of somebody who has not come yet, imported with a password that the importer knows."""
+    address = new_address("grace")
+    hashed = bcrypt.hashpw(STRANGE.encode(), bcrypt.gensalt(rounds=4)).decode()
+    request = users.ImportUserRequest(email=address, name="Grace", password_hash=hashed)
+    if proven:
+        request.email_verify_time.CopyFrom(Timestamp(seconds=1_600_000_000))
+    await product.call(suite.stub(users_rpc.UserServiceStub).ImportUser, request)
+    return address
+
+
+def as_person(answer: Any) -> Person:
+    """Whoever was let in, as a caller."""
+    return Person(answer.user.user_id, answer.user.email, "", "", "", answer.tokens.access_token)
+
+
+async def by_link(suite: Suite, address: str, *, mails: int) -> Person:
+    """The owner of the mailbox, signed in by a link: the so-manyeth mail there."""
+    await ask(suite, "StartEmailSignIn", email=address)
+    return as_person(await ask(suite, "CompleteEmailSignIn", token=await suite.mailed_token(address, count=mails)))
+
+
+async def is_root(suite: Suite, person: Person) -> bool:
+    return bool((await person.call(suite.stub(users_rpc.UserServiceStub).ListUsers, users.ListUsersRequest())).users)
+
+
+@pytest.mark.parametrize("is_changed", [False, True])
+async def test_whoever_imported_somebody_with_a_password_has_no_way_in_once_they_are_an_administrator(
+    suite: Suite, product: Backend, is_changed: bool
+) -> None:
+    address, password, mails = await imported(suite, product), STRANGE, 1
+    got_in = await ask(suite, "SignIn", email=address, password=STRANGE)
+    if is_changed:
+        password, mails = "another of the stranger's", 2
+        request = auth.ChangePasswordRequest(current_password=STRANGE, new_password=password)
+        await as_person(got_in).call(suite.stub(auth_rpc.AuthServiceStub).ChangePassword, request)
+        await suite.mails(address)
+    owner = await by_link(suite, address, mails=mails)
+    assert (await ask(suite, "SignIn", email=address, password=password)).user.user_id == owner.user_id
+
+    await make_one(suite, owner)
+
+    assert (await sign_in_refused(suite, address, password)).reason == "INVALID_CREDENTIALS"
+    refresh = ask(suite, "RefreshSession", session_token=got_in.tokens.session_token)
+    assert (await refused(refresh)).reason == "SESSION_ENDED"
+    assert await is_root(suite, await by_link(suite, address, mails=mails + 1))
+
+
+async def reset_by_mail(suite: Suite, address: str, *, mails: int) -> None:
+    await ask(suite, "RequestPasswordReset", email=address)
+    token = await suite.mailed_token(address, count=mails)
+    await ask(suite, "ResetPassword", token=token, new_password=PASSWORD)
+
+
+@pytest.mark.parametrize("is_reset", [True, False])
+async def test_an_import_counts_no_more_once_the_mailbox_has_replaced_what_it_brought(
+    suite: Suite, product: Backend, is_reset: bool
+) -> None:
+    address = await imported(suite, product, proven=is_reset)
+    if is_reset:
+        await reset_by_mail(suite, address, mails=1)
+        owner = await suite.signed_in(address)
+    else:
+        owner = await by_link(suite, address, mails=1)
+    await make_one(suite, owner)
+    assert await is_root(suite, owner)
+    if is_reset:
+        assert (await ask(suite, "SignIn", email=address, password=PASSWORD)).user.user_id == owner.user_id
+
+
+async def test_a_reset_by_a_mailbox_of_the_importers_makes_up_for_nothing(suite: Suite, product: Backend) -> None:
+    address, strange = await imported(suite, product), new_address("strange")
+    thief = as_person(await ask(suite, "SignIn", email=address, password=STRANGE))
+    await change_address(suite, thief, strange)
+    await ask(suite, "VerifyEmail", token=await suite.mailed_token(strange))
+    await reset_by_mail(suite, strange, mails=2)
+    # And back, by a mail that the owner of the address takes for their own doing.
+    thief = await suite.signed_in(strange)
+    await change_address(suite, thief, address)
+    await ask(suite, "VerifyEmail", token=await suite.mailed_token(address, count=2))
+    thief.email = address
+    await make_one(suite, thief)
+    assert (await sign_in_refused(suite, address, PASSWORD)).reason == "INVALID_CREDENTIALS"
+
+
+async def test_an_import_is_in_the_log_with_the_account_that_did_it_as_long_as_the_user_is_there(
+    suite: Suite, product: Backend
+) -> None:
+    owner = await by_link(suite, await imported(suite, product), mails=1)
+    aged = "UPDATE security_events SET created_at = statement_timestamp() - interval '3 years' WHERE user_id = %s"
+    execute(suite, aged, owner.user_id)
+    await suite.frames["identity"].database.transaction(security.forget)
+    listed = suite.stub(sessions_rpc.SessionServiceStub).ListSecurityEvents
+    [entry] = (await owner.call(listed, sessions.ListSecurityEventsRequest())).events
+    assert entry.kind == sessions.SECURITY_EVENT_KIND_USER_IMPORTED
+    assert entry.service_account_id == product.account_id

@@ -11,9 +11,10 @@ from guildhall.identity.v1 import auth_service_pb2 as pb
 from guildhall.identity.v1 import auth_service_pb2_grpc
 
 from services.chassis.worker import Work
-from services.identity import departures, verification
-from services.identity.tasks import Mails, forget
-from tests.support.suite import PASSWORD, Suite
+from services.identity import departures, sessions, verification
+from services.identity.tasks import Mails
+from tests.support.identities import forget
+from tests.support.suite import PASSWORD, Suite, refused
 
 
 @pytest.fixture
@@ -89,20 +90,64 @@ async def test_tokens_that_are_good_for_nothing_are_forgotten(
 ) -> None:
     _, token_id = await signed_up(suite, auth)
     execute(suite, f"UPDATE verification_tokens SET {change} WHERE id = %s", token_id)
-    await forget(suite.frames["identity"].database)
+    await forget(suite)
     query = "SELECT count(*) FROM verification_tokens WHERE id = %s"
     assert execute(suite, query, token_id) == [(int(is_kept),)]
 
 
-@pytest.mark.parametrize(("days", "is_kept"), [(29, True), (31, False)])
-async def test_sessions_are_forgotten_a_month_after_their_end(suite: Suite, days: int, is_kept: bool) -> None:
+@pytest.mark.parametrize(
+    ("days", "has_session", "has_token"), [(-1, True, True), (0, True, False), (29, True, False), (31, False, False)]
+)
+async def test_sessions_are_forgotten_a_month_after_their_end_and_their_tokens_at_once(
+    suite: Suite, days: int, has_session: bool, has_token: bool
+) -> None:
     person = await suite.person()
     statement = "UPDATE sessions SET idle_expire_at = statement_timestamp() - %s * interval '1 day' WHERE id = %s"
     execute(suite, statement, days, person.session_id)
-    await forget(suite.frames["identity"].database)
-    for table, column in (("sessions", "id"), ("session_tokens", "session_id")):
+    await forget(suite)
+    for table, column, is_kept in (("sessions", "id", has_session), ("session_tokens", "session_id", has_token)):
         query = f"SELECT count(*) FROM {table} WHERE {column} = %s"
         assert execute(suite, query, person.session_id) == [(int(is_kept),)]
+
+
+async def test_a_stolen_token_is_noticed_as_long_as_its_session_lives(suite: Suite, auth: Any) -> None:
+    person = await suite.person()
+    successor = await auth.RefreshSession(pb.RefreshSessionRequest(session_token=person.session_token), timeout=10)
+    aged = "UPDATE session_tokens SET claimed_at = claimed_at - interval '29 days' WHERE session_id = %s"
+    execute(suite, aged, person.session_id)
+    await forget(suite)
+    for token in (person.session_token, successor.tokens.session_token):
+        presented = auth.RefreshSession(pb.RefreshSessionRequest(session_token=token), timeout=10)
+        assert (await refused(presented)).reason == "SESSION_ENDED"
+    ended = execute(suite, "SELECT ended_reason FROM sessions WHERE id = %s", person.session_id)
+    assert ended == [("token_reuse",)]
+
+
+async def test_a_session_is_forgotten_after_the_last_of_its_tokens(
+    suite: Suite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sessions, "MOST_TOKENS", 2)
+    person, database = await suite.person(), suite.frames["identity"].database
+    # So long ago that they are the first of all that are over.
+    over = "UPDATE sessions SET idle_expire_at = '-infinity' WHERE id = %s"
+    execute(suite, over, person.session_id)
+    more = """INSERT INTO session_tokens (token_hash, session_id, generation, claimed_at)
+        SELECT sha256(convert_to(%s || n, 'UTF8')), %s, n, statement_timestamp() FROM generate_series(2, 5) AS n"""
+    execute(suite, more, person.session_id, person.session_id)
+    tokens = "SELECT count(*) FROM session_tokens WHERE session_id = %s"
+    left = []
+    with suite.database("identity_owner") as others, others.transaction():
+        # The suite's own worker passes by what is locked; this one is the only one over that is not.
+        others.execute(
+            "SELECT FROM sessions WHERE has_tokens AND idle_expire_at <= statement_timestamp() AND id <> %s FOR UPDATE",
+            (person.session_id,),
+        )
+        while await database.transaction(sessions.forget_tokens):
+            left += execute(suite, tokens, person.session_id)
+            await database.transaction(sessions.forget)
+            has_tokens = execute(suite, "SELECT has_tokens FROM sessions WHERE id = %s", person.session_id)
+            assert has_tokens == ([(True,)] if left[-1] != (0,) else [])
+    assert left == [(3,), (1,), (0,)]
 
 
 async def test_what_somebody_has_locked_is_passed_by_and_forgotten_the_next_time(suite: Suite) -> None:
@@ -113,9 +158,9 @@ async def test_what_somebody_has_locked_is_passed_by_and_forgotten_the_next_time
     query = "SELECT id::text FROM sessions WHERE id = ANY(%s::uuid[])"
     with suite.database("identity_owner") as connection, connection.transaction():
         connection.execute("SELECT FROM sessions WHERE id = %s FOR UPDATE", (locked.session_id,))
-        await forget(suite.frames["identity"].database)
+        await forget(suite)
         assert execute(suite, query, ids) == [(locked.session_id,)]
-    await forget(suite.frames["identity"].database)
+    await forget(suite)
     assert execute(suite, query, ids) == []
 
 
@@ -127,10 +172,10 @@ async def test_a_sign_up_that_nobody_came_back_to_is_forgotten_after_a_week(
     aged = "UPDATE users SET updated_at = statement_timestamp() - CAST(%s AS interval) WHERE email = %s RETURNING id"
     [(user_id,)] = execute(suite, aged, age, address)
     # Kept however old, as long as a mail about it is good.
-    await forget(suite.frames["identity"].database)
+    await forget(suite)
     assert execute(suite, "SELECT id FROM users WHERE email = %s", address)
     execute(suite, "UPDATE verification_tokens SET expire_at = statement_timestamp() WHERE user_id = %s", user_id)
-    await forget(suite.frames["identity"].database)
+    await forget(suite)
     assert bool(execute(suite, "SELECT id FROM users WHERE email = %s", address)) is is_kept
 
 

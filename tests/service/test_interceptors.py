@@ -1,7 +1,9 @@
 """What stands between the wire and every handler, through real servers with mutual TLS."""
 
+import re
 import time
 import uuid
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -14,13 +16,17 @@ from guildhall.identity.v1 import session_service_pb2 as sessions
 from guildhall.identity.v1 import session_service_pb2_grpc as sessions_rpc
 from guildhall.identity.v1 import user_service_pb2 as users
 from guildhall.identity.v1 import user_service_pb2_grpc as users_rpc
+from guildhall.membership.v1 import member_service_pb2 as members
+from guildhall.membership.v1 import member_service_pb2_grpc as members_rpc
 from guildhall.membership.v1 import workspace_service_pb2 as workspaces
 from guildhall.membership.v1 import workspace_service_pb2_grpc as workspaces_rpc
 from guildhall.options.v1 import access_pb2
 
 from deploy.stack import certificates
 from deploy.stack.settings import SERVICES
-from services.chassis import contracts
+from services.chassis import contracts, interceptors
+from tests.support.accounts import service_account
+from tests.support.identities import execute
 from tests.support.suite import Person, Suite, answered, refused
 
 PEER_RPCS = [rpc for rpc in contracts.rpcs().values() if rpc.lets_in(access_pb2.CALLER_PEER)]
@@ -194,3 +200,48 @@ async def test_a_batch_of_sessions_is_answered_in_its_order(suite: Suite, ada: P
     stub = suite.stub(sessions_rpc.SessionServiceStub, certificate="messaging")
     request = sessions.CheckSessionsRequest(session_ids=[str(uuid.uuid4()), ada.session_id, str(uuid.uuid4())])
     assert list((await stub.CheckSessions(request, timeout=5)).alive) == [False, True, False]
+
+
+ORDER = ["Errors", "Capacity", "Deadline", "Certificate", "Token", "Validation", "Bound workspace", "Session"]
+LIFE_OF_AN_RPC = Path(__file__).parents[2] / "docs" / "life-of-an-rpc.md"
+
+
+def test_the_document_gives_the_order_that_is_tested() -> None:
+    section = LIFE_OF_AN_RPC.read_text(encoding="utf-8").partition("## 3. ")[2].partition("\n## ")[0]
+    assert re.findall(r"^\d\. \*\*(.+?)\*\*", section, re.MULTILINE) == ORDER
+
+
+async def test_of_several_reasons_to_refuse_a_call_the_first_in_the_order_is_told(
+    suite: Suite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forged = Person(**{**vars(service_account(suite, "x")), "access_token": "forged"})
+
+    async def reason(certificate: str, person: Person | None) -> str:
+        """Of malformed bytes to a PEER RPC."""
+        call = raw(suite, "/guildhall.identity.v1.SessionService/CheckSessions", certificate=certificate)
+        return (await refused(call(b"\xff", timeout=5, metadata=person.metadata if person else ()))).reason
+
+    with monkeypatch.context() as patched:
+        patched.setattr(interceptors, "SHORTEST_SECONDS", 100)
+        with monkeypatch.context() as full:
+            full.setattr(interceptors, "MOST_UNARY", 0)
+            told = [await reason("gateway", forged)]
+        told.append(await reason("gateway", forged))
+    told += [await reason(*caller) for caller in (("gateway", forged), ("messaging", forged), ("messaging", None))]
+    assert told == ["OVERLOADED", "DEADLINE_EXCEEDED", "PEER_NOT_ALLOWED", "UNAUTHENTICATED", "MALFORMED_REQUEST"]
+
+
+async def test_a_bound_account_is_told_of_fields_then_of_workspaces_and_last_of_its_key(suite: Suite) -> None:
+    house, elsewhere = str(uuid.uuid4()), str(uuid.uuid4())
+    account = service_account(suite, "membership.members", workspace_ids=[house])
+    execute(suite, "UPDATE service_keys SET revoked_at = statement_timestamp() WHERE id = %s", account.session_id)
+    stub = suite.stub(members_rpc.MemberServiceStub)
+
+    async def reason(workspace_id: str, **fields: Any) -> str:
+        request = members.AddMemberRequest(workspace_id=workspace_id, **fields)
+        return (await refused(account.call(stub.AddMember, request))).reason
+
+    whole: dict[str, Any] = {"user_id": str(uuid.uuid4()), "role": members.ROLE_MEMBER}
+    assert await reason(elsewhere) == "INVALID_REQUEST"
+    assert await reason(elsewhere, **whole) == "NOT_FOUND"
+    assert await reason(house, **whole) == "SESSION_ENDED"

@@ -11,7 +11,9 @@ from guildhall.identity.v1 import auth_service_pb2_grpc
 
 from deploy.stack import certificates
 from services.chassis.frame import Frame
+from services.chassis.worker import forgetting
 from services.identity.__main__ import build
+from services.identity.tasks import FORGOTTEN
 from tests.support.suite import Suite
 
 
@@ -44,6 +46,12 @@ def kinds_of(suite: Suite, user_id: str) -> list[str]:
     """The kinds of a user's security events, oldest first."""
     rows = execute(suite, "SELECT kind FROM security_events WHERE user_id = %s ORDER BY id", user_id)
     return [kind for (kind,) in rows]
+
+
+async def forget(suite: Suite) -> None:
+    """All that identity's worker forgets by itself."""
+    for sweep in forgetting(suite.frames["identity"].database, FORGOTTEN).values():
+        await sweep()
 
 
 @asynccontextmanager

@@ -231,13 +231,17 @@ class AuthService(auth_service_pb2_grpc.AuthServiceServicer):
         """A repeated call is given the stored answer, though the password that it calls the present one is none now."""
         require_uncommon(request.new_password, field="new_password")
         user_id = current_call().user_id
-        while True:
-            found = await self._database.read(lambda tx: credentials.find_of_user(tx, user_id=user_id))
-            try:
-                return await self._change_password(request, found)
-            except credentials.CredentialsChanged:
-                # As in SignIn.
-                continue
+        async with self._guesses.turn():
+            while True:
+                found = await self._database.read(lambda tx: credentials.find_of_user(tx, user_id=user_id))
+                if found.user_id is None or found.is_disabled:
+                    # Deleted or disabled since the session was asked about: no reading would find the same again.
+                    raise SessionEnded
+                try:
+                    return await self._change_password(request, found)
+                except credentials.CredentialsChanged:
+                    # As in SignIn.
+                    continue
 
     async def ExchangeServiceKey(
         self, request: pb.ExchangeServiceKeyRequest, context: Any

@@ -17,6 +17,7 @@ from services.chassis.database import Database
 from services.chassis.errors import LimitReached, Overloaded
 from services.chassis.pages import page_key, page_size, page_token
 from services.chassis.secret import SecretKey
+from services.chassis.sessions import Sessions
 from services.membership import activity_chains, activity_exports, activity_reads, members, wire_activities
 from services.membership.peers import Identity
 
@@ -24,10 +25,11 @@ from services.membership.peers import Identity
 class ActivityService(rpc.ActivityServiceServicer):
     """What was done in a workspace, and by whom."""
 
-    def __init__(self, database: Database, secret: SecretKey, identity: Identity) -> None:
+    def __init__(self, database: Database, secret: SecretKey, identity: Identity, sessions: Sessions) -> None:
         self._database = database
         self._secret = secret
         self._identity = identity
+        self._sessions = sessions
         self._exports: Counter[str] = Counter()
         self._verifying = asyncio.Lock()
 
@@ -55,21 +57,24 @@ class ActivityService(rpc.ActivityServiceServicer):
         self, request: pb.ExportActivitiesRequest, context: Any
     ) -> AsyncGenerator[pb.ExportActivitiesResponse, None]:
         """All of them, oldest first."""
-        user_id, chosen = current_call().user_id, wire_activities.read_filter(request.filter)
+        call, chosen = current_call(), wire_activities.read_filter(request.filter)
 
         async def read_after(number: int) -> Sequence[Row[Any]]:
-            return await self._database.read(
+            rows = await self._database.read(
                 lambda tx: activity_reads.list_after(
                     tx,
                     chosen,
                     workspace_id=request.workspace_id,
-                    user_id=user_id,
+                    user_id=call.user_id,
                     after=number,
                     size=activity_exports.ROWS,
                 )
             )
+            # After it was read: whose session ended before that gets none of it.
+            await self._sessions.require_alive(call.session_id, deadline=call.deadline)
+            return rows
 
-        with self._exporting(user_id):
+        with self._exporting(call.user_id):
             async with contextlib.aclosing(activity_exports.export(read_after, request.after_number)) as parts:
                 async for part in parts:
                     yield part
