@@ -16,7 +16,7 @@ from services.chassis.database import Database
 from services.chassis.errors import NotFound
 from services.chassis.outbox import enqueue
 from services.chassis.worker import Work, Worker
-from services.membership import activities, continuity, handles, members, removals, workspaces
+from services.membership import activities, continuity, handles, members, openings, removals, workspaces
 from services.membership.activities import SUITE, Activity
 from services.membership.revisions import raise_access_revision
 
@@ -154,7 +154,8 @@ async def erase(tx: AsyncConnection, member_id: str) -> None:
 async def disable(tx: AsyncConnection, member_id: str) -> None:
     """Takes the admin role and all owning roles from a disabled person, after others have them. Safe to do twice.
 
-    Who was enabled meanwhile keeps them.
+    With the admin role goes the right to invite, and for good what they vouched for at identity. Who was enabled
+    meanwhile keeps all of it.
     """
     member = await _locked(tx, member_id)
     if member is None or not await tx.scalar(IS_DISABLED, {"user_id": member.user_id}):
@@ -163,6 +164,7 @@ async def disable(tx: AsyncConnection, member_id: str) -> None:
     done = await _succeed(tx, member)
     if member.role == "admin":
         await tx.execute(DEMOTE, {"workspace_id": workspace_id, "member_id": member_id})
+        await openings.close_of_member(tx, workspace_id=workspace_id, member_id=member_id)
         roles = {"cause": "user_disabled", "before": {"role": "admin"}, "after": {"role": "member"}}
         done.append(Activity("member.role_updated", "member", target_user_id=str(member.user_id), metadata=roles))
     done += await continuity.pass_on_groups(tx, workspace_id, member_id=member_id, demote=True)
