@@ -9,11 +9,13 @@ from guildhall.membership.v1 import member_service_pb2 as members
 from guildhall.membership.v1 import member_service_pb2_grpc as member_rpc
 
 from services.membership import erasures
-from tests.service.test_membership_continuity import group_of, is_archived, leaves, put_in, roles_in
-from tests.service.test_membership_erasure import erased, roles, rows, worked_off
+from tests.service.test_membership_bans import add
+from tests.service.test_membership_continuity import actions_of, group_of, is_archived, leaves, put_in, roles_in
+from tests.service.test_membership_erasure import erased, roles, rows, verified, worked_off
 from tests.service.test_membership_group_invites import new_code, preview, redeem
 from tests.service.test_membership_groups import Place, new_place
-from tests.service.test_membership_workspaces import Workspace, new_workspace
+from tests.service.test_membership_members import guest_in
+from tests.service.test_membership_workspaces import Workspace, new_workspace, somebody
 from tests.support.administrators import administrator
 from tests.support.deliveries import deliver, until
 from tests.support.suite import Person, Suite, refused
@@ -63,6 +65,38 @@ async def test_a_workspace_in_which_only_disabled_people_are_left_is_archived(su
     await erased(suite, ada)
 
     assert roles(workspace) == {bob.user_id: "member"}
+    assert is_archived(suite, "workspaces", workspace.id)
+
+
+async def test_an_only_admin_who_was_disabled_is_put_in_charge_again_once_they_are_enabled(suite: Suite) -> None:
+    ada = await suite.person("Ada")
+    workspace = await new_workspace(suite, ada)
+    await disabled(suite, ada)
+    assert is_archived(suite, "workspaces", workspace.id)
+
+    # Who cannot sign in runs nothing: neither they nor the workspace are changed.
+    assert (await add(workspace, ada, members.ROLE_ADMIN)).role == members.ROLE_MEMBER
+    assert is_archived(suite, "workspaces", workspace.id)
+    await enabled(suite, ada)
+    assert (await add(workspace, ada, members.ROLE_MEMBER)).role == members.ROLE_MEMBER
+    assert is_archived(suite, "workspaces", workspace.id)
+
+    again = await add(workspace, ada, members.ROLE_ADMIN)
+
+    assert (again.member_id, again.role) == (workspace.admin_member_id, members.ROLE_ADMIN)
+    assert not is_archived(suite, "workspaces", workspace.id)
+    assert actions_of(workspace)[-2:] == ["member.role_updated", "workspace.updated"]
+    assert (await verified(workspace)).intact
+
+
+async def test_a_guest_is_not_put_in_charge_of_an_archived_workspace(suite: Suite) -> None:
+    ada, gil = await suite.person("Ada"), await somebody(suite, "Gil")
+    workspace = await new_workspace(suite, ada)
+    await guest_in(workspace, gil)
+    await disabled(suite, ada)
+    assert is_archived(suite, "workspaces", workspace.id)
+
+    assert (await add(workspace, gil, members.ROLE_ADMIN)).kind == members.MEMBER_KIND_GUEST
     assert is_archived(suite, "workspaces", workspace.id)
 
 
