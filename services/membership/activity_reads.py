@@ -34,6 +34,17 @@ WANTED = """
 """
 
 
+# Whose reference is gone has been forgotten, though it takes a while until the last of their details is.
+BESIDE = """
+    LEFT JOIN activity_people actor ON actor.ref = listed.actor_ref
+    LEFT JOIN activity_people target ON target.ref = listed.target_ref
+    LEFT JOIN activity_details by ON by.workspace_id = :workspace_id AND by.number = listed.number
+        AND by.about = 'actor' AND by.ref = actor.ref
+    LEFT JOIN activity_details about ON about.workspace_id = :workspace_id AND about.number = listed.number
+        AND about.about = 'target' AND about.ref IN (actor.ref, target.ref)
+"""
+
+
 def _page(condition: str, order: str) -> Any:
     """From the caller outwards: no row at all means that they are no member, one without a number an empty page."""
     return text(f"""
@@ -45,12 +56,7 @@ def _page(condition: str, order: str) -> Any:
             WHERE a.workspace_id = :workspace_id AND {condition} AND {WANTED}
             ORDER BY a.number {order} LIMIT :size
         ) listed ON true
-        LEFT JOIN activity_people actor ON actor.ref = listed.actor_ref
-        LEFT JOIN activity_people target ON target.ref = listed.target_ref
-        LEFT JOIN activity_details by
-            ON by.workspace_id = :workspace_id AND by.number = listed.number AND by.about = 'actor'
-        LEFT JOIN activity_details about
-            ON about.workspace_id = :workspace_id AND about.number = listed.number AND about.about = 'target'
+        {BESIDE}
         WHERE caller.workspace_id = :workspace_id AND caller.user_id = :user_id AND caller.state = 'active'
         ORDER BY listed.number {order}
     """)

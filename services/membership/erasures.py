@@ -66,8 +66,12 @@ HEAD_OF = text("""
     SELECT h.workspace_id FROM workspace_heads h JOIN activity_people p ON p.workspace_id = h.workspace_id
     WHERE p.ref = :ref FOR NO KEY UPDATE OF h
 """)
-DELETE_DETAILS = text("DELETE FROM activity_details WHERE ref = :ref")
 DELETE_REF = text("DELETE FROM activity_people WHERE ref = :ref")
+DELETE_DETAILS = text("""
+    DELETE FROM activity_details WHERE (workspace_id, number, about) IN (
+        SELECT workspace_id, number, about FROM activity_details WHERE ref = :ref LIMIT :size
+    )
+""")
 # Longer than any transaction: whoever was let in before the departure was written down has ended by then.
 LATELY = text("""
     SELECT user_id FROM departed_users
@@ -75,6 +79,8 @@ LATELY = text("""
     ORDER BY user_id LIMIT :size
 """)
 BATCH = 100
+DETAILS = 500
+"""How many a transaction forgets: somebody active for years has left a hundred thousand."""
 FORGET_DEPARTED = text("DELETE FROM departed_users WHERE departed_at <= statement_timestamp() - interval '7 days'")
 
 
@@ -180,12 +186,17 @@ async def _succeed(tx: AsyncConnection, member: Row[Any]) -> list[Activity]:
 
 
 async def forget_person(tx: AsyncConnection, ref: str) -> None:
-    """Takes from a workspace's log who a person was, and what was theirs; the chain stays. It is safe to do twice.
+    """Takes from a workspace's log who a person was, then what was theirs; the chain stays. It is safe to do twice.
 
-    With the head locked, nobody just writes something that would be theirs.
+    First the reference, with the head locked, so that nothing more becomes theirs and nothing of theirs is shown. Then
+    the details, a batch at a time, each as work of its own: all that is done in the workspace would wait for that lock.
     """
-    for statement in (HEAD_OF, DELETE_DETAILS, DELETE_REF):
-        await tx.execute(statement, {"ref": ref})
+    named = {"ref": ref, "size": DETAILS}
+    await tx.execute(HEAD_OF, named)
+    for statement in (DELETE_REF, DELETE_DETAILS):
+        if (await tx.execute(statement, named)).rowcount:
+            await enqueue(tx, FORGET_PERSON, ref)
+            return
 
 
 def works(worker: Worker) -> dict[str, Work]:
