@@ -1,30 +1,30 @@
 """Exporting the activity log as lines of JSON: page after page, each of which asks anew whether the caller may."""
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from typing import Any
+from collections.abc import AsyncGenerator, Awaitable, Callable
 
 from google.protobuf.json_format import MessageToJson
 from guildhall.membership.v1 import activity_service_pb2 as pb
-from sqlalchemy import Row
 
 from services.membership import wire_activities
+from services.membership.activity_reads import Page
 
 ROWS = 500
 CHUNK_BYTES = 64 << 10
 MOST_OF_USER = 4
 """At once, in one process: each holds a page for as long as its reader takes."""
 
-Page = Callable[[int], Awaitable[Sequence[Row[Any]]]]
+ReadAfter = Callable[[int], Awaitable[Page]]
 """Up to ROWS activities after a number."""
 
 
-async def export(read_after: Page, after: int) -> AsyncGenerator[pb.ExportActivitiesResponse, None]:
+async def export(read_after: ReadAfter, after: int) -> AsyncGenerator[pb.ExportActivitiesResponse, None]:
     """Whole lines in chunks of 64 KiB or little more, to the newest activity. Names are left out."""
-    lines, size, has_more = [], 0, True
-    while has_more:
-        rows = await read_after(after)
-        has_more = len(rows) == ROWS
-        for row in rows:
+    lines, size = [], 0
+    start: int | None = after
+    while start is not None:
+        page = await read_after(start)
+        start = page.next
+        for row in page.rows:
             after = row.number
             line = MessageToJson(wire_activities.activity(row), indent=None).encode() + b"\n"
             lines.append(line)
