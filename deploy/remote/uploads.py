@@ -24,7 +24,7 @@ async def upload(
     workspace_id = (await places.find_workspace(client, workspace)).workspace_id
     seen = await places.list_conversations(client, workspace_id)
     conversation_id = places.choose_conversation(seen, conversation).conversation_id
-    file = await client.upload(workspace_id, conversation_id, path, progress=progress)
+    file = await client.upload(workspace_id, conversation_id, path, reuse=True, progress=progress)
     request = messages.SendMessageRequest(
         workspace_id=workspace_id,
         conversation_id=conversation_id,

@@ -61,6 +61,8 @@ activities = Table(
         "happened_at",
         postgresql_where=text("outcome = 'refused'"),
     ),
+    # For lists of them.
+    Index("activities_refused_number", "workspace_id", "number", postgresql_where=text("outcome = 'refused'")),
 )
 
 # Deleting a row here is what forgetting a person means. No UPDATE.

@@ -110,9 +110,14 @@ async def require_another_admin(tx: AsyncConnection, member: Row[Any]) -> None:
         raise LastAdmin
 
 
+async def is_archived(tx: AsyncConnection, workspace_id: str) -> bool:
+    """Whether nobody was left to run a workspace. It is locked, or the answer would not hold."""
+    return bool(await tx.scalar(IS_ARCHIVED, {"workspace_id": workspace_id}))
+
+
 async def require_not_archived(tx: AsyncConnection, workspace_id: str) -> None:
     """LastAdmin for who comes as no admin where nobody is left: nobody could ever make one. The workspace is locked."""
-    if await tx.scalar(IS_ARCHIVED, {"workspace_id": workspace_id}):
+    if await is_archived(tx, workspace_id):
         raise LastAdmin("Nobody is left to run the workspace; add an admin first.")
 
 

@@ -16,7 +16,7 @@ from services.chassis.database import Database
 from services.chassis.errors import NotFound
 from services.chassis.outbox import enqueue
 from services.chassis.worker import Work, Worker
-from services.membership import activities, continuity, handles, members, removals, workspaces
+from services.membership import activities, continuity, handles, members, openings, removals, workspaces
 from services.membership.activities import SUITE, Activity
 from services.membership.revisions import raise_access_revision
 
@@ -66,8 +66,12 @@ HEAD_OF = text("""
     SELECT h.workspace_id FROM workspace_heads h JOIN activity_people p ON p.workspace_id = h.workspace_id
     WHERE p.ref = :ref FOR NO KEY UPDATE OF h
 """)
-DELETE_DETAILS = text("DELETE FROM activity_details WHERE ref = :ref")
 DELETE_REF = text("DELETE FROM activity_people WHERE ref = :ref")
+DELETE_DETAILS = text("""
+    DELETE FROM activity_details WHERE (workspace_id, number, about) IN (
+        SELECT workspace_id, number, about FROM activity_details WHERE ref = :ref LIMIT :size
+    )
+""")
 # Longer than any transaction: whoever was let in before the departure was written down has ended by then.
 LATELY = text("""
     SELECT user_id FROM departed_users
@@ -75,6 +79,8 @@ LATELY = text("""
     ORDER BY user_id LIMIT :size
 """)
 BATCH = 100
+DETAILS = 500
+"""How many a transaction forgets: somebody active for years has left a hundred thousand."""
 FORGET_DEPARTED = text("DELETE FROM departed_users WHERE departed_at <= statement_timestamp() - interval '7 days'")
 
 
@@ -154,7 +160,8 @@ async def erase(tx: AsyncConnection, member_id: str) -> None:
 async def disable(tx: AsyncConnection, member_id: str) -> None:
     """Takes the admin role and all owning roles from a disabled person, after others have them. Safe to do twice.
 
-    Who was enabled meanwhile keeps them.
+    With the admin role goes the right to invite, and for good what they vouched for at identity. Who was enabled
+    meanwhile keeps all of it.
     """
     member = await _locked(tx, member_id)
     if member is None or not await tx.scalar(IS_DISABLED, {"user_id": member.user_id}):
@@ -163,6 +170,7 @@ async def disable(tx: AsyncConnection, member_id: str) -> None:
     done = await _succeed(tx, member)
     if member.role == "admin":
         await tx.execute(DEMOTE, {"workspace_id": workspace_id, "member_id": member_id})
+        await openings.close_of_member(tx, workspace_id=workspace_id, member_id=member_id)
         roles = {"cause": "user_disabled", "before": {"role": "admin"}, "after": {"role": "member"}}
         done.append(Activity("member.role_updated", "member", target_user_id=str(member.user_id), metadata=roles))
     done += await continuity.pass_on_groups(tx, workspace_id, member_id=member_id, demote=True)
@@ -178,12 +186,17 @@ async def _succeed(tx: AsyncConnection, member: Row[Any]) -> list[Activity]:
 
 
 async def forget_person(tx: AsyncConnection, ref: str) -> None:
-    """Takes from a workspace's log who a person was, and what was theirs; the chain stays. It is safe to do twice.
+    """Takes from a workspace's log who a person was, then what was theirs; the chain stays. It is safe to do twice.
 
-    With the head locked, nobody just writes something that would be theirs.
+    First the reference, with the head locked, so that nothing more becomes theirs and nothing of theirs is shown. Then
+    the details, a batch at a time, each as work of its own: all that is done in the workspace would wait for that lock.
     """
-    for statement in (HEAD_OF, DELETE_DETAILS, DELETE_REF):
-        await tx.execute(statement, {"ref": ref})
+    named = {"ref": ref, "size": DETAILS}
+    await tx.execute(HEAD_OF, named)
+    for statement in (DELETE_REF, DELETE_DETAILS):
+        if (await tx.execute(statement, named)).rowcount:
+            await enqueue(tx, FORGET_PERSON, ref)
+            return
 
 
 def works(worker: Worker) -> dict[str, Work]:

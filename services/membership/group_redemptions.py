@@ -14,6 +14,7 @@ from services.membership.errors import CodeInvalid
 from services.membership.group_access import HOLDS
 from services.membership.group_invites import OPEN, code_hash
 from services.membership.group_members import GROUP_MEMBER
+from services.membership.holders import ABLE
 from services.membership.invitations import Presenter
 
 FIND = text("""
@@ -21,14 +22,15 @@ FIND = text("""
     JOIN workspaces w ON w.id = i.workspace_id AND w.deleted_at IS NULL
     WHERE i.code_hash = :code_hash
 """)
-# The creator's right by the same union as everywhere; the caller of this statement asks for the rest of it.
+# A creator who is disabled vouches for nobody. The rest of their right is the caller's to ask, by the same union as
+# everywhere.
 FIND_OPEN = text(f"""
     SELECT i.id, i.workspace_id, i.group_id, i.scheme_id, i.role, i.workspace_role, i.expire_at, i.code_hash,
         r.rank, g.path, g.name AS group_name, g.avatar_url, w.name AS workspace_name, m.user_id AS creator_user_id
     FROM group_invites i
     JOIN workspaces w ON w.id = i.workspace_id AND w.deleted_at IS NULL
     JOIN groups g ON g.workspace_id = i.workspace_id AND g.id = i.group_id
-    JOIN members m ON m.workspace_id = i.workspace_id AND m.id = i.created_by_member_id AND m.state = 'active'
+    JOIN members m ON m.workspace_id = i.workspace_id AND m.id = i.created_by_member_id AND {ABLE}
     JOIN scheme_roles r ON r.scheme_id = i.scheme_id AND r.role = i.role
     JOIN role_schemes s ON s.id = i.scheme_id AND s.owning_role <> i.role
     WHERE i.code_hash = :code_hash AND {OPEN}

@@ -14,6 +14,7 @@ from services.membership.activities import Activity
 from services.membership.capabilities import INVITE_MEMBERS, RANKS, allows, rank
 from services.membership.daily_limits import DailyLimits
 from services.membership.errors import Banned, InvitationEnded, InvitationForAnother, InvitationInvalid
+from services.membership.holders import ABLE
 from services.membership.invitation_reads import COLUMNS
 
 MAIL = "mail.invitation"
@@ -53,16 +54,15 @@ RESEND = text(f"""
     WHERE workspace_id = :workspace_id AND id = :id AND {UNENDED}
     RETURNING {COLUMNS}
 """)
-# With what its use depends on. Read without a lock to find the workspace, and again once that is locked: the second
-# statement's snapshot and clock are of then, and a token that was replaced meanwhile finds nothing.
+# With what its use depends on: a sender who is disabled vouches for nobody. Read without a lock to find the workspace,
+# and again once that is locked: the second statement's snapshot and clock are of then, and a token that was replaced
+# meanwhile finds nothing.
 FIND_BY_TOKEN = text(f"""
     SELECT i.id, i.workspace_id, i.normalized_email, i.role AS invited_role, i.inviter_member_id, i.expire_at,
         i.declined_at IS NOT NULL AS is_declined, w.name AS workspace_name,
-        {UNENDED} AND statement_timestamp() < i.expire_at AND inviter.state IS NOT NULL AS is_open,
-        inviter.role, inviter.kind
+        {UNENDED} AND statement_timestamp() < i.expire_at AND m.state IS NOT NULL AS is_open, m.role, m.kind
     FROM invitations i JOIN workspaces w ON w.id = i.workspace_id AND w.deleted_at IS NULL
-    LEFT JOIN members inviter
-        ON inviter.workspace_id = i.workspace_id AND inviter.id = i.inviter_member_id AND inviter.state = 'active'
+    LEFT JOIN members m ON m.workspace_id = i.workspace_id AND m.id = i.inviter_member_id AND {ABLE}
     WHERE i.token_hash = :token_hash
 """)
 CONSUME = text(f"""

@@ -9,6 +9,7 @@ from services.chassis.errors import NotFound
 from services.membership import activities, continuity, limits, members
 from services.membership.activities import Activity
 from services.membership.errors import Banned, MemberSuspended
+from services.membership.holders import ABLE
 
 FIND_OBSTACLE = text("""
     SELECT
@@ -23,6 +24,11 @@ FIND_OBSTACLE = text("""
             WHERE m.workspace_id = :workspace_id AND m.user_id = CAST(:user_id AS uuid) AND m.state = 'suspended'
         ) AS is_suspended,
         EXISTS (SELECT FROM departed_users d WHERE d.user_id = CAST(:user_id AS uuid)) AS is_departed
+""")
+PROMOTE = text(f"""
+    UPDATE members m SET role = 'admin', version = m.version + 1, updated_at = statement_timestamp()
+    WHERE m.workspace_id = :workspace_id AND m.id = :member_id AND {ABLE}
+    RETURNING {members.COLUMNS}
 """)
 
 
@@ -64,12 +70,12 @@ async def add(
 ) -> Row[Any]:
     """Makes somebody a full member by a service account's word; who is a member already stays as they are.
 
-    The workspace is locked. Errors: Banned, MemberSuspended, LimitReached; LastAdmin if it is archived, and they would
-    not be an admin.
+    But an admin brings an archived workspace back, whether they come or were left in it. The workspace is locked.
+    Errors: Banned, MemberSuspended, LimitReached; LastAdmin if it is archived, and they would not be an admin.
     """
     present = await members.find_active(tx, workspace_id=workspace_id, user_id=user_id)
     if present is not None:
-        return present
+        return await _put_in_charge(tx, present) if role == "admin" else present
     await require_may_join(tx, workspace_id=workspace_id, user_id=user_id, normalized_email=normalized_email)
     if role != "admin":
         await continuity.require_not_archived(tx, workspace_id)
@@ -80,3 +86,22 @@ async def add(
     done = Activity("member.joined", "member", target_user_id=user_id, metadata=told)
     await activities.record(tx, workspace_id, [done, *revived])
     return joined
+
+
+async def _put_in_charge(tx: AsyncConnection, present: Row[Any]) -> Row[Any]:
+    """Makes a member the admin of a workspace that nobody is left to run; elsewhere that is its admins' to do.
+
+    Who was disabled as its only admin and is enabled again has no other way back. Whoever could not run it, being
+    disabled still, or a guest, stays as they are.
+    """
+    workspace_id = str(present.workspace_id)
+    if not await continuity.is_archived(tx, workspace_id):
+        return present
+    named = {"workspace_id": workspace_id, "member_id": present.id}
+    promoted = (await tx.execute(PROMOTE, named)).one_or_none()
+    if promoted is None:
+        return present
+    roles = {"before": {"role": present.role}, "after": {"role": "admin"}}
+    done = Activity("member.role_updated", "member", target_user_id=str(present.user_id), metadata=roles)
+    await activities.record(tx, workspace_id, [done, *await continuity.revive(tx, workspace_id)])
+    return promoted

@@ -9,10 +9,13 @@ from guildhall.membership.v1 import member_service_pb2 as members
 from guildhall.membership.v1 import member_service_pb2_grpc as member_rpc
 
 from services.membership import erasures
-from tests.service.test_membership_continuity import group_of, is_archived, leaves, put_in, roles_in
-from tests.service.test_membership_erasure import erased, roles, rows, worked_off
+from tests.service.test_membership_bans import add
+from tests.service.test_membership_continuity import actions_of, group_of, is_archived, leaves, put_in, roles_in
+from tests.service.test_membership_erasure import erased, roles, rows, verified, worked_off
+from tests.service.test_membership_group_invites import new_code, preview, redeem
 from tests.service.test_membership_groups import Place, new_place
-from tests.service.test_membership_workspaces import Workspace, new_workspace
+from tests.service.test_membership_members import guest_in
+from tests.service.test_membership_workspaces import Workspace, new_workspace, somebody
 from tests.support.administrators import administrator
 from tests.support.deliveries import deliver, until
 from tests.support.suite import Person, Suite, refused
@@ -62,6 +65,38 @@ async def test_a_workspace_in_which_only_disabled_people_are_left_is_archived(su
     await erased(suite, ada)
 
     assert roles(workspace) == {bob.user_id: "member"}
+    assert is_archived(suite, "workspaces", workspace.id)
+
+
+async def test_an_only_admin_who_was_disabled_is_put_in_charge_again_once_they_are_enabled(suite: Suite) -> None:
+    ada = await suite.person("Ada")
+    workspace = await new_workspace(suite, ada)
+    await disabled(suite, ada)
+    assert is_archived(suite, "workspaces", workspace.id)
+
+    # Who cannot sign in runs nothing: neither they nor the workspace are changed.
+    assert (await add(workspace, ada, members.ROLE_ADMIN)).role == members.ROLE_MEMBER
+    assert is_archived(suite, "workspaces", workspace.id)
+    await enabled(suite, ada)
+    assert (await add(workspace, ada, members.ROLE_MEMBER)).role == members.ROLE_MEMBER
+    assert is_archived(suite, "workspaces", workspace.id)
+
+    again = await add(workspace, ada, members.ROLE_ADMIN)
+
+    assert (again.member_id, again.role) == (workspace.admin_member_id, members.ROLE_ADMIN)
+    assert not is_archived(suite, "workspaces", workspace.id)
+    assert actions_of(workspace)[-2:] == ["member.role_updated", "workspace.updated"]
+    assert (await verified(workspace)).intact
+
+
+async def test_a_guest_is_not_put_in_charge_of_an_archived_workspace(suite: Suite) -> None:
+    ada, gil = await suite.person("Ada"), await somebody(suite, "Gil")
+    workspace = await new_workspace(suite, ada)
+    await guest_in(workspace, gil)
+    await disabled(suite, ada)
+    assert is_archived(suite, "workspaces", workspace.id)
+
+    assert (await add(workspace, gil, members.ROLE_ADMIN)).kind == members.MEMBER_KIND_GUEST
     assert is_archived(suite, "workspaces", workspace.id)
 
 
@@ -122,6 +157,39 @@ async def test_a_group_is_not_given_to_somebody_who_is_disabled(suite: Suite) ->
     await enabled(suite, bob)
     await place.group("TransferOwnership", **give)
     assert roles_in(suite, group.group_id)[bob_id] == "owner"
+
+
+async def test_a_code_of_somebody_who_is_disabled_lets_nobody_in_until_they_are_enabled(suite: Suite) -> None:
+    place, ann = await new_place(suite), await suite.person("Ann")
+    ann_id = await put_in(place.workspace, "member", user_id=ann.user_id)
+    bob, _bob_id = await place.newcomer("Bob")
+    group = await place.create("Ours")
+    await place.add(group, ann_id, "moderator")
+    code = (await new_code(place, group, by=ann)).code
+    await disabled(suite, ann)
+
+    assert (await refused(preview(suite, code))).reason == "CODE_INVALID"
+    assert (await refused(redeem(place, bob, code))).reason == "CODE_INVALID"
+
+    await enabled(suite, ann)
+    assert (await redeem(place, bob, code)).group_member.group_id == group.group_id
+
+
+async def test_an_invitation_of_somebody_who_is_disabled_is_of_no_use_until_they_are_enabled(suite: Suite) -> None:
+    workspace = await new_workspace(suite)
+    ann, bob = await suite.person("Ann"), await suite.person("Bob")
+    ann_id = await put_in(workspace, "admin", user_id=ann.user_id)
+    token = await workspace.invite(bob.email, by=ann)
+    await disabled(suite, ann)
+    # The right to invite is theirs again; that they are disabled is all that stands in the way.
+    await makes_admin(workspace, ann_id)
+
+    assert (await refused(workspace.accept(bob, token))).reason == "INVITATION_INVALID"
+    assert bob.user_id not in roles(workspace)
+
+    await enabled(suite, ann)
+    await workspace.accept(bob, token)
+    assert roles(workspace)[bob.user_id] == "member"
 
 
 async def test_news_of_a_disabling_that_comes_after_the_enabling_takes_nothing(suite: Suite) -> None:

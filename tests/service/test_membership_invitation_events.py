@@ -9,6 +9,7 @@ import pytest
 from guildhall.events.v1 import event_sink_pb2 as events
 from guildhall.membership.v1 import member_service_pb2 as members
 
+from tests.service.test_membership_disabled import disabled
 from tests.service.test_membership_invitation_batches import page
 from tests.service.test_membership_invitation_ends import decline, open_one, resend, revoke
 from tests.service.test_membership_workspaces import new_workspace, somebody
@@ -94,13 +95,13 @@ async def test_the_end_of_a_sender_closes_the_tokens_they_sent(suite: Suite, wri
     assert hash_of(token) in hashes
 
 
-@pytest.mark.parametrize("way", ["SuspendMember", "UpdateMemberRole"])
+@pytest.mark.parametrize("way", ["SuspendMember", "UpdateMemberRole", "DisableUser"])
 async def test_what_a_sender_can_no_longer_vouch_for_is_closed(
     suite: Suite, written: psycopg.Connection[Any], way: str
 ) -> None:
     world = await new_world(suite)
     workspace, eve = world.place.workspace, await somebody(suite, "Eve")
-    ann = await somebody(suite, "Ann")
+    ann = await suite.person("Ann")
     ann_id = await workspace.join(ann, members.ROLE_ADMIN)
     token, kept = await workspace.invite(eve.email, by=ann), await workspace.invite("else@example.com")
     group_id = await world.group()
@@ -109,7 +110,10 @@ async def test_what_a_sender_can_no_longer_vouch_for_is_closed(
     )
     role: dict[str, Any] = {"role": members.ROLE_MEMBER} if way == "UpdateMemberRole" else {}
 
-    await world.call(f"MemberService/{way}", member_id=ann_id, **role)
+    if way == "DisableUser":
+        await disabled(suite, ann)
+    else:
+        await world.call(f"MemberService/{way}", member_id=ann_id, **role)
 
     closed = written.execute("SELECT payload FROM outbox_written WHERE kind = 'invite_closed'").fetchall()
     hashes = [events.Event.FromString(payload).invite_closed.token_hash for (payload,) in closed]

@@ -9,7 +9,8 @@ import subprocess
 import sys
 import uuid
 import zipfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from guildhall.membership.v1 import workspace_service_pb2_grpc as workspaces_rpc
 from guildhall.messaging.v1 import conversation_service_pb2 as conversations
 from guildhall.messaging.v1 import conversation_service_pb2_grpc as conversations_rpc
 from guildhall.messaging.v1 import file_service_pb2 as files
+from guildhall.messaging.v1 import file_service_pb2_grpc as files_rpc
 from guildhall.messaging.v1 import message_service_pb2 as messages
 from guildhall.messaging.v1 import message_service_pb2_grpc as messages_rpc
 
@@ -205,8 +207,44 @@ async def test_an_upload_goes_on_over_a_service_that_is_killed(desk: Desk, tmp_p
     assert fallen_back
     assert min(fallen_back) > 0
     assert told[-1] == 12 << 20
-    # No message holds it, so the same again is the same.
-    assert (await desk.client.upload(desk.workspace_id, desk.conversation_id, path)).file_id == file.file_id
+
+
+async def test_a_complete_file_is_given_out_again_only_to_who_asks_for_that(desk: Desk, tmp_path: Path) -> None:
+    path = tmp_path / "engine.txt"
+    path.write_text("It weaves algebraical patterns.")
+    first, second = [await desk.client.upload(desk.workspace_id, desk.conversation_id, path) for _ in range(2)]
+    assert first.file_id != second.file_id
+
+    again = await desk.client.upload(desk.workspace_id, desk.conversation_id, path, reuse=True)
+
+    assert (again.state, again.file_id) == (files.FILE_STATE_READY, second.file_id)
+
+
+async def test_an_upload_is_gone_on_with_once_nobody_is_at_it_any_more(desk: Desk, tmp_path: Path) -> None:
+    path = tmp_path / "engine.bin"
+    path.write_bytes(os.urandom(12 << 20))
+    begun = asyncio.Event()
+
+    def hold(sent: int, _total: int) -> None:
+        if sent >= 1 << 20:
+            begun.set()
+
+    first = asyncio.create_task(desk.client.upload(desk.workspace_id, desk.conversation_id, path, progress=hold))
+    await begun.wait()
+    own = await desk.client.upload(desk.workspace_id, desk.conversation_id, path)
+    assert (await first).file_id != own.file_id
+
+    begun.clear()
+    given_up = asyncio.create_task(desk.client.upload(desk.workspace_id, desk.conversation_id, path, progress=hold))
+    await begun.wait()
+    given_up.cancel()
+    await asyncio.wait([given_up])
+    stub = desk.client.stub(files_rpc.FileServiceStub)
+    listing = files.ListFilesRequest(workspace_id=desk.workspace_id, conversation_id=desk.conversation_id)
+    listed: Any = await desk.client.call(stub.ListFiles, listing)
+    (left,) = [file.file_id for file in listed.files if file.state != files.FILE_STATE_READY]
+
+    assert (await desk.client.upload(desk.workspace_id, desk.conversation_id, path)).file_id == left
 
 
 async def test_an_upload_that_is_refused_says_why(desk: Desk, tmp_path: Path) -> None:
@@ -240,6 +278,58 @@ async def test_events_wait_for_a_token_that_cannot_be_renewed_yet(running: Runni
             await opened.wait()
             await desk.send("heard")
             assert (await listening).message_created.text == "heard"
+
+
+class Tokens:
+    """Gives out the desk's token for each call, or where it says so one that no gateway takes."""
+
+    def __init__(self, desk: Desk, *are_good: bool) -> None:
+        self._client = desk.client
+        self.to_come = list(are_good)
+
+    async def renew(self) -> tuple[str, Timestamp]:
+        metadata = await self._client.metadata()
+        good = metadata[0][1].removeprefix("Bearer ")
+        # It has ended at once, so that the next call asks for the next one.
+        return good if self.to_come.pop(0) else f"{good}x", Timestamp()
+
+
+async def _hears(client: Client, desk: Desk, _path: Path) -> None:
+    positions = {desk.conversation_id: 0}
+    async with aclosing(client.events(desk.workspace_id, positions=positions)) as stream:
+        async for event in stream:
+            assert event.conversation_id == desk.conversation_id
+            return
+
+
+async def _uploads(client: Client, desk: Desk, path: Path) -> None:
+    file = await client.upload(desk.workspace_id, desk.conversation_id, path)
+    assert file.state == files.FILE_STATE_READY
+
+
+@pytest.mark.parametrize(("stream", "before"), [(_hears, []), (_uploads, [True, True])])
+async def test_a_token_that_a_stream_is_refused_for_is_answered_once_with_another(
+    stream: Callable[[Client, Desk, Path], Awaitable[None]],
+    before: list[bool],
+    running: Running,
+    desk: Desk,
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "engine.txt"
+    path.write_text("It weaves algebraical patterns.")
+    await desk.send("heard")
+    once, twice = Tokens(desk, *before, False, True), Tokens(desk, *before, False, False, True)
+
+    async with Client(running.gateway) as other, asyncio.timeout(20):
+        other.use_tokens(once.renew)
+        await stream(other, desk, path)
+        assert once.to_come == []
+        other.use_tokens(twice.renew)
+        with pytest.raises(NotSignedIn) as refused:
+            # Another name, so that nothing that was begun is there to be gone on with.
+            await stream(other, desk, path.rename(tmp_path / "again.txt"))
+        assert refused.value.reason == "UNAUTHENTICATED"
+        assert twice.to_come == [True]
 
 
 async def test_events_begin_where_they_are_told_to(desk: Desk) -> None:

@@ -3,13 +3,12 @@
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator
 from typing import Any
 from uuid import UUID
 
 from guildhall.membership.v1 import activity_service_pb2 as pb
 from guildhall.membership.v1 import activity_service_pb2_grpc as rpc
-from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.chassis.call import current_call
@@ -40,17 +39,16 @@ class ActivityService(rpc.ActivityServiceServicer):
         scope = ("ListActivities", user_id, workspace_id, request.filter.SerializeToString(deterministic=True).hex())
         key = page_key(self._secret, scope, request.page_token)
         before, size = int(key[0]) if key else None, page_size(request.page_size)
-        rows = await self._database.read(
+        page = await self._database.read(
             lambda tx: activity_reads.list_before(
-                tx, chosen, workspace_id=workspace_id, user_id=user_id, before=before, size=size + 1
+                tx, chosen, workspace_id=workspace_id, user_id=user_id, before=before, size=size
             )
         )
-        page = rows[:size]
-        people = {str(person) for row in page for person in (row.actor_user_id, row.target_user_id) if person}
+        people = {str(person) for row in page.rows for person in (row.actor_user_id, row.target_user_id) if person}
         names = await self._identity.names(people)
         return pb.ListActivitiesResponse(
-            activities=[wire_activities.activity(row, names=names) for row in page],
-            next_page_token=page_token(self._secret, scope, [page[-1].number]) if len(rows) > size else "",
+            activities=[wire_activities.activity(row, names=names) for row in page.rows],
+            next_page_token=page_token(self._secret, scope, [page.next]) if page.next else "",
         )
 
     async def ExportActivities(
@@ -59,8 +57,8 @@ class ActivityService(rpc.ActivityServiceServicer):
         """All of them, oldest first."""
         call, chosen = current_call(), wire_activities.read_filter(request.filter)
 
-        async def read_after(number: int) -> Sequence[Row[Any]]:
-            rows = await self._database.read(
+        async def read_after(number: int) -> activity_reads.Page:
+            page = await self._database.read(
                 lambda tx: activity_reads.list_after(
                     tx,
                     chosen,
@@ -72,7 +70,7 @@ class ActivityService(rpc.ActivityServiceServicer):
             )
             # After it was read: whose session ended before that gets none of it.
             await self._sessions.require_alive(call.session_id, deadline=call.deadline)
-            return rows
+            return page
 
         with self._exporting(call.user_id):
             async with contextlib.aclosing(activity_exports.export(read_after, request.after_number)) as parts:

@@ -13,8 +13,8 @@ from typing import Any, Protocol, Self, TypeVar
 import grpc
 from google.protobuf.message import Message
 from guildhall.client import credentials, uploads
-from guildhall.client.credentials import EARLY_SECONDS, Credentials, Kept, Renew
-from guildhall.client.errors import GuildhallError, NotSignedIn, TooMuch, Unavailable, error_of
+from guildhall.client.credentials import EARLY_SECONDS, Credentials, Kept, Metadata, Renew, refused_token
+from guildhall.client.errors import GuildhallError, TooMuch, Unavailable, error_of
 from guildhall.client.subscriptions import Opened, Subscription
 from guildhall.identity.v1 import auth_service_pb2 as auth
 from guildhall.identity.v1 import auth_service_pb2_grpc as auth_rpc
@@ -83,6 +83,7 @@ class Client:
         self._early_seconds = early_seconds
         self._stubs: dict[type[Any], Any] = {}
         self._credentials: Credentials | None = None
+        self._under_way: list[uploads.Announced] = []
 
     async def __aenter__(self) -> Self:
         return self
@@ -178,16 +179,26 @@ class Client:
         *,
         name: str = "",
         mime_type: str = "",
+        reuse: bool = False,
         progress: uploads.Progress | None = None,
     ) -> files_pb.File:
         """Uploads a file to a conversation, for a message to hold (`file_ids`); returns it when all of it is stored.
 
-        Broken connections are gone on after. So is what an earlier call began and no message holds: a file of the same
-        name, type and content. Without a `mime_type` the name says which.
+        Broken connections are gone on after. So is what an earlier call began and did not end: a file of the same name,
+        type and content; not what another call of this client is sending just now. `reuse` also takes one that is
+        complete and that no message holds: for a command that may be run again, whoever it was uploaded for.
+        Without a `mime_type` the name says which.
         Errors: GuildhallError, OSError, FileChangedError (it became shorter meanwhile).
         """
         return await uploads.upload(
-            self, workspace_id, conversation_id, path, name=name, mime_type=mime_type, progress=progress
+            self,
+            (workspace_id, conversation_id),
+            path,
+            name=name,
+            mime_type=mime_type,
+            reuse=reuse,
+            progress=progress,
+            under_way=self._under_way,
         )
 
     async def events(
@@ -201,23 +212,28 @@ class Client:
         Errors: NotSignedIn, NotFound (no member, or no longer).
         """
         subscription = Subscription(self._channel, workspace_id, positions=positions or {}, opened=opened)
-        pause = _FIRST_PAUSE_SECONDS
+        pause, other_than = _FIRST_PAUSE_SECONDS, ""
+        metadata: Metadata = ()
         while True:
             try:
-                async with aclosing(subscription.follow(await self.metadata())) as stream:
+                metadata = await self.metadata(other_than=other_than)
+                async with aclosing(subscription.follow(metadata)) as stream:
                     async for event in stream:
                         pause = _FIRST_PAUSE_SECONDS
                         yield event
                         subscription.note(event)
                 # Ended by the server in peace. Where that was for want of a session or of access, the next is refused.
+                other_than = ""
                 continue
             except grpc.aio.AioRpcError as error:
                 refused = error_of(error)
+                if not other_than and (other_than := refused_token(refused, metadata)):
+                    continue
+                other_than = ""
             except GuildhallError as error:
                 # Of a token that could not be renewed: as good a reason to wait as a broken stream.
                 refused = error
-            # Of too many streams, one may be the last of this subscription, whose end has not been noticed yet.
-            if not (isinstance(refused, Unavailable) or (isinstance(refused, TooMuch) and subscription.was_open)):
+            if not _is_worth_waiting(refused, subscription):
                 raise refused
             await asyncio.sleep(refused.retry_after_seconds or pause * random.uniform(0.5, 1.0))
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
@@ -226,7 +242,7 @@ class Client:
     def _auth(self) -> Any:
         return self.stub(auth_rpc.AuthServiceStub)
 
-    async def metadata(self, *, other_than: str = "", seconds: float | None = None) -> tuple[tuple[str, str], ...]:
+    async def metadata(self, *, other_than: str = "", seconds: float | None = None) -> Metadata:
         """The headers for a call that is made without `call`, such as a stream of one's own.
 
         `other_than` is a token that was refused, `seconds` how long to wait for another. Errors: GuildhallError.
@@ -246,13 +262,13 @@ class Client:
         deadline = time.monotonic() + seconds
         request = _with_own_ids(request)
         pause = _FIRST_PAUSE_SECONDS
-        refused_token = ""
-        metadata: tuple[tuple[str, str], ...] = ()
+        other_than = ""
+        metadata: Metadata = ()
         while True:
             left = max(deadline - time.monotonic(), 0.05)
             try:
                 if with_token:
-                    metadata = await self.metadata(other_than=refused_token, seconds=left)
+                    metadata = await self.metadata(other_than=other_than, seconds=left)
                     left = max(deadline - time.monotonic(), 0.05)
                 return await rpc(request, timeout=left, metadata=metadata)
             except GuildhallError as error:
@@ -261,9 +277,7 @@ class Client:
                 pause_now = pause if isinstance(refused, Unavailable) else _pause(refused, pause)
             except grpc.aio.AioRpcError as error:
                 refused, cause = error_of(error), error
-                if metadata and not refused_token and _is_about_the_token(refused):
-                    # The clocks may differ by more than is allowed for: once more, with another token.
-                    refused_token = metadata[0][1].removeprefix("Bearer ")
+                if not other_than and (other_than := refused_token(refused, metadata)):
                     continue
                 pause_now = _pause(refused, pause)
             if pause_now is None or time.monotonic() + pause_now >= deadline:
@@ -272,8 +286,11 @@ class Client:
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
 
-def _is_about_the_token(refused: GuildhallError) -> bool:
-    return isinstance(refused, NotSignedIn) and refused.reason == "UNAUTHENTICATED"
+def _is_worth_waiting(refused: GuildhallError, subscription: Subscription) -> bool:
+    if isinstance(refused, TooMuch):
+        # Of too many streams, one may be the last of this subscription, whose end has not been noticed yet.
+        return refused.reason == "OVERLOADED" or subscription.was_open
+    return isinstance(refused, Unavailable)
 
 
 def _pause(refused: GuildhallError, pause: float) -> float | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
-from guildhall.client.errors import Unavailable, error_of
+from guildhall.client.errors import GuildhallError, NotSignedIn, Unavailable, error_of
 from guildhall.identity.v1 import auth_service_pb2 as auth
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ Kept = Callable[[str], Awaitable[None]]
 Renew = Callable[[], Awaitable[tuple[str, Timestamp]]]
 """Returns the next access token with the time at which it ends."""
 
+
+Metadata = tuple[tuple[str, str], ...]
 
 Answer = TypeVar("Answer")
 
@@ -68,6 +70,15 @@ class Credentials:
 
     def _is_good(self, other_than: str) -> bool:
         return self._token != other_than and time.time() < self._ends_at - self._early_seconds
+
+
+def refused_token(refused: GuildhallError, metadata: Metadata) -> str:
+    """The token in a call's headers, if it was refused for that; else empty.
+
+    The clocks may differ by more than is allowed for, so another one is worth a try; but one only.
+    """
+    is_about_it = isinstance(refused, NotSignedIn) and refused.reason == "UNAUTHENTICATED"
+    return metadata[0][1].removeprefix("Bearer ") if metadata and is_about_it else ""
 
 
 def of_session(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
+from guildhall.client.credentials import Metadata, refused_token
 from guildhall.client.errors import GuildhallError, TooMuch, Unavailable, error_of
 from guildhall.messaging.v1 import file_service_pb2 as pb
 from guildhall.messaging.v1 import file_service_pb2_grpc as rpc
@@ -31,6 +32,13 @@ Progress = Callable[[int, int], None]
 """Told how many bytes have been sent, and how many there are. It falls back when a connection breaks."""
 
 
+Place = tuple[str, str]
+"""A workspace and a conversation of it."""
+Facts = tuple[str, str, int, bytes]
+"""A file's name, type, size and SHA-256: what of it is announced, and by which it is known again."""
+Announced = tuple[Place, Facts]
+
+
 class FileChangedError(Exception):
     """The file is not any more what it was when its upload began."""
 
@@ -45,51 +53,75 @@ class _Content:
     size_bytes: int
     sha256: bytes
 
+    @property
+    def facts(self) -> Facts:
+        return self.name, self.mime_type, self.size_bytes, self.sha256
+
 
 async def upload(
     client: "Client",
-    workspace_id: str,
-    conversation_id: str,
+    place: Place,
     path: Path,
     *,
     name: str,
     mime_type: str,
+    reuse: bool,
     progress: Progress | None,
+    under_way: list[Announced],
 ) -> pb.File:
-    """What `Client.upload` does."""
+    """What `Client.upload` does. `under_way` is what the client is uploading just now."""
     content = await asyncio.to_thread(_read, path, name, mime_type)
+    announced = (place, content.facts)
+    # What is still being sent is another call's, for a message of its own.
+    may_be_begun = announced not in under_way
+    under_way.append(announced)
+    try:
+        file = await _find_begun(client, place, content, reuse=reuse) if may_be_begun else None
+        return await _finish(client, file or await _announce(client, place, content), content, progress)
+    finally:
+        under_way.remove(announced)
+
+
+async def _announce(client: "Client", place: Place, content: _Content) -> pb.File:
+    workspace_id, conversation_id = place
+    request = pb.CreateUploadRequest(
+        workspace_id=workspace_id,
+        conversation_id=conversation_id,
+        name=content.name,
+        mime_type=content.mime_type,
+        size_bytes=content.size_bytes,
+        sha256=content.sha256,
+    )
+    made: Any = await client.call(client.stub(rpc.FileServiceStub).CreateUpload, request)
+    file: pb.File = made.file
+    return file
+
+
+async def _finish(client: "Client", file: pb.File, content: _Content, progress: Progress | None) -> pb.File:
+    """Sends what is missing, over as many streams as it takes."""
     stub = client.stub(rpc.FileServiceStub)
-    file = await _find_begun(client, workspace_id, conversation_id, content)
-    if file is None:
-        request = pb.CreateUploadRequest(
-            workspace_id=workspace_id,
-            conversation_id=conversation_id,
-            name=content.name,
-            mime_type=content.mime_type,
-            size_bytes=content.size_bytes,
-            sha256=content.sha256,
-        )
-        made: Any = await client.call(stub.CreateUpload, request)
-        file = made.file
-    moved_at = time.monotonic()
+    moved_at, other_than = time.monotonic(), ""
+    metadata: Metadata = ()
     while file.state != pb.FILE_STATE_READY:
         before = file.received_bytes
         try:
-            file = await _send(client, file, content, progress)
+            metadata = await client.metadata(other_than=other_than)
+            file = await _send(client, file, content, metadata, progress)
             continue
         except grpc.aio.AioRpcError as error:
             refused = error_of(error)
+            if not other_than and (other_than := refused_token(refused, metadata)):
+                continue
         except Unavailable as error:
             refused = error
         if not _will_pass(refused):
             raise refused
         await asyncio.sleep(refused.retry_after_seconds or _PAUSE_SECONDS * random.uniform(1.0, 1.5))
-        asked: Any = await client.call(
-            stub.GetUpload, pb.GetUploadRequest(workspace_id=workspace_id, file_id=file.file_id), seconds=STILL_SECONDS
-        )
+        request = pb.GetUploadRequest(workspace_id=file.workspace_id, file_id=file.file_id)
+        asked: Any = await client.call(stub.GetUpload, request, seconds=STILL_SECONDS)
         file = asked.file
         if file.received_bytes > before:
-            moved_at = time.monotonic()
+            moved_at, other_than = time.monotonic(), ""
         elif time.monotonic() - moved_at > STILL_SECONDS:
             raise refused
     if progress:
@@ -107,28 +139,30 @@ def _read(path: Path, name: str, mime_type: str) -> _Content:
     )
 
 
-async def _find_begun(client: "Client", workspace_id: str, conversation_id: str, content: _Content) -> pb.File | None:
-    """An earlier upload of the same content that no message holds. Only its uploader sees such a file."""
+async def _find_begun(client: "Client", place: Place, content: _Content, *, reuse: bool) -> pb.File | None:
+    """An earlier upload of the same content that no message holds. Only its uploader sees such a file.
+
+    One that is complete may be on its way into another message, so it is found only for who says `reuse`.
+    """
+    workspace_id, conversation_id = place
     request = pb.ListFilesRequest(workspace_id=workspace_id, conversation_id=conversation_id, page_size=200)
     page: Any = await client.call(client.stub(rpc.FileServiceStub).ListFiles, request)
     oldest = datetime.now(UTC) - _GONE_ON_WITH
     for file in page.files:
-        same = (file.name, file.mime_type, file.size_bytes, file.sha256) == (
-            content.name,
-            content.mime_type,
-            content.size_bytes,
-            content.sha256,
-        )
-        if same and not file.message_id and file.create_time.ToDatetime(tzinfo=UTC) > oldest:
+        same = (file.name, file.mime_type, file.size_bytes, file.sha256) == content.facts
+        is_fresh = not file.message_id and file.create_time.ToDatetime(tzinfo=UTC) > oldest
+        if same and is_fresh and (reuse or file.state != pb.FILE_STATE_READY):
             found: pb.File = file
             return found
     return None
 
 
-async def _send(client: "Client", file: pb.File, content: _Content, progress: Progress | None) -> pb.File:
+async def _send(
+    client: "Client", file: pb.File, content: _Content, metadata: Metadata, progress: Progress | None
+) -> pb.File:
     """One stream, from where the file stands to its end."""
     stub: Any = client.stub(rpc.FileServiceStub)
-    call = stub.UploadFile(metadata=await client.metadata())
+    call = stub.UploadFile(metadata=metadata)
     sent = file.received_bytes
     start = pb.UploadStart(workspace_id=file.workspace_id, file_id=file.file_id, offset=sent)
     try:
