@@ -7,7 +7,7 @@ waits for guest's word: whatever keeps guest from answering delays nobody else.
 
 import asyncio
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 
 import structlog
@@ -37,7 +37,8 @@ class Audience:
         self._streams: set[Stream] = set()
         self._behind: set[Stream] = set()
         self._watching: dict[str, set[Stream]] = {}
-        self._woken: set[str] = set()
+        self._woken: dict[str, None] = {}
+        """In the order in which they are to be read."""
         self._everything = False
         self._look = False
         self._public: dict[str, frozenset[str]] = {}
@@ -49,7 +50,7 @@ class Audience:
         if not conversation_id:
             self._everything = self._look = True
         elif conversation_id in self._watching:
-            self._woken.add(conversation_id)
+            self._woken[conversation_id] = None
         else:
             return
         self._wake.set()
@@ -104,11 +105,11 @@ class Audience:
             # Asked first as well: while nobody answers, nothing is read for nothing.
             if await self._guard.verify([stream]):
                 return False
-            more, held = await self._deliver({key: [stream] for key in stream.places})
+            rest, held = await self._deliver({key: [stream] for key in stream.places})
         except Exception as error:
             _report("catch_up", error)
             return False
-        if not more and not held and not stream.ended:
+        if not rest and not held and not stream.ended:
             self._join(stream)
         return not held
 
@@ -141,34 +142,35 @@ class Audience:
 
     async def _cycle(self) -> None:
         """Looks for gains and losses if need be, then reads what was woken and delivers it."""
-        woken = self._woken | set(self._watching) if self._everything else self._woken
+        woken = self._woken | dict.fromkeys(self._watching) if self._everything else self._woken
         look = self._look
-        self._woken, self._everything, self._look = set(), False, False
+        self._woken, self._everything, self._look = {}, False, False
         if look:
-            woken |= await self._look_around()
+            woken |= dict.fromkeys(await self._look_around())
         # An ended stream no longer moves on: with it, the same would be read again and again.
         watching = {key: [stream for stream in self._watching.get(key, ()) if not stream.ended] for key in woken}
-        more, held = await self._deliver({key: streams for key, streams in watching.items() if streams})
+        rest, held = await self._deliver({key: streams for key, streams in watching.items() if streams})
         for stream in held:
             self._part(stream)
-        if more:
-            self._woken |= woken
+        if rest:
+            # Those that were not come to go first, so that none waits for another that always has more.
+            self._woken = dict.fromkeys(rest) | self._woken
             self._wake.set()
 
-    async def _deliver(self, watching: Mapping[str, Collection[Stream]]) -> tuple[bool, set[Stream]]:
-        """Reads, asks, hands over, in this order. Returns whether there may be more, and for whom no answer came."""
+    async def _deliver(self, watching: Mapping[str, Collection[Stream]]) -> tuple[Sequence[str], set[Stream]]:
+        """Reads, asks, hands over, in this order. Returns what is to be read again, and for whom no answer came."""
         if not watching:
-            return False, set()
+            return [], set()
         asked = deliveries.asked(watching)
         granted = deliveries.granted({stream for streams in watching.values() for stream in streams})
-        readings, more = await self._database.read(lambda tx: events.read(tx, asked=asked, granted=granted))
+        readings, rest = await self._database.read(lambda tx: events.read(tx, asked=asked, granted=granted))
         concerned = {stream for reading in readings for stream in watching[reading.conversation_id]}
         held = await self._guard.verify(concerned) if concerned else set()
         redacted, unanswered = await for_guests(self._sights, readings, watching, held=held)
         held |= unanswered
         for stream, conversation_id in deliveries.hand_over(readings, watching, held=held, redacted=redacted):
             self._lose(stream, conversation_id)
-        return more, held
+        return rest, held
 
     async def _look_around(self) -> set[str]:
         """Tells streams what they gained and lost; returns the conversations gained, to be read."""
@@ -221,7 +223,7 @@ class Audience:
         for key in stream.places:
             self._watching.setdefault(key, set()).add(stream)
         # What was committed since it last read woke nobody for it.
-        self._woken.update(stream.places)
+        self._woken |= dict.fromkeys(stream.places)
         self._wake.set()
 
     def _part(self, stream: Stream) -> None:

@@ -5,7 +5,7 @@ access then gets it. Nobody asks when it is delivered, nor in between.
 """
 
 import asyncio
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from services.messaging import audiences, deliveries, events, hub, outgoing
 from services.messaging.sends import Send
@@ -24,16 +24,16 @@ class Audience(audiences.Audience):
     async def check_access(self) -> None:
         """Asks nobody."""
 
-    async def _deliver(self, watching: Mapping[str, Collection[Stream]]) -> tuple[bool, set[Stream]]:
+    async def _deliver(self, watching: Mapping[str, Collection[Stream]]) -> tuple[Sequence[str], set[Stream]]:
         if not watching:
-            return False, set()
+            return [], set()
         asked = deliveries.asked(watching)
-        readings, more = await self._database.read(lambda tx: events.read(tx, asked=asked))
+        readings, rest = await self._database.read(lambda tx: events.read(tx, asked=asked))
         # To guests as well, and nothing is left out.
         whole = {(stream, each.conversation_id): each for each in readings for stream in watching[each.conversation_id]}
         for stream, conversation_id in deliveries.hand_over(readings, watching, held=(), redacted=whole):
             self._lose(stream, conversation_id)
-        return more, set()
+        return rest, set()
 
 
 class Hub(hub.Hub):
