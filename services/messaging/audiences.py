@@ -6,11 +6,14 @@ waits for guest's word: whatever keeps guest from answering delays nobody else.
 """
 
 import asyncio
+import contextvars
+import random
 import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 
 import structlog
+from guildhall.messaging.v1 import event_service_pb2 as pb
 
 from services.chassis.database import Database
 from services.messaging import deliveries, events
@@ -25,6 +28,9 @@ POLL_SECONDS = 2.0
 DISTRUST_SECONDS = 10.0
 """How often guests are asked about whatever the revision says: a new grant does not raise it."""
 RETRY_SECONDS = 0.5
+HELD_SECONDS = 30.0
+MOST_CATCHING_UP = 2
+"""Of each audience, at a time: of the four connections for statements the others keep some, whoever comes back."""
 
 
 class Audience:
@@ -35,7 +41,9 @@ class Audience:
         self._guard = guard
         self._sights = sights
         self._streams: set[Stream] = set()
-        self._behind: set[Stream] = set()
+        self._behind: dict[Stream, asyncio.Task[None]] = {}
+        """Each with the task in which it catches up."""
+        self._turns = asyncio.Semaphore(MOST_CATCHING_UP)
         self._watching: dict[str, set[Stream]] = {}
         self._woken: dict[str, None] = {}
         """In the order in which they are to be read."""
@@ -74,7 +82,7 @@ class Audience:
     @property
     def behind(self) -> Collection[Stream]:
         """The streams that catch up by themselves."""
-        return self._behind
+        return self._behind.keys()
 
     def watchers(self, conversation_id: str) -> list[Stream]:
         """The streams that have the conversation, up to date or not."""
@@ -88,30 +96,54 @@ class Audience:
     def add(self, stream: Stream) -> None:
         """Takes in a stream that was just opened. It has to catch up first."""
         self._streams.add(stream)
-        self._behind.add(stream)
+        self._part(stream)
 
     def remove(self, stream: Stream) -> None:
         """Forgets a stream whose client is gone."""
         self._streams.discard(stream)
-        self._behind.discard(stream)
         self._withdraw(stream)
+        if stream in self._behind:
+            self._behind.pop(stream).cancel()
 
-    async def catch_up(self, stream: Stream) -> bool:
-        """Reads on from where one stream stands, and joins it to the others when nothing is left.
+    async def _come_up(self, stream: Stream) -> None:
+        """Reads on from where one stream stands, as fast as its client takes it, until it has come up with the others.
 
-        False if no answer came. Also the way back for a stream for which nobody answered while others went on.
+        Also the way back for a stream for which nobody answered while others went on.
+        """
+        rest: Sequence[str] = ()
+        held_since: float | None = None
+        while not stream.joined and not stream.ended:
+            await stream.written()
+            answer = await self._catch_up(stream, first=rest)
+            if answer is not None:
+                rest, held_since = answer, None
+                continue
+            held_since = held_since or time.monotonic()
+            if time.monotonic() - held_since > HELD_SECONDS:
+                stream.end(pb.STREAM_END_REASON_UNAVAILABLE)
+            else:
+                await asyncio.sleep(pause_seconds())
+
+    async def _catch_up(self, stream: Stream, *, first: Sequence[str]) -> Sequence[str] | None:
+        """Hands a stream what comes next, and joins it to the others if nothing does; `first` are read first.
+
+        Returns what is to be read again; None if no answer came.
         """
         try:
             # Asked first as well: while nobody answers, nothing is read for nothing.
             if await self._guard.verify([stream]):
-                return False
-            rest, held = await self._deliver({key: [stream] for key in stream.places})
+                return None
+            async with self._turns:
+                order = dict.fromkeys([*first, *stream.places])
+                rest, held = await self._deliver({key: [stream] for key in order if key in stream.places})
         except Exception as error:
             _report("catch_up", error)
-            return False
-        if not rest and not held and not stream.ended:
+            return None
+        if held:
+            return None
+        if not rest and not stream.ended:
             self._join(stream)
-        return not held
+        return rest
 
     async def run(self) -> None:
         """Delivers until cancelled."""
@@ -130,7 +162,7 @@ class Audience:
             except Exception as error:
                 _report("deliver", error)
                 self._everything = self._look = True
-                await asyncio.sleep(RETRY_SECONDS)
+                await asyncio.sleep(pause_seconds())
 
     async def check_access(self) -> None:
         """Ends the streams of those whose access ended; what is new to guests is found here too."""
@@ -219,7 +251,7 @@ class Audience:
 
     def _join(self, stream: Stream) -> None:
         stream.joined, stream.looked_at = True, None
-        self._behind.discard(stream)
+        self._behind.pop(stream, None)
         for key in stream.places:
             self._watching.setdefault(key, set()).add(stream)
         # What was committed since it last read woke nobody for it.
@@ -229,11 +261,13 @@ class Audience:
     def _part(self, stream: Stream) -> None:
         """Leaves the stream to itself, unless its client went away while it was asked about."""
         if stream in self._streams:
-            self._behind.add(stream)
             self._withdraw(stream)
+            # On nobody's behalf: the task outlives whatever call it was made in.
+            task = asyncio.create_task(self._come_up(stream), context=contextvars.Context())
+            self._behind[stream] = task
 
     def _withdraw(self, stream: Stream) -> None:
-        stream.leave()
+        stream.joined = False
         for key in stream.places:
             self._forget(key, stream)
 
@@ -246,6 +280,11 @@ class Audience:
         watchers.discard(stream)
         if not watchers:
             self._watching.pop(conversation_id, None)
+
+
+def pause_seconds() -> float:
+    """Until another try: not the same for all, or all who failed together would come back together."""
+    return RETRY_SECONDS * random.uniform(0.5, 1.5)
 
 
 def _report(what: str, error: BaseException) -> None:

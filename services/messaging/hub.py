@@ -17,7 +17,7 @@ from services.chassis.database import Database
 from services.chassis.errors import NotFound, Overloaded, PeerUnavailable
 from services.messaging import events, metrics
 from services.messaging.access import Access
-from services.messaging.audiences import RETRY_SECONDS, Audience
+from services.messaging.audiences import Audience
 from services.messaging.errors import TooManyStreams
 from services.messaging.guards import Guard, SignedIn
 from services.messaging.guest_sight import Sights
@@ -27,7 +27,6 @@ log = structlog.get_logger()
 
 WATCH_SECONDS = 0.7
 """Below the second in which a stream must end, by the time that two calls take."""
-HELD_SECONDS = 30.0
 HEARTBEAT_SECONDS = 25.0
 AGE_SECONDS = 900.0
 MOST_STREAMS_OF_USER = 20
@@ -104,7 +103,7 @@ class Hub:
                 stream.end(pb.STREAM_END_REASON_DRAINED)
             try:
                 yield opened
-                async for response in self._frames(stream, audience):
+                async for response in self._frames(stream):
                     yield response
             finally:
                 audience.remove(stream)
@@ -135,22 +134,13 @@ class Hub:
         seen = [item for item in seen if stream.is_in_group_of(item)]
         return stream, stream.open(seen, read_at=read_at, resume=resume)
 
-    async def _frames(self, stream: Stream, audience: Audience) -> AsyncIterator[pb.SubscribeResponse | bytes]:
+    async def _frames(self, stream: Stream) -> AsyncIterator[pb.SubscribeResponse | bytes]:
         clock = time.monotonic()
         # Not all at the same age, or all would come back at the same moment.
         age_at = clock + AGE_SECONDS * random.uniform(0.8, 1.2)
-        beat_at, held_since = clock + HEARTBEAT_SECONDS, clock
+        beat_at = clock + HEARTBEAT_SECONDS
         while True:
-            if stream.joined:
-                await stream.wait(min(beat_at, age_at) - time.monotonic())
-                held_since = time.monotonic()
-            elif stream.is_idle:
-                if await audience.catch_up(stream):
-                    held_since = time.monotonic()
-                else:
-                    if time.monotonic() - held_since > HELD_SECONDS:
-                        stream.end(pb.STREAM_END_REASON_UNAVAILABLE)
-                    await stream.wait(RETRY_SECONDS)
+            await stream.wait(min(beat_at, age_at) - time.monotonic())
             if time.monotonic() >= age_at:
                 stream.end(pb.STREAM_END_REASON_AGE)
             response = stream.next()

@@ -21,7 +21,7 @@ from services.chassis.errors import NotFound, PermissionDenied
 from services.chassis.wakes import Wakes
 from services.messaging import events, read_states
 from services.messaging.access import TOGETHER, VISIBLE, Viewer
-from services.messaging.audiences import POLL_SECONDS, RETRY_SECONDS, Audience
+from services.messaging.audiences import POLL_SECONDS, Audience, pause_seconds
 from services.messaging.deliveries import granted
 from services.messaging.errors import ConversationArchived
 from services.messaging.events import Reading
@@ -147,7 +147,7 @@ class _Teller:
             except Exception as error:
                 log.warning("signals_failed", error=type(error).__name__)
                 self._poll = True
-                await asyncio.sleep(RETRY_SECONDS)
+                await asyncio.sleep(pause_seconds())
 
     async def _tell_typing(self) -> None:
         """Reads who sees the conversations, then asks, then tells all but the one who types."""
