@@ -61,7 +61,8 @@ def hand_over(
 ) -> list[tuple[Stream, str]]:
     """Gives each stream what it does not have yet; returns who turned out not to see which conversation any more.
 
-    `redacted` is what guests' streams get of the readings.
+    `redacted` is what guests' streams get of the readings: a guest whom it says nothing of, because they did not see
+    the conversation when it was made, gets nothing this time.
     """
     portions: dict[Stream, list[Portion]] = {}
     lost = []
@@ -73,16 +74,19 @@ def hand_over(
             if not stream.sees(reading):
                 lost.append((stream, reading.conversation_id))
                 continue
+            own = reading if stream.channels is None else redacted.get((stream, reading.conversation_id))
+            if own is None:
+                continue
             place.revision = max(place.revision, reading.revision)
-            portion = _portion(redacted.get((stream, reading.conversation_id), reading), place.position)
+            portion = _portion(own, place.position)
             if portion is not None:
                 place.position = reading.events[-1].event_seq if reading.events else reading.head
                 portions.setdefault(stream, []).append(portion)
     made: dict[tuple[tuple[int, int, int | None], ...], list[Frame]] = {}
-    for stream, own in portions.items():
-        key = tuple(portion.key for portion in own)
+    for stream, parts in portions.items():
+        key = tuple(portion.key for portion in parts)
         if key not in made:
-            made[key] = _frames(own)
+            made[key] = _frames(parts)
         for each in made[key]:
             stream.give(each)
     return lost

@@ -15,7 +15,7 @@ from services.messaging.access import TAKING_PART, TOGETHER, Together, Viewer
 from services.messaging.messages import KEPT, MESSAGE
 
 MOST_EVENTS = 500
-"""In one reading, over all conversations."""
+"""In one reading, shared equally by the conversations that have news."""
 MOST_BYTES = 1 << 20
 """Of content in one reading, but for its last event: well below what may wait for one stream."""
 BYTES = "coalesce(octet_length(e.text), 0) + coalesce(octet_length(e.ciphertext), 0)"
@@ -28,7 +28,7 @@ EVENTS = f"""
             {MESSAGE}
         FROM messages m
         WHERE m.conversation_id = c.id AND m.event_seq > asked.position AND c.last_event_seq > asked.position AND {KEPT}
-        ORDER BY m.event_seq LIMIT :most
+        ORDER BY m.event_seq LIMIT asked.share
     ) UNION ALL (
         SELECT e.event_seq, e.kind, CAST(e.file_id AS text), CAST(e.member_id AS text), CAST(e.user_id AS text),
             e.emoji, {MESSAGE}
@@ -36,10 +36,11 @@ EVENTS = f"""
         LEFT JOIN messages m ON m.conversation_id = e.conversation_id AND m.id = e.message_id
         WHERE e.conversation_id = c.id AND e.event_seq > asked.position AND c.last_event_seq > asked.position
             AND (e.message_id IS NULL OR m.id IS NOT NULL AND {KEPT})
-        ORDER BY e.event_seq LIMIT :most
-    ) ORDER BY event_seq LIMIT :most
+        ORDER BY e.event_seq LIMIT asked.share
+    ) ORDER BY event_seq LIMIT asked.share
 """
-# Participants are read only where sight may have been taken away.
+# Participants are read only where sight may have been taken away. Each conversation with news gets its share, so that
+# one in which much happens leaves room for the others.
 READ = text(f"""
     SELECT * FROM (
         SELECT CAST(c.id AS text) AS conversation_id, CAST(c.workspace_id AS text) AS workspace_id, c.visibility,
@@ -51,11 +52,15 @@ READ = text(f"""
             e.*, asked.number,
             CASE WHEN e.event_kind = 'conversation_updated' THEN to_jsonb(c) END AS updated,
             sum({BYTES}) OVER (ORDER BY asked.number, e.event_seq) AS bytes, {BYTES} AS own_bytes
-        FROM unnest(CAST(:ids AS uuid[]), CAST(:positions AS bigint[]), CAST(:revisions AS bigint[]))
-            WITH ORDINALITY AS asked (id, position, revision, number)
+        FROM (
+            SELECT asked.*, greatest(1, :most / count(*) OVER ()) AS share
+            FROM unnest(CAST(:ids AS uuid[]), CAST(:positions AS bigint[]), CAST(:revisions AS bigint[]))
+                WITH ORDINALITY AS asked (id, position, revision, number)
+            JOIN conversations c ON c.id = asked.id
+            WHERE c.last_event_seq <> asked.position OR c.revision > asked.revision
+        ) asked
         JOIN conversations c ON c.id = asked.id
         LEFT JOIN LATERAL ({EVENTS}) e ON true
-        WHERE c.last_event_seq <> asked.position OR c.revision > asked.revision
         ORDER BY asked.number, e.event_seq
         LIMIT :most
     ) news
@@ -159,9 +164,10 @@ class Sights:
 
 async def read(
     tx: AsyncConnection, *, asked: Sequence[Asked], granted: Iterable[str] = ()
-) -> tuple[list[Reading], bool]:
-    """What is new, at most MOST_EVENTS and about MOST_BYTES, and whether there may be more.
+) -> tuple[list[Reading], list[str]]:
+    """What is new, at most MOST_EVENTS and about MOST_BYTES, and which conversations are to be read again for the rest.
 
+    Those that were not come to stand first among these, so that whoever reads them in this order serves each in turn.
     Conversations without news are left out. `granted` are the channels of the guests among those who get it.
     """
     parameters = {
@@ -181,8 +187,11 @@ async def read(
             reading = readings[row.conversation_id] = _reading(row, highest[row.conversation_id])
         if row.event_seq is not None:
             reading.events.append(Written.of(_event(row), at=row.created_at, reply_to_at=row.reply_to_at))
-    more = bool(rows) and (len(rows) == MOST_EVENTS or rows[-1].bytes >= MOST_BYTES)
-    return list(readings.values()), more
+    # A hole at the end, which was purged, looks like a rest; the next reading finds that there is none.
+    rest = [key for key, reading in readings.items() if reading.events and reading.events[-1].event_seq < reading.head]
+    if rows and (len(rows) == MOST_EVENTS or rows[-1].bytes >= MOST_BYTES):
+        rest = [item.conversation_id for item in asked[rows[-1].number :]] + rest
+    return list(readings.values()), rest
 
 
 async def read_snapshot(tx: AsyncConnection, *, viewer: Viewer) -> tuple[list[Seen], datetime]:

@@ -22,6 +22,8 @@ async def for_guests(
         for stream in watching[reading.conversation_id]
         if stream.channels is not None and stream not in held and not stream.ended and stream.sees(reading)
     ]
+    if not concerned:
+        return {}, set()
     named: dict[tuple[str, str], set[str]] = {}
     for stream, reading in concerned:
         named.setdefault((stream.workspace_id, stream.member_id), set()).update(names(_new(stream, reading)))

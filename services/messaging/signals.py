@@ -21,13 +21,14 @@ from services.chassis.errors import NotFound, PermissionDenied
 from services.chassis.wakes import Wakes
 from services.messaging import events, read_states
 from services.messaging.access import TOGETHER, VISIBLE, Viewer
+from services.messaging.audiences import POLL_SECONDS, Audience, pause_seconds
 from services.messaging.deliveries import granted
 from services.messaging.errors import ConversationArchived
 from services.messaging.events import Reading
 from services.messaging.guards import Guard
 from services.messaging.guest_deliveries import find_visible
 from services.messaging.guest_sight import Sights
-from services.messaging.hub import POLL_SECONDS, RETRY_SECONDS, Hub
+from services.messaging.hub import Hub
 from services.messaging.streams import Frame, Stream
 
 log = structlog.get_logger()
@@ -53,21 +54,13 @@ Typing = tuple[str, str, str]
 
 
 class Signals:
-    """Hears of them and tells the hub's streams: those who may have it by an answer that was asked for afterwards."""
+    """Hears of them and has the hub's audiences told, each by itself: full members wait for no word about guests."""
 
     def __init__(self, database: Database, *, hub: Hub, guard: Guard, wakes: Wakes, sights: Sights) -> None:
-        self._database = database
-        self._hub = hub
-        self._guard = guard
         self._wakes = wakes
-        self._sights = sights
+        self._tellers = [_Teller(database, audience=each, guard=guard, sights=sights) for each in hub.audiences]
         self._replica = str(uuid.uuid4())
         self._typed_at: dict[tuple[str, str], float] = {}
-        self._typing: set[Typing] = set()
-        self._moved: set[tuple[str, str]] = set()
-        self._since: datetime | None = None
-        self._poll = True
-        self._wake = asyncio.Event()
 
     def moved(self, conversation_id: str, member_id: str) -> None:
         """Somebody's read position may have changed."""
@@ -76,14 +69,8 @@ class Signals:
 
     def hear_moved(self, message: str) -> None:
         """A wake-up about it; an empty one stands for any number that were not heard."""
-        conversation_id, _, member_id = message.partition(" ")
-        if not message:
-            self._poll = True
-        elif self._hub.behind or conversation_id in self._hub.watched:
-            self._moved.add((conversation_id, member_id))
-        else:
-            return
-        self._wake.set()
+        for teller in self._tellers:
+            teller.hear_moved(message)
 
     def type(self, conversation_id: str, *, member_id: str, user_id: str) -> None:
         """Passes on that somebody types, unless it was less than two seconds ago that they did."""
@@ -102,9 +89,47 @@ class Signals:
                 self._note_typing((conversation_id, member_id, user_id))
 
     def _note_typing(self, typing: Typing) -> None:
-        if self._hub.behind or typing[0] in self._hub.watched:
+        for teller in self._tellers:
+            teller.note_typing(typing)
+
+    async def run(self) -> None:
+        """Tells streams until cancelled."""
+        await asyncio.gather(*(teller.run() for teller in self._tellers))
+
+
+class _Teller:
+    """Tells one audience: those of it who may have it by an answer that was asked for afterwards."""
+
+    def __init__(self, database: Database, *, audience: Audience, guard: Guard, sights: Sights) -> None:
+        self._database = database
+        self._audience = audience
+        self._guard = guard
+        self._sights = sights
+        self._typing: set[Typing] = set()
+        self._moved: set[tuple[str, str]] = set()
+        self._since: datetime | None = None
+        self._poll = True
+        self._wake = asyncio.Event()
+
+    def hear_moved(self, message: str) -> None:
+        """A wake-up about a read position; an empty one stands for any number that were not heard."""
+        conversation_id, _, member_id = message.partition(" ")
+        if not message:
+            self._poll = True
+        elif self._listens(conversation_id):
+            self._moved.add((conversation_id, member_id))
+        else:
+            return
+        self._wake.set()
+
+    def note_typing(self, typing: Typing) -> None:
+        """Somebody types."""
+        if self._listens(typing[0]):
             self._typing.add(typing)
             self._wake.set()
+
+    def _listens(self, conversation_id: str) -> bool:
+        return bool(self._audience.behind) or conversation_id in self._audience.watched
 
     async def run(self) -> None:
         """Tells streams until cancelled."""
@@ -122,12 +147,12 @@ class Signals:
             except Exception as error:
                 log.warning("signals_failed", error=type(error).__name__)
                 self._poll = True
-                await asyncio.sleep(RETRY_SECONDS)
+                await asyncio.sleep(pause_seconds())
 
     async def _tell_typing(self) -> None:
         """Reads who sees the conversations, then asks, then tells all but the one who types."""
         typing, self._typing = self._typing, set()
-        watching = {each[0]: self._hub.watchers(each[0]) for each in typing}
+        watching = {each[0]: self._audience.watchers(each[0]) for each in typing}
         if not any(watching.values()):
             return
         readings = await self._database.read(lambda tx: _read_sights(tx, watching))
@@ -168,7 +193,7 @@ class Signals:
     async def _read_moved(
         self, pairs: Collection[tuple[str, str]], *, polls: bool
     ) -> tuple[datetime, Sequence[Row[Any]]]:
-        streams = self._hub.streams if polls else ()
+        streams = self._audience.streams if polls else ()
         member_ids = {stream.member_id for stream in streams}
         conversation_ids = {key for stream in streams for key in stream.places}
 
@@ -182,7 +207,7 @@ class Signals:
                 member_ids=member_ids,
                 conversation_ids=conversation_ids,
                 since=self._since or read_at,
-                granted=granted(self._hub.streams),
+                granted=granted(self._audience.streams),
             )
             return read_at, rows
 
@@ -193,7 +218,7 @@ class Signals:
         key = (row.conversation_id, row.member_id)
         return [
             stream
-            for stream in self._hub.watchers(row.conversation_id)
+            for stream in self._audience.watchers(row.conversation_id)
             if stream.member_id == row.member_id or row.kind == "direct"
             if key not in stream.moved or stream.moved[key] < row.updated_at
         ]

@@ -82,6 +82,8 @@ class Stream:
         self._measured_at = 0.0
         self._end: pb.SubscribeResponse | None = None
         self._wake = asyncio.Event()
+        self._all_written = asyncio.Event()
+        self._all_written.set()
 
     @property
     def ended(self) -> bool:
@@ -157,11 +159,6 @@ class Stream:
         if self.places.pop(conversation_id, None) is not None:
             self.give(Frame(events.lost(conversation_id), {conversation_id: LOST}))
 
-    def leave(self) -> None:
-        """Has it catch up by itself from now on."""
-        self.joined = False
-        self._wake.set()
-
     def give(self, given: Frame) -> None:
         """Has a frame written. A reader with too much waiting is cut, never waited for."""
         if self.ended:
@@ -174,6 +171,7 @@ class Stream:
             given = replace(given, oldest_at=None)
         self._waiting.append(given)
         self._waiting_bytes += len(given.entries)
+        self._all_written.clear()
         self._wake.set()
 
     def end(self, reason: pb.StreamEndReason.ValueType) -> None:
@@ -185,6 +183,7 @@ class Stream:
         places = {} if reason == pb.STREAM_END_REASON_ACCESS_ENDED else self._written
         self._end = pb.SubscribeResponse(end=pb.StreamEnd(reason=reason, positions=events.positions(places)))
         self._wake.set()
+        self._all_written.set()
 
     async def wait(self, seconds: float) -> None:
         """Waits until there is something to write, or for so long."""
@@ -196,6 +195,10 @@ class Stream:
                 await self._wake.wait()
         except TimeoutError:
             pass
+
+    async def written(self) -> None:
+        """Waits until the client has taken what it was given, or it has ended."""
+        await self._all_written.wait()
 
     def next(self) -> pb.SubscribeResponse | bytes | None:
         """What to write now, events already serialised; several frames that wait travel as one."""
@@ -213,6 +216,8 @@ class Stream:
 
     def note_written(self) -> None:
         """What `next` gave has been written: measures how late, of a live stream and at most once a second."""
+        if not self._waiting:
+            self._all_written.set()
         if self._taken_at is None:
             return
         clock = time.time()

@@ -15,11 +15,11 @@ from sqlalchemy import TextClause, text
 
 def _without_poll() -> None:
     """Replicas deliver only what they are woken for."""
-    hub = importlib.import_module("services.messaging.hub")
+    audiences = importlib.import_module("services.messaging.audiences")
     wakes = importlib.import_module("services.chassis.wakes")
     for name in ("POLL_SECONDS",):
-        getattr(hub, name)
-        setattr(hub, name, 1e9)
+        getattr(audiences, name)
+        setattr(audiences, name, 1e9)
     wakes._wake_all  # noqa: B018 - it must be there
     wakes._wake_all = lambda _heard: None  # type: ignore[attr-defined]
 

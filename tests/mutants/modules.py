@@ -77,6 +77,7 @@ GUARDED_BY: Mapping[str, Sequence[str]] = {
     "services/messaging/changes.py": _service("messaging_edits", "messaging_deletes"),
     "services/messaging/deliveries.py": _service("messaging_streams", "messaging_channels"),
     "services/messaging/hub.py": _service("messaging_streams", "messaging_channels"),
+    "services/messaging/audiences.py": _service("messaging_streams", "messaging_channels"),
     "services/messaging/peers.py": _service("messaging_messages", "guest_sight_locked"),
 }
 

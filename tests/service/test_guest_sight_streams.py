@@ -25,6 +25,8 @@ async def test_events_about_the_hidden_are_hidden_and_a_member_gets_them_whole(y
         await yard.chat.react(yard.stranger, sent)
         await yard.chat.unreact(yard.stranger, sent)
         await yard.chat.react(yard.friend, sent)
+        # Told before the stranger is seen: what is told is decided when it is told.
+        await listener.until(lambda: len(kinds(listener, yard)) == 4)
         await yard.hall.of("JoinConversation", yard.channel_id, by=yard.stranger)
         await listener.until(lambda: len(kinds(listener, yard)) == 5)
         await yard.hall.of("LeaveConversation", yard.channel_id, by=yard.stranger)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from guildhall.messaging.v1 import message_service_pb2_grpc as messages_rpc
 
-from services.messaging import hub
+from services.messaging import audiences
 from tests.service.test_messaging_conversations import Room
 from tests.service.test_messaging_streams import append_directly, listening, replica
 from tests.support.statements import Statement, statements_sent
@@ -44,14 +44,14 @@ async def test_a_poll_is_not_starved_by_constant_wake_ups(room: Room, changes: d
             await listener.until(lambda: listener.texts(busy))
             append_directly(room, "woke nobody")
             committed_at = time.monotonic()
-            await listener.until(lambda: listener.texts(room.channel_id), seconds=3 * hub.POLL_SECONDS)
+            await listener.until(lambda: listener.texts(room.channel_id), seconds=3 * audiences.POLL_SECONDS)
             heard_at = time.monotonic()
         finally:
             waking.cancel()
             await asyncio.gather(waking, return_exceptions=True)
     during = [committed_at, *[at for at in woken_at if committed_at < at < heard_at], heard_at]
     # There was never a pause in which a poll that waits for one would have come.
-    assert max(after - before for before, after in itertools.pairwise(during)) < hub.POLL_SECONDS / 2
+    assert max(after - before for before, after in itertools.pairwise(during)) < audiences.POLL_SECONDS / 2
 
 
 @pytest.mark.parametrize("changes", [{}, {"redis_url": NOWHERE}], ids=["Valkey runs", "Valkey is dead"])
@@ -67,7 +67,7 @@ async def test_all_that_is_watched_is_polled_by_one_statement_every_two_seconds(
     ):
         with statements_sent() as sent:
             # The first may be the streams' own, when they join; nothing else happens that anybody would wake for.
-            async with asyncio.timeout((POLLS + 3) * 2 * hub.POLL_SECONDS):
+            async with asyncio.timeout((POLLS + 3) * 2 * audiences.POLL_SECONDS):
                 while len(_apart(_readings(sent))) < POLLS + 1:  # noqa: ASYNC110 - a statement sets no event
                     await asyncio.sleep(0.05)
     polls = _apart(_readings(sent))[1:]
@@ -75,8 +75,8 @@ async def test_all_that_is_watched_is_polled_by_one_statement_every_two_seconds(
         assert len(found) == 1
         assert set(found[0].parameters["ids"]) == watched
     pauses = [after[0].at - before[0].at for before, after in itertools.pairwise(polls)]
-    assert all(0.8 * hub.POLL_SECONDS < pause < 2 * hub.POLL_SECONDS for pause in pauses)
-    assert hub.POLL_SECONDS == 2
+    assert all(0.8 * audiences.POLL_SECONDS < pause < 2 * audiences.POLL_SECONDS for pause in pauses)
+    assert audiences.POLL_SECONDS == 2
 
 
 def _readings(sent: list[Statement]) -> list[Statement]:
@@ -88,7 +88,7 @@ def _apart(readings: list[Statement]) -> list[list[Statement]]:
     """Statements that follow each other at once, together."""
     groups: list[list[Statement]] = []
     for reading in readings:
-        if groups and reading.at - groups[-1][-1].at < hub.POLL_SECONDS / 4:
+        if groups and reading.at - groups[-1][-1].at < audiences.POLL_SECONDS / 4:
             groups[-1].append(reading)
         else:
             groups.append([reading])

@@ -7,7 +7,7 @@ import pytest
 from guildhall.messaging.v1 import event_service_pb2 as events
 from guildhall.messaging.v1 import message_service_pb2 as pb
 
-from services.messaging import hub, read_states
+from services.messaging import audiences, read_states
 from tests.service.test_messaging_messages import _invited_again as invited_again
 from tests.service.test_messaging_streams import Listener, listening, replica
 from tests.support.chats import Chat
@@ -237,7 +237,7 @@ async def test_without_valkey_the_poll_tells(room: Chat) -> None:
             # At the other replica, whose wake-ups do not come here.
             await room.mark_read(member, 2)
             await room.mark_read(member, 1, direct)
-            patience = 3 * hub.POLL_SECONDS
+            patience = 3 * audiences.POLL_SECONDS
             await own.until(lambda: moved(own, direct) and moved(own, room.channel_id), seconds=patience)
             await his.until(lambda: moved(his, direct), seconds=patience)
             assert moved(his, direct) == [(member_id, 1)]

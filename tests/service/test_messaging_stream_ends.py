@@ -12,7 +12,7 @@ from guildhall.messaging.v1 import event_service_pb2 as pb
 from guildhall.messaging.v1 import event_service_pb2_grpc as rpc
 
 from services.chassis import frame as chassis_frame
-from services.messaging import hub
+from services.messaging import audiences, hub
 from services.messaging.__main__ import build
 from tests.service.test_messaging_conversations import Room
 from tests.service.test_messaging_streams import append_directly, channel_to, listening, replica
@@ -125,7 +125,7 @@ async def test_a_replica_takes_streams_until_the_gateway_has_noticed_that_it_goe
 async def test_a_stream_that_nobody_answers_for_ends_with_its_position(
     room: Room, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hub, "HELD_SECONDS", 1.0)
+    monkeypatch.setattr(audiences, "HELD_SECONDS", 1.0)
     await room.sent(room.admin, "one")
     async with listening(room, room.admin) as listener:
         await room.suite.stop("membership")
