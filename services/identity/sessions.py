@@ -116,7 +116,7 @@ DISOWN = text("""
         idle_expire_at = least(idle_expire_at, statement_timestamp() - interval '30 days')
     WHERE user_id = :user_id
 """)
-# A token may be presented again as long as its session lives (semantics 27), and then ends nothing any more.
+# A token may be presented again as long as its session lives, and then ends nothing any more.
 LOCK_OVER = text("""
     SELECT id FROM sessions WHERE has_tokens AND idle_expire_at <= statement_timestamp()
     ORDER BY idle_expire_at LIMIT 100 FOR NO KEY UPDATE SKIP LOCKED

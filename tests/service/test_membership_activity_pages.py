@@ -1,4 +1,4 @@
-"""What a page of the activity log costs: it reads what it shows, or looks at so many numbers and goes on (R34)."""
+"""What a page of the activity log costs: it reads what it shows, or looks at so many numbers and goes on."""
 
 import json
 import uuid
