@@ -39,6 +39,16 @@ WITHOUT_REQUEST_ID = {
     "identity.v1.AdapterService.CreateAccessToken": "stores nothing; each answer is another token",
 }
 
+ASKS_AGAIN = {
+    "Subscribe": "the hub asks for all streams each second",
+    "WatchMembership": "the watches ask for all streams each second",
+    "PublishMessages": "each batch of messages asks",
+    "ExportActivities": "asked after each page was read",
+    "DownloadFile": "asked after each stretch was read",
+    "UploadFile": "asked again with the permission",
+}
+"""Streams, and how each comes to know that its session has ended: the interceptors ask before it begins only."""
+
 SECRET_WORDS = {"password", "token", "email", "text", "url", "secret"}
 OPEN_FIELDS = {"page_token", "next_page_token"}
 """Tokens that authenticate a position in a list, and open nothing."""
@@ -229,6 +239,16 @@ def test_every_rpc_that_changes_something_can_be_repeated() -> None:
     assert not (faults := without_request_id(methods)), report(faults)
     stale = {name for name in WITHOUT_REQUEST_ID if "request_id" in methods.get(name, {"request_id"})}
     assert not stale, f"take off the list what is gone or has a request_id by now: {sorted(stale)}"
+
+
+def test_of_every_stream_it_is_known_how_it_ends_with_its_session() -> None:
+    streams = {
+        rpc.method
+        for rpc in contracts.rpcs().values()
+        if rpc.needs_token and (rpc.server_streaming or rpc.client_streaming)
+    }
+
+    assert streams == set(ASKS_AGAIN), "a stream must ask about its session as it goes; say in ASKS_AGAIN how"
 
 
 def test_an_rpc_that_cannot_be_repeated_is_found() -> None:
