@@ -1,4 +1,4 @@
-"""How a workspace's log forgets somebody: their reference first, then their details by batches (ADR 8, semantics 30)."""
+"""How a workspace's log forgets somebody: their reference first, then their details by batches (ADR 8)."""
 
 from typing import Any
 
@@ -73,7 +73,7 @@ async def test_nothing_in_the_workspace_waits_for_the_details_of_who_is_forgotte
 
 
 async def test_what_is_left_of_a_forgotten_persons_details_is_shown_to_nobody(suite: Suite) -> None:
-    workspace, bob, ref = await _with_traces(suite)
+    workspace, _bob, ref = await _with_traces(suite)
 
     async def shown() -> set[bool]:
         tried = [one for one in await log(workspace) if one.action == "member.removed"]
