@@ -49,14 +49,19 @@ GUARDED_BY: Mapping[str, Sequence[str]] = {
     "services/membership/suspensions.py": _service("membership_members", "membership_continuity"),
     "services/membership/revisions.py": _service("membership_watching"),
     # Invitations and bans.
-    "services/membership/joining.py": _service("membership_bans", "membership_invitations", "membership_limits"),
+    "services/membership/joining.py": _service(
+        "membership_bans", "membership_invitations", "membership_limits", "membership_disabled"
+    ),
     "services/membership/bans.py": _service("membership_bans"),
     "services/membership/invitations.py": _service(
-        "membership_invitations", "membership_invitation_ends", "membership_invitation_events", "membership_bans"
+        *("membership_invitations", "membership_invitation_ends", "membership_invitation_events", "membership_bans"),
+        "membership_disabled",
     ),
     "services/membership/group_bans.py": _service("membership_group_bans", "membership_group_events"),
     "services/membership/group_invites.py": _service("membership_group_invites", "membership_group_rights"),
-    "services/membership/group_redemptions.py": _service("membership_group_invites", "membership_group_bans"),
+    "services/membership/group_redemptions.py": _service(
+        "membership_group_invites", "membership_group_bans", "membership_disabled"
+    ),
     # Guests.
     "services/membership/guest_members.py": _service("membership_guests", "membership_peers"),
     "services/guest/access.py": _service("guest_links", "guest_departures", "guest_policies"),

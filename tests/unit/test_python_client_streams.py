@@ -15,7 +15,7 @@ from guildhall.client import Client, NotSignedIn, TooMuch
 from guildhall.messaging.v1 import event_service_pb2 as pb
 from guildhall.messaging.v1 import event_service_pb2_grpc as rpc
 
-from services.chassis.errors import Fault, Overloaded, Unauthenticated, status_of
+from services.chassis.errors import Fault, Overloaded, SessionEnded, Unauthenticated, status_of
 from services.messaging.errors import TooManyStreams
 
 Step = Fault | str
@@ -101,7 +101,9 @@ async def test_each_token_that_events_are_refused_for_is_answered_once_with_anot
     await hear(client, 2)
     assert [token.removeprefix("Bearer token ") for token in server.tokens] == ["1", "2", "2", "3", "3", "4"]
 
-    server.steps = [Unauthenticated(), Unauthenticated(), SERVED]
-    with pytest.raises(NotSignedIn):
-        await hear(client, 1)
-    assert server.steps == [SERVED]
+    # A second in a row is of no use, and none at all where it is the session that has ended.
+    for refusals in ([Unauthenticated(), Unauthenticated()], [SessionEnded()]):
+        server.steps = [*refusals, SERVED]
+        with pytest.raises(NotSignedIn):
+            await hear(client, 1)
+        assert server.steps == [SERVED]
