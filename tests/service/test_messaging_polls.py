@@ -93,3 +93,25 @@ def _apart(readings: list[Statement]) -> list[list[Statement]]:
         else:
             groups.append([reading])
     return groups
+
+
+async def test_what_happens_in_one_workspace_has_only_its_streams_looked_at(room: Room) -> None:
+    elsewhere = await Room.make(room.suite)
+    assert isinstance(elsewhere, Room)
+    async with listening(room, room.admin), listening(elsewhere, elsewhere.admin) as listener:
+        with statements_sent() as sent:
+            made = await elsewhere.channel()
+            await listener.until(lambda: listener.has("conversation_gained", made))
+            # A poll may have come first; it looks at all of them.
+            made = await elsewhere.channel()
+            await listener.until(lambda: listener.has("conversation_gained", made))
+            both = {room.workspace_id, elsewhere.workspace_id}
+            async with asyncio.timeout(3 * audiences.POLL_SECONDS):
+                while not any(both <= ids for ids in _looks(sent)):  # noqa: ASYNC110 - a statement sets no event
+                    await asyncio.sleep(0.05)
+    assert {elsewhere.workspace_id} in _looks(sent)
+
+
+def _looks(sent: list[Statement]) -> list[set[str]]:
+    """The workspaces of which it was read who sees what, each time."""
+    return [set(each.parameters["workspace_ids"]) for each in sent if "workspace_ids" in (each.parameters or ())]
