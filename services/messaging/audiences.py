@@ -9,6 +9,7 @@ import asyncio
 import contextvars
 import random
 import time
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 
@@ -29,6 +30,8 @@ DISTRUST_SECONDS = 10.0
 """How often guests are asked about whatever the revision says: a new grant does not raise it."""
 RETRY_SECONDS = 0.5
 HELD_SECONDS = 30.0
+STREAMS_AT_ONCE = 200
+"""Of which it is found out what they gained and lost before others have their turn."""
 MOST_CATCHING_UP = 2
 """Of each audience, at a time: of the four connections for statements the others keep some, whoever comes back."""
 
@@ -48,7 +51,10 @@ class Audience:
         self._woken: dict[str, None] = {}
         """In the order in which they are to be read."""
         self._everything = False
-        self._look = False
+        self._look: set[str] = set()
+        """The workspaces in which somebody may have gained or lost sight of something."""
+        self._workspaces: Counter[str] = Counter()
+        """How many streams each has."""
         self._public: dict[str, frozenset[str]] = {}
         self._distrust_at = 0.0
         self._wake = asyncio.Event()
@@ -56,7 +62,7 @@ class Audience:
     def wake(self, conversation_id: str = "") -> None:
         """Has a conversation read at once; all of them if none is named."""
         if not conversation_id:
-            self._everything = self._look = True
+            self._look_everywhere()
         elif conversation_id in self._watching:
             self._woken[conversation_id] = None
         else:
@@ -65,9 +71,17 @@ class Audience:
 
     def wake_sights(self, workspace_id: str = "") -> None:
         """Has it looked for conversations that somebody of the workspace gained or lost."""
-        if not workspace_id or any(stream.workspace_id == workspace_id for stream in self._streams):
-            self._look = True
-            self._wake.set()
+        if not workspace_id:
+            self._look.update(self._workspaces)
+        elif workspace_id in self._workspaces:
+            self._look.add(workspace_id)
+        else:
+            return
+        self._wake.set()
+
+    def _look_everywhere(self) -> None:
+        self._everything = True
+        self._look.update(self._workspaces)
 
     @property
     def streams(self) -> Collection[Stream]:
@@ -96,11 +110,16 @@ class Audience:
     def add(self, stream: Stream) -> None:
         """Takes in a stream that was just opened. It has to catch up first."""
         self._streams.add(stream)
+        self._workspaces[stream.workspace_id] += 1
         self._part(stream)
 
     def remove(self, stream: Stream) -> None:
         """Forgets a stream whose client is gone."""
         self._streams.discard(stream)
+        self._workspaces[stream.workspace_id] -= 1
+        if not self._workspaces[stream.workspace_id]:
+            del self._workspaces[stream.workspace_id]
+            self._public.pop(stream.workspace_id, None)
         self._withdraw(stream)
         if stream in self._behind:
             self._behind.pop(stream).cancel()
@@ -155,13 +174,13 @@ class Audience:
             # Also when there is always something to wake for: a wake-up that was lost is found by the poll alone.
             if time.monotonic() >= poll_at:
                 poll_at = time.monotonic() + POLL_SECONDS
-                self._everything = self._look = True
+                self._look_everywhere()
             self._wake.clear()
             try:
                 await self._cycle()
             except Exception as error:
                 _report("deliver", error)
-                self._everything = self._look = True
+                self._look_everywhere()
                 await asyncio.sleep(pause_seconds())
 
     async def check_access(self) -> None:
@@ -176,9 +195,9 @@ class Audience:
         """Looks for gains and losses if need be, then reads what was woken and delivers it."""
         woken = self._woken | dict.fromkeys(self._watching) if self._everything else self._woken
         look = self._look
-        self._woken, self._everything, self._look = {}, False, False
+        self._woken, self._everything, self._look = {}, False, set()
         if look:
-            woken |= dict.fromkeys(await self._look_around())
+            woken |= dict.fromkeys(await self._look_around(look))
         # An ended stream no longer moves on: with it, the same would be read again and again.
         watching = {key: [stream for stream in self._watching.get(key, ()) if not stream.ended] for key in woken}
         rest, held = await self._deliver({key: streams for key, streams in watching.items() if streams})
@@ -204,9 +223,9 @@ class Audience:
             self._lose(stream, conversation_id)
         return rest, held
 
-    async def _look_around(self) -> set[str]:
-        """Tells streams what they gained and lost; returns the conversations gained, to be read."""
-        streams = [stream for stream in self.open_streams() if stream.joined]
+    async def _look_around(self, among: Collection[str]) -> set[str]:
+        """Tells streams of some workspaces what they gained and lost; returns the conversations gained, to be read."""
+        streams = [stream for stream in self.open_streams() if stream.joined and stream.workspace_id in among]
         if not streams:
             return set()
         workspace_ids = {stream.workspace_id for stream in streams if stream.channels is None}
@@ -218,7 +237,11 @@ class Audience:
         )
         public = {workspace_id: frozenset(sights.public.get(workspace_id, ())) for workspace_id in workspace_ids}
         settled = {workspace_id for workspace_id, keys in public.items() if self._public.get(workspace_id) == keys}
-        changes = deliveries.changes(streams, sights, settled=settled)
+        changes: list[deliveries.Change] = []
+        for start in range(0, len(streams), STREAMS_AT_ONCE):
+            changes += deliveries.changes(streams[start : start + STREAMS_AT_ONCE], sights, settled=settled)
+            # So long a loop would keep everybody else's calls waiting.
+            await asyncio.sleep(0)
         for change in changes:
             change.stream.groups_wanted |= {
                 seen.group_id for seen in change.gained if seen.group_id and not change.stream.is_in_group_of(seen)
@@ -228,7 +251,8 @@ class Audience:
         for change in changes:
             if change.stream not in held:
                 found |= self._apply(change)
-        self._public = public
+        # Without those whose last client went away meanwhile.
+        self._public |= {key: public[key] for key in public.keys() & self._workspaces.keys()}
         return found
 
     def _apply(self, change: deliveries.Change) -> set[str]:

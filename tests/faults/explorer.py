@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 Outcome = TypeVar("Outcome")
-_QUIET_PASSES = 12
+_QUIET_PASSES = 8
 """So often the loop turns without a task reaching a point: then all of them wait."""
 _MOST_PASSES = 400
 

@@ -80,9 +80,14 @@ GUARDED_BY: Mapping[str, Sequence[str]] = {
     "services/messaging/guest_sight.py": _service("guest_sight_people", "guest_sight_streams", "guest_sight_history"),
     "services/messaging/sends.py": _service("messaging_messages", "messaging_bodies", "messaging_coalescing"),
     "services/messaging/changes.py": _service("messaging_edits", "messaging_deletes"),
-    "services/messaging/deliveries.py": _service("messaging_streams", "messaging_channels"),
+    "services/messaging/deliveries.py": (
+        *_unit("messaging_deliveries"),
+        *_service("messaging_streams", "messaging_channels"),
+    ),
     "services/messaging/hub.py": _service("messaging_streams", "messaging_channels"),
-    "services/messaging/audiences.py": _service("messaging_streams", "messaging_channels"),
+    "services/messaging/audiences.py": _service(
+        "messaging_streams", "messaging_channels", "messaging_catch_ups", "messaging_fair_shares"
+    ),
     "services/messaging/peers.py": _service("messaging_messages", "guest_sight_locked"),
 }
 

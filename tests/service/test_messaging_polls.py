@@ -10,7 +10,7 @@ from guildhall.messaging.v1 import message_service_pb2_grpc as messages_rpc
 
 from services.messaging import audiences
 from tests.service.test_messaging_conversations import Room
-from tests.service.test_messaging_streams import append_directly, listening, replica
+from tests.service.test_messaging_streams import Listener, append_directly, listening, replica
 from tests.support.statements import Statement, statements_sent
 from tests.support.suite import Suite
 
@@ -93,3 +93,30 @@ def _apart(readings: list[Statement]) -> list[list[Statement]]:
         else:
             groups.append([reading])
     return groups
+
+
+async def test_what_happens_in_one_workspace_has_only_its_streams_looked_at(room: Room) -> None:
+    elsewhere = await Room.make(room.suite)
+    assert isinstance(elsewhere, Room)
+    async with listening(room, room.admin) as listener, listening(elsewhere, elsewhere.admin) as other:
+        await _until_gained(room, listener)
+        await _until_gained(elsewhere, other)
+        with statements_sent() as sent:
+            async with asyncio.timeout(10 * audiences.POLL_SECONDS):
+                # Not at the first attempt if a poll comes at the same moment, which looks at all of them.
+                while {elsewhere.workspace_id} not in _looks(sent):
+                    await _until_gained(elsewhere, other)
+                while {room.workspace_id, elsewhere.workspace_id} not in _looks(sent):  # noqa: ASYNC110 - as above
+                    await asyncio.sleep(0.05)
+
+
+async def _until_gained(room: Room, listener: Listener) -> None:
+    """Waits until a live stream was told of a channel that was just made."""
+    made = await room.channel()
+    await listener.until(lambda: listener.has("conversation_gained", made))
+
+
+def _looks(sent: list[Statement]) -> list[set[str]]:
+    """The workspaces of which it was read who sees what, each time."""
+    asked = [each.parameters for each in sent if each.service == "messaging"]
+    return [set(each["workspace_ids"]) for each in asked if each and {"workspace_ids", "granted"} <= set(each)]
