@@ -39,7 +39,7 @@ def test_envoy_looks_for_each_service_by_dns_again_and_again(base: Objects, fold
 def test_the_public_url_is_that_of_the_settings(prod: Objects, folder: Path) -> None:
     text = json.dumps(configuration(prod, folder))
 
-    assert "https://guildhall.example" in text
+    assert "https://app.example.com" in text
     assert "$(" not in text
 
 

@@ -65,7 +65,7 @@ class Project:
         """Sets variables for whatever is brought up from now on."""
         self._environment |= variables
 
-    def shell(self, script: str, folder: Path, *, seconds: float = 300) -> None:
+    def shell(self, script: str, folder: Path, *, seconds: float = 2 * UP_SECONDS) -> None:
         """Runs commands of the documentation on this project, in a folder."""
         ours = shlex.join([*self._command, "--profile", "admin"])
         told = script.replace("docker compose -f deploy/compose.yaml", ours)
