@@ -79,6 +79,8 @@ class Stream:
         self.looked_at: frozenset[str] | None = None
         """The private conversations that were last found; None if nobody looked since it joined."""
         self._opened_at: datetime | None = None
+        self._left: dict[str, int] = {}
+        """Where it stood in the conversations that it lost."""
         self._written: dict[str, int] = {}
         self._waiting: deque[Frame] = deque()
         self._waiting_bytes = 0
@@ -163,9 +165,12 @@ class Stream:
         return reading.member_ids is not None and self.member_id in reading.member_ids
 
     def gain(self, seen: Seen) -> None:
-        """Takes a place in another conversation: at its start if it is younger than the stream, else at its head."""
+        """Takes a place in another conversation: at its start if it is younger than the stream, else at its head.
+
+        In one that it had and lost, where it was: what happened since is theirs to know now, what they have is not new.
+        """
         is_young = self._opened_at is not None and seen.created_at > self._opened_at
-        position = 0 if is_young else seen.head
+        position = min(self._left.pop(seen.conversation_id, 0 if is_young else seen.head), seen.head)
         self.places[seen.conversation_id] = Place(position, seen.revision, seen.group_id)
         self.give(Frame(events.gained(seen.conversation_id, position), {seen.conversation_id: position}))
 
@@ -173,7 +178,9 @@ class Stream:
         """Gives up a place."""
         # It may still be written down as theirs, and come back without any change of that.
         self.looked_at = None
-        if self.places.pop(conversation_id, None) is not None:
+        left = self.places.pop(conversation_id, None)
+        if left is not None:
+            self._left[conversation_id] = left.position
             self.give(Frame(events.lost(conversation_id), {conversation_id: LOST}))
 
     def leave(self) -> None:

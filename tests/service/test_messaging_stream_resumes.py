@@ -30,6 +30,11 @@ def told(listener: Listener, conversation_id: str) -> list[tuple[str | None, int
     return [(event.WhichOneof("payload"), place_of(event)) for event in found]
 
 
+def said(listener: Listener, conversation_id: str) -> list[str]:
+    """The messages of a conversation, as they came."""
+    return [text for text in listener.texts(conversation_id) if text]
+
+
 def place_of(event: pb.Event) -> int:
     """An event's number, or the one that it names."""
     kind = event.WhichOneof("payload")
@@ -106,6 +111,23 @@ async def test_with_as_many_positions_as_there_is_room_for_nothing_is_told_to_be
         await hall.sent(hall.admin, "hi", to=direct)
         await listener.until(lambda: listener.texts(direct))
         assert told(listener, direct) == [("message_created", 1)]
+
+
+async def test_a_conversation_that_is_lost_and_regained_on_one_stream_goes_on_where_it_was(hall: Hall) -> None:
+    bob, bob_id = await hall.newcomer("Bob")
+    async with listening(hall, bob) as listener:
+        private = await hall.channel(private=True)
+        await hall.of("AddParticipant", private, member_id=bob_id)
+        await hall.sent(hall.admin, "first", to=private)
+        await listener.until(lambda: said(listener, private) == ["first"])
+        await hall.of("RemoveParticipant", private, member_id=bob_id)
+        await listener.until(lambda: listener.has("conversation_lost", private))
+        await hall.sent(hall.admin, "while he was out", to=private)
+        await hall.of("AddParticipant", private, member_id=bob_id)
+        await hall.sent(hall.admin, "back", to=private)
+        await listener.until(lambda: "back" in said(listener, private))
+        assert said(listener, private) == ["first", "while he was out", "back"]
+        assert listener.numbers(private) == list(range(1, 7))
 
 
 class Follower:
