@@ -22,7 +22,7 @@ from services.messaging.access import Access
 from services.messaging.blobs import open_blobs
 from services.messaging.changes import Changes
 from services.messaging.downloads import Downloads
-from services.messaging.file_sweeps import Sweeps, blob_remover
+from services.messaging.file_sweeps import Sweeps, blob_remover, releaser
 from services.messaging.group_lookups import GroupLookups
 from services.messaging.group_syncs import GroupSyncs
 from services.messaging.guards import Guard
@@ -196,9 +196,10 @@ def _add_live(frame: Frame, *, access: Access, guard: Guard, hub: Hub, sights: S
 
 
 async def _member_removed(tx: AsyncConnection, removed: events.MemberRemoved) -> None:
-    """Participation and read states hang on the member id that ended."""
+    """Participation, read states and what was announced hang on the member id that ended."""
     await remove_member(tx, removed)
     await read_states.member_removed(tx, removed)
+    await files.member_removed(tx, removed)
 
 
 def _consumers(on_group: Callable[[], None]) -> Mapping[str, Consumer]:
@@ -225,6 +226,7 @@ def worker(settings: MessagingWorkerSettings) -> None:
         **purges.works(database),
         erasures.ERASE: erasures.eraser(database),
         files.REMOVE_BLOBS: blob_remover(database, blobs),
+        files.RELEASE: releaser(database),
     }
     of_files = Sweeps(database, blobs)
     sweeps: Mapping[str, Sweep] = {
