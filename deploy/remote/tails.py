@@ -91,7 +91,7 @@ class _Lines:
             case "reaction_added" | "reaction_removed":
                 reaction: Any = getattr(event, kind)
                 did = "reacted" if kind == "reaction_added" else "took back"
-                return f"{await self._member(reaction.member_id)} {did} {reaction.emoji}"
+                return f"{await self._member(reaction.member_id)} {did} {reaction.emoji or 'all their reactions'}"
             case "participant_joined" | "participant_left":
                 participant: Any = getattr(event, kind)
                 return f"{await self._member(participant.member_id)} {kind.removeprefix('participant_')}"

@@ -307,8 +307,12 @@ def _fill_reaction(event: pb.Event, row: Row[Any]) -> None:
         message = wire.message(row, workspace_id=row.workspace_id, conversation_id=row.conversation_id)
         event.message_deleted.CopyFrom(message)
         return
+    if row.emoji is None and row.event_kind == "reaction_added":
+        # Whose it was has been erased. That it is gone is told by an event after it.
+        event.hidden.SetInParent()
+        return
     reaction = getattr(event, row.event_kind)
-    reaction.message_id, reaction.emoji = row.message_id, row.emoji
+    reaction.message_id, reaction.emoji = row.message_id, row.emoji or ""
     reaction.member_id, reaction.user_id = row.event_member_id, row.event_user_id
 
 
