@@ -1,6 +1,6 @@
 """messaging's wiring."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 from guildhall.events.v1 import event_sink_pb2 as events
 from guildhall.messaging.v1 import (
@@ -51,7 +51,11 @@ SERVICE = "messaging"
 
 def build(settings: MessagingSettings) -> Frame:
     """The service, wired but not started."""
-    frame = Frame(SERVICE, settings, consumes=_consumers(lambda: syncs.wake()))
+
+    async def promoted(tx: AsyncConnection, event: events.GuestPromoted) -> None:
+        await guest_promoted(tx, event, membership=membership)
+
+    frame = Frame(SERVICE, settings, consumes=_consumers(lambda: syncs.wake(), promoted))
     database, secret, wakes = frame.database, frame.secret, frame.wakes
     membership, guests = Membership(frame.channels["membership"]), Guests(frame.channels["guest"])
     groups = GroupLookups(database)
@@ -202,14 +206,16 @@ async def _member_removed(tx: AsyncConnection, removed: events.MemberRemoved) ->
     await files.member_removed(tx, removed)
 
 
-def _consumers(on_group: Callable[[], None]) -> Mapping[str, Consumer]:
+def _consumers(
+    on_group: Callable[[], None], promoted: Callable[[AsyncConnection, events.GuestPromoted], Awaitable[None]]
+) -> Mapping[str, Consumer]:
     return {
         "member_removed": Consumer({"membership"}, _member_removed),
         "user_deleted": Consumer({"identity"}, erasures.user_deleted),
         "workspace_deleted": Consumer({"membership"}, purges.workspace_deleted),
         "group_membership_changed": Consumer({"membership"}, group_conversations.membership_changed, on_group),
         "group_deleted": Consumer({"membership"}, group_conversations.group_deleted),
-        "guest_promoted": Consumer({"guest"}, guest_promoted),
+        "guest_promoted": Consumer({"guest"}, promoted),
     }
 
 
