@@ -45,14 +45,20 @@ def unread(read_seq: str, since: str = "true") -> str:
     )"""
 
 
+def unread_of_stay(history: str = "true") -> str:
+    """SQL: the same for one of their stays, whose read state is `r` and part in it `p`, or NULL for none.
+
+    Who has not read anything has unread what came since they joined.
+    """
+    since = f"(r.read_seq IS NOT NULL OR m.created_at >= p.joined_at) AND {history}"
+    return unread("coalesce(r.read_seq, 0)", since)
+
+
 def own(history: str = "true") -> str:
     """SQL: how :user_id stands in `c`, and its last message; `history` is about a message `m`.
 
     By person, not by member: it is read before membership is asked, and the caller sorts out former stays.
     """
-    unread_count = unread(
-        "coalesce(r.read_seq, 0)", f"(r.read_seq IS NOT NULL OR m.created_at >= p.joined_at) AND {history}"
-    )
     return f"""
     LEFT JOIN LATERAL (
         SELECT jsonb_object_agg(
@@ -61,7 +67,7 @@ def own(history: str = "true") -> str:
         FROM (
             SELECT CAST(coalesce(p.member_id, r.member_id) AS text) AS member_id, p.member_id IS NOT NULL AS joined,
                 coalesce(r.read_seq, 0) AS read_seq,
-                {unread_count} AS unread
+                {unread_of_stay(history)} AS unread
             FROM (
                 SELECT member_id, joined_at FROM participants WHERE conversation_id = c.id AND user_id = :user_id
             ) p
