@@ -63,6 +63,13 @@ TAKING_PART = f"""(
         ) END
 )"""
 """VISIBLE, but for what membership has to say of groups: for who asks about those after the reading."""
+CANDIDATES = """(
+    SELECT id FROM conversations
+    WHERE workspace_id = :workspace_id AND visibility = 'public' AND CAST(:granted AS uuid[]) IS NULL
+    UNION SELECT conversation_id FROM participants WHERE member_id = :member_id
+    UNION SELECT unnest(CAST(:granted AS uuid[]))
+)"""
+"""The ids of all that TAKING_PART can be true of: few, where a workspace has many conversations of others."""
 VISIBLE = f"""(
     {TAKING_PART} AND (c.group_id IS NULL OR c.group_id = ANY(CAST(:groups AS uuid[])))
 )"""

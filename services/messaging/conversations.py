@@ -8,7 +8,7 @@ from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.messaging import activities, limits
-from services.messaging.access import IN_HISTORY, VISIBLE, Viewer
+from services.messaging.access import CANDIDATES, IN_HISTORY, VISIBLE, Viewer
 from services.messaging.messages import KEPT, MESSAGE
 
 CONVERSATION = """
@@ -88,14 +88,20 @@ FILTER = """
     c.workspace_id = :workspace_id AND c.id > :after AND (CAST(:kind AS text) IS NULL OR c.kind = :kind)
     AND (c.archived_at IS NOT NULL) = :archived
 """
+# A page of those that are public and one of those that they take part in: who has few does not look through all that
+# others have among themselves.
 LIST_AS_MEMBER = text(f"""
     SELECT {COLUMNS}, 0 AS everything, 0 AS participant_count
     FROM (
-        SELECT c.* FROM conversations c
-        WHERE {FILTER} AND (c.visibility = 'public' OR EXISTS (
-            SELECT FROM participants p WHERE p.conversation_id = c.id AND p.user_id = :user_id
-        ))
-        ORDER BY c.id LIMIT :limit
+        (
+            SELECT c.* FROM conversations c WHERE {FILTER} AND c.visibility = 'public' ORDER BY c.id LIMIT :limit
+        ) UNION ALL (
+            SELECT c.* FROM (
+                SELECT DISTINCT p.conversation_id AS id FROM participants p
+                WHERE p.user_id = :user_id AND p.conversation_id > :after
+            ) part JOIN conversations c ON c.id = part.id
+            WHERE {FILTER} AND c.visibility = 'private' ORDER BY c.id LIMIT :limit
+        ) ORDER BY id LIMIT :limit
     ) c {own()}
     ORDER BY c.id
 """)
@@ -103,7 +109,10 @@ LIST_AS_MEMBER = text(f"""
 EVERYTHING = f"CASE WHEN own.stays IS NULL THEN {unread('0', IN_HISTORY)} ELSE 0 END AS everything"
 LIST_AS_GUEST = text(f"""
     SELECT {COLUMNS}, {EVERYTHING}, 0 AS participant_count
-    FROM (SELECT c.* FROM conversations c WHERE {FILTER} AND {VISIBLE} ORDER BY c.id LIMIT :limit) c {own(IN_HISTORY)}
+    FROM (
+        SELECT c.* FROM {CANDIDATES} candidate JOIN conversations c ON c.id = candidate.id
+        WHERE {FILTER} AND {VISIBLE} ORDER BY c.id LIMIT :limit
+    ) c {own(IN_HISTORY)}
     ORDER BY c.id
 """)
 READ_AS_GUEST = text(f"""
