@@ -131,6 +131,7 @@ class Viewer:
             "granted": granted,
             "since": None if self.granted is None else list(self.granted.values()),
             "groups": list(self.groups),
+            "manages": self.manages,
         }
 
     def since(self, conversation_id: str) -> datetime | None:
@@ -263,9 +264,9 @@ class Access:
         )
         return replace(reader, moderates=moderates)
 
-    async def is_moderator(self, call: Call, *, workspace_id: str) -> bool:
-        """Whether somebody may delete what others brought. NOT_FOUND."""
-        verdict = await self._verdict(call, workspace_id, MODERATE)
+    async def is_moderator(self, call: Call, *, workspace_id: str, capability: str = MODERATE) -> bool:
+        """Whether somebody may delete what others brought, or change what others made. NOT_FOUND."""
+        verdict = await self._verdict(call, workspace_id, capability)
         return verdict.allowed and not is_guest(verdict)
 
     async def require_manager(self, call: Call, *, workspace_id: str, conversation_id: str) -> Viewer:

@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.messaging import activities, limits
 from services.messaging.access import CANDIDATES, IN_HISTORY, VISIBLE, Viewer
+from services.messaging.changes import ABANDONED
 from services.messaging.messages import KEPT, MESSAGE
 
 CONVERSATION = """
@@ -105,6 +106,10 @@ LIST_AS_MEMBER = text(f"""
     ) c {own()}
     ORDER BY c.id
 """)
+LIST_ABANDONED = text(f"""
+    SELECT to_jsonb(c) AS conversation, NULL AS stays, NULL AS message_id, 0 AS everything, 0 AS participant_count
+    FROM conversations c WHERE {FILTER} AND {ABANDONED} ORDER BY c.id LIMIT :limit
+""")
 # Who is granted a conversation never joined it: without a read position all of it is unread.
 EVERYTHING = f"CASE WHEN own.stays IS NULL THEN {unread('0', IN_HISTORY)} ELSE 0 END AS everything"
 LIST_AS_GUEST = text(f"""
@@ -163,6 +168,11 @@ async def list_as_member(tx: AsyncConnection, *, user_id: str, **page: Any) -> S
     `page` is workspace_id, kind or None, archived, after and limit.
     """
     return (await tx.execute(LIST_AS_MEMBER, {**page, "user_id": user_id})).all()
+
+
+async def list_abandoned(tx: AsyncConnection, **page: Any) -> Sequence[Row[Any]]:
+    """The private channels in which nobody takes part; of what was said in them nothing."""
+    return (await tx.execute(LIST_ABANDONED, page)).all()
 
 
 async def list_as_guest(tx: AsyncConnection, *, viewer: Viewer, **page: Any) -> Sequence[Row[Any]]:
