@@ -7,6 +7,7 @@ import pytest
 from guildhall.events.v1 import event_sink_pb2 as events
 from guildhall.membership.v1 import member_service_pb2 as members
 from guildhall.membership.v1 import member_service_pb2_grpc as members_rpc
+from sqlalchemy import Engine, event
 
 from services.messaging import file_sweeps
 from services.messaging.settings import GIB, MessagingSettings
@@ -131,6 +132,25 @@ async def test_a_guest_and_a_former_moderator_see_their_own_alone(room: FileRoom
     )
     await room.admin.call(stub.UpdateMemberRole, lowered)
     assert await room.ids(moderator, unattached=True) == []
+
+
+async def test_who_was_lowered_while_it_was_read_is_shown_nothing_of_others(room: FileRoom) -> None:
+    moderator, member_id = await room.member(members.ROLE_ADMIN)
+    await room.created(room.admin)
+    own = await room.created(moderator)
+    lowered: list[str] = []
+
+    def lower(_connection: object, _cursor: object, statement: str, *_more: object) -> None:
+        if not lowered and "f.message_id IS NULL AND (" in statement and "LIMIT" in statement:
+            lowered.append(statement)
+            room.suite.rows("membership", "UPDATE members SET role = 'member' WHERE id = %(id)s", {"id": member_id})
+
+    event.listen(Engine, "after_cursor_execute", lower)
+    try:
+        assert await room.ids(moderator, unattached=True) == [own]
+    finally:
+        event.remove(Engine, "after_cursor_execute", lower)
+    assert lowered
 
 
 async def test_unattached_and_a_message_exclude_each_other(room: FileRoom) -> None:
