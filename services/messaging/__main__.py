@@ -1,6 +1,6 @@
 """messaging's wiring."""
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from guildhall.events.v1 import event_sink_pb2 as events
 from guildhall.messaging.v1 import (
@@ -51,11 +51,7 @@ SERVICE = "messaging"
 
 def build(settings: MessagingSettings) -> Frame:
     """The service, wired but not started."""
-
-    async def promoted(tx: AsyncConnection, event: events.GuestPromoted) -> None:
-        await guest_promoted(tx, event, membership=membership)
-
-    frame = Frame(SERVICE, settings, consumes=_consumers(lambda: syncs.wake(), promoted))
+    frame = Frame(SERVICE, settings, consumes=_consumers(lambda: syncs.wake(), lambda: membership))
     database, secret, wakes = frame.database, frame.secret, frame.wakes
     membership, guests = Membership(frame.channels["membership"]), Guests(frame.channels["guest"])
     groups = GroupLookups(database)
@@ -206,9 +202,12 @@ async def _member_removed(tx: AsyncConnection, removed: events.MemberRemoved) ->
     await files.member_removed(tx, removed)
 
 
-def _consumers(
-    on_group: Callable[[], None], promoted: Callable[[AsyncConnection, events.GuestPromoted], Awaitable[None]]
-) -> Mapping[str, Consumer]:
+def _consumers(on_group: Callable[[], None], membership: Callable[[], Membership]) -> Mapping[str, Consumer]:
+    """`membership` is there once the service is wired, which is before any event comes."""
+
+    async def promoted(tx: AsyncConnection, event: events.GuestPromoted) -> None:
+        await guest_promoted(tx, event, membership=membership())
+
     return {
         "member_removed": Consumer({"membership"}, _member_removed),
         "user_deleted": Consumer({"identity"}, erasures.user_deleted),
