@@ -27,11 +27,13 @@ async def find_workspace(client: Client, named: str) -> workspaces.Workspace:
     return workspace
 
 
-async def list_conversations(client: Client, workspace_id: str) -> list[conversations.Conversation]:
-    """The conversations that the caller sees and that are not archived."""
+async def list_conversations(
+    client: Client, workspace_id: str, *, archived: bool = False
+) -> list[conversations.Conversation]:
+    """The conversations that the caller sees and that are not archived, or those that are."""
     pages = client.pages(
         client.stub(conversations_rpc.ConversationServiceStub).ListConversations,
-        conversations.ListConversationsRequest(workspace_id=workspace_id),
+        conversations.ListConversationsRequest(workspace_id=workspace_id, archived=archived),
         lambda page: page.conversations,
     )
     return [each async for each in pages]

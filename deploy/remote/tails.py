@@ -50,6 +50,10 @@ async def tail(
 
     shown = 0
     positions = {each.conversation_id: max(0, each.last_event_seq - last) for each in seen} if last else {}
+    if positions:
+        # Named as well, or they would be taken for gained just now.
+        old = await places.list_conversations(client, chosen.workspace_id, archived=True)
+        positions |= {each.conversation_id: each.last_event_seq for each in old}
     async with aclosing(client.events(chosen.workspace_id, positions=positions, opened=opened)) as stream:
         async for event in stream:
             if only and event.conversation_id != only:
@@ -87,7 +91,7 @@ class _Lines:
             case "reaction_added" | "reaction_removed":
                 reaction: Any = getattr(event, kind)
                 did = "reacted" if kind == "reaction_added" else "took back"
-                return f"{await self._member(reaction.member_id)} {did} {reaction.emoji}"
+                return f"{await self._member(reaction.member_id)} {did} {reaction.emoji or 'all their reactions'}"
             case "participant_joined" | "participant_left":
                 participant: Any = getattr(event, kind)
                 return f"{await self._member(participant.member_id)} {kind.removeprefix('participant_')}"

@@ -1,4 +1,4 @@
-"""How a guest ends before their time: removed, or promoted to a full member.
+"""How a guest ends before their time: removed, or promoted to a full member; and long after it.
 
 The guest's row decides, in one transaction with the event that has membership follow. The call then asks membership
 itself, so that it is done before the answer; the event is the net for a call that dies in between.
@@ -7,13 +7,26 @@ itself, so that it is done before the answer; the event is the net for a call th
 from typing import Any
 
 from guildhall.events.v1 import event_sink_pb2 as events
-from sqlalchemy import Row
+from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.chassis.errors import EtagMismatch
 from services.chassis.outbox import emit
 from services.guest import guests, notices, sight
 from services.guest.errors import GuestEnded
+
+# Until then a new link has them begin anew, as the member who they were.
+END_LONG_OVER = text("""
+    UPDATE guests
+    SET ended_at = statement_timestamp(), end_reason = 'removed', generation = generation + 1,
+        updated_at = statement_timestamp()
+    WHERE member_id IN (
+        SELECT member_id FROM guests
+        WHERE state = 'ENDED' AND ended_at IS NULL AND grace_end_at <= statement_timestamp() - interval '30 days'
+        ORDER BY grace_end_at LIMIT 100 FOR UPDATE SKIP LOCKED
+    )
+    RETURNING CAST(workspace_id AS text) AS workspace_id, CAST(member_id AS text) AS member_id
+""")
 
 
 async def remove(tx: AsyncConnection, *, workspace_id: str, member_id: str, actor_user_id: str, etag: str) -> Row[Any]:
@@ -53,3 +66,16 @@ async def promote(
     )
     await emit(tx, ["membership", "messaging"], events.Event(guest_promoted=promoted))
     return await guests.get(tx, **guest)
+
+
+async def remove_long_over(tx: AsyncConnection) -> int:
+    """Ends the stays of guests whose grace was over 30 days ago, a hundred at most; returns how many there were.
+
+    They see nothing, but are members still, and count among those that a workspace may have.
+    """
+    rows = (await tx.execute(END_LONG_OVER)).all()
+    for row in rows:
+        guest = {"workspace_id": row.workspace_id, "member_id": row.member_id}
+        await tx.execute(guests.REVOKE_ALL, guest)
+        await emit(tx, ["membership"], events.Event(guest_removed=events.GuestRemoved(**guest)))
+    return len(rows)

@@ -134,6 +134,7 @@ guests = Table(
     Index("guests_person_key", "workspace_id", "user_id", unique=True, postgresql_where=text("ended_at IS NULL")),
     Index("guests_to_lock", "expire_at", postgresql_where=text("state = 'ACTIVE'")),
     Index("guests_to_end", "grace_end_at", postgresql_where=text("state = 'LOCKED'")),
+    Index("guests_to_remove", "grace_end_at", postgresql_where=text("state = 'ENDED' AND ended_at IS NULL")),
     Index("guests_invite", "invite_id"),
     Index("guests_workspace", "workspace_id", "member_id"),
     Index("guests_sponsor", "workspace_id", "sponsor_member_id"),

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.chassis.database import Database
 from services.chassis.outbox import enqueue
 from services.chassis.worker import Sweep, Work
-from services.guest import invites, metrics, notices, policy_changes, purges, redemptions
+from services.guest import departures, invites, metrics, notices, policy_changes, purges, redemptions
 
 EXPIRE = "guest.expire"
 
@@ -67,6 +67,10 @@ def sweeps(database: Database) -> Mapping[str, Sweep]:
         while await database.transaction(enqueue_due):
             pass
 
+    async def sweep_members() -> None:
+        while await database.transaction(departures.remove_long_over):
+            pass
+
     async def sweep_notices() -> None:
         while await database.transaction(notices.queue_due):
             pass
@@ -79,6 +83,7 @@ def sweeps(database: Database) -> Mapping[str, Sweep]:
     return {
         "abandon_redemptions": sweep_redemptions,
         "expire_guests": sweep_guests,
+        "remove_guests": sweep_members,
         "queue_notices": sweep_notices,
         "forget": forget,
     }

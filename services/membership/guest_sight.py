@@ -67,6 +67,13 @@ class Sight:
         verdicts = iter(await self._guests.check(asked))
         return [stay.kind == "full" or next(verdicts).state in ENTITLED for stay in callers]
 
+    async def is_over(self, caller: Caller) -> bool:
+        """Whether they were a guest whose time is over, by guest's word: not if it does not know them."""
+        if caller.kind == "full":
+            return False
+        (verdict,) = await self._guests.check([(str(caller.workspace_id), str(caller.id))])
+        return verdict.state == guest_service_pb2.GUEST_STATE_ENDED and verdict.HasField("grace_end_time")
+
     async def require_present(self, caller: Caller) -> None:
         """NotFound for a guest who has ended: they are nobody."""
         if not all(await self.present([caller])):

@@ -1,5 +1,6 @@
 """Invitations by e-mail: for one address, 7 days, one use, and no longer than the sender may invite."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,6 +66,11 @@ FIND_BY_TOKEN = text(f"""
     LEFT JOIN members m ON m.workspace_id = i.workspace_id AND m.id = i.inviter_member_id AND {ABLE}
     WHERE i.token_hash = :token_hash
 """)
+FIND_STAY = text("""
+    SELECT m.id, m.workspace_id, m.kind FROM invitations i
+    JOIN members m ON m.workspace_id = i.workspace_id AND m.user_id = :user_id AND m.state = 'active'
+    WHERE i.token_hash = :token_hash
+""")
 CONSUME = text(f"""
     UPDATE invitations SET accepted_at = statement_timestamp()
     WHERE workspace_id = :workspace_id AND id = :id AND {UNENDED} AND statement_timestamp() < expire_at
@@ -110,6 +116,8 @@ class Offer:
     invitation: Row[Any]
     member: Row[Any] | None
     """The presenter, where they are a member already."""
+    ended: Row[Any] | None = None
+    """Their stay as a guest, where its time is over."""
 
 
 def token_of(secret: SecretKey, invitation_id: str, rotation: int = 0) -> str:
@@ -120,25 +128,35 @@ def token_of(secret: SecretKey, invitation_id: str, rotation: int = 0) -> str:
     return secret.token("ghi", invitation_id, *([str(rotation)] if rotation else []))
 
 
-async def access_offer(tx: AsyncConnection, presenter: Presenter, *, token: str) -> Offer:
+async def find_stay(tx: AsyncConnection, presenter: Presenter, *, token: str) -> Row[Any] | None:
+    """The presenter's membership, if it is in force, of the workspace that a token is for."""
+    named = {"user_id": presenter.user_id, "token_hash": token_hash(token)}
+    return (await tx.execute(FIND_STAY, named)).one_or_none()
+
+
+async def access_offer(tx: AsyncConnection, presenter: Presenter, *, token: str, ended_member_id: str = "") -> Offer:
     """What a token offers to its presenter, with the workspace locked; nothing is used up.
 
+    `ended_member_id` is their stay as a guest, if its time is over: it is no reason against another.
     Errors: InvitationInvalid; InvitationForAnother, but only for an invitation that somebody else could use.
     """
     found = await _find_locked(tx, presenter, token)
     if _is_for(found, presenter):
         member = await members.find_active(tx, workspace_id=str(found.workspace_id), user_id=presenter.user_id)
-        if member is not None:
+        if member is not None and str(member.id) != ended_member_id:
             return Offer(found, member)
+        _require_usable(found)
+        return Offer(found, None, member)
     _require_usable(found)
-    if not _is_for(found, presenter):
-        raise InvitationForAnother
-    return Offer(found, None)
+    raise InvitationForAnother
 
 
-async def accept(tx: AsyncConnection, offer: Offer, presenter: Presenter) -> Row[Any]:
+async def accept(
+    tx: AsyncConnection, offer: Offer, presenter: Presenter, *, ended: Sequence[Activity] = ()
+) -> Row[Any]:
     """Makes the presenter a member and uses the invitation up. Who is one already stays as they are, and it is not.
 
+    `ended` is what the log says of the end of an earlier stay.
     Errors: InvitationInvalid, Banned, MemberSuspended, LimitReached.
     """
     if offer.member is not None:
@@ -163,7 +181,8 @@ async def accept(tx: AsyncConnection, offer: Offer, presenter: Presenter) -> Row
     await openings.closed(tx, [used.token_hash])
     way = {"way": "invitation", "after": {"role": invitation.invited_role}}
     came = Activity("member.joined", "member", target_user_id=presenter.user_id, metadata=way)
-    await activities.record(tx, workspace_id, [came, Activity("invitation.accepted", "invitation", invitation_id)])
+    accepted = Activity("invitation.accepted", "invitation", invitation_id)
+    await activities.record(tx, workspace_id, [*ended, came, accepted])
     return joined
 
 

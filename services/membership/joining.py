@@ -1,5 +1,6 @@
 """Who may join a workspace: one question for every way of joining."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Row, text
@@ -66,11 +67,18 @@ async def _require_not_kept_out(
 
 
 async def add(
-    tx: AsyncConnection, *, workspace_id: str, user_id: str, normalized_email: str | None, role: str
+    tx: AsyncConnection,
+    *,
+    workspace_id: str,
+    user_id: str,
+    normalized_email: str | None,
+    role: str,
+    ended: Sequence[Activity] = (),
 ) -> Row[Any]:
     """Makes somebody a full member by a service account's word; who is a member already stays as they are.
 
-    But an admin brings an archived workspace back, whether they come or were left in it. The workspace is locked.
+    But an admin brings an archived workspace back, whether they come or were left in it.
+    `ended` is what the log says of the end of an earlier stay. The workspace is locked.
     Errors: Banned, MemberSuspended, LimitReached; LastAdmin if it is archived, and they would not be an admin.
     """
     present = await members.find_active(tx, workspace_id=workspace_id, user_id=user_id)
@@ -84,7 +92,7 @@ async def add(
     revived = await continuity.revive(tx, workspace_id) if role == "admin" else []
     told = {"way": "added", "after": {"role": role}}
     done = Activity("member.joined", "member", target_user_id=user_id, metadata=told)
-    await activities.record(tx, workspace_id, [done, *revived])
+    await activities.record(tx, workspace_id, [*ended, done, *revived])
     return joined
 
 

@@ -57,6 +57,15 @@ async def end_stay(tx: AsyncConnection, member: Row[Any]) -> list[Activity]:
     return [*passed, *invitations_revoked(revoked)]
 
 
+async def end_guest(tx: AsyncConnection, guest: Row[Any]) -> list[Activity]:
+    """Ends the stay of a guest whose time is over, who comes back as a full member with nothing of it (semantics 36).
+
+    The workspace is locked. Left to the caller: the activities, and the access revision.
+    """
+    followed = await end_stay(tx, guest)
+    return [Activity("member.removed", "member", target_user_id=str(guest.user_id)), *followed]
+
+
 def invitations_revoked(ids: Sequence[str]) -> list[Activity]:
     """What the log says of invitations that ended with somebody's stay, or with a ban."""
     return [Activity("invitation.revoked", "invitation", each) for each in ids]

@@ -22,7 +22,7 @@ from services.messaging.access import Access
 from services.messaging.blobs import open_blobs
 from services.messaging.changes import Changes
 from services.messaging.downloads import Downloads
-from services.messaging.file_sweeps import Sweeps, blob_remover
+from services.messaging.file_sweeps import Sweeps, blob_remover, releaser
 from services.messaging.group_lookups import GroupLookups
 from services.messaging.group_syncs import GroupSyncs
 from services.messaging.guards import Guard
@@ -51,7 +51,7 @@ SERVICE = "messaging"
 
 def build(settings: MessagingSettings) -> Frame:
     """The service, wired but not started."""
-    frame = Frame(SERVICE, settings, consumes=_consumers(lambda: syncs.wake()))
+    frame = Frame(SERVICE, settings, consumes=_consumers(lambda: syncs.wake(), lambda: membership))
     database, secret, wakes = frame.database, frame.secret, frame.wakes
     membership, guests = Membership(frame.channels["membership"]), Guests(frame.channels["guest"])
     groups = GroupLookups(database)
@@ -196,19 +196,25 @@ def _add_live(frame: Frame, *, access: Access, guard: Guard, hub: Hub, sights: S
 
 
 async def _member_removed(tx: AsyncConnection, removed: events.MemberRemoved) -> None:
-    """Participation and read states hang on the member id that ended."""
+    """Participation, read states and what was announced hang on the member id that ended."""
     await remove_member(tx, removed)
     await read_states.member_removed(tx, removed)
+    await files.member_removed(tx, removed)
 
 
-def _consumers(on_group: Callable[[], None]) -> Mapping[str, Consumer]:
+def _consumers(on_group: Callable[[], None], membership: Callable[[], Membership]) -> Mapping[str, Consumer]:
+    """`membership` is there once the service is wired, which is before any event comes."""
+
+    async def promoted(tx: AsyncConnection, event: events.GuestPromoted) -> None:
+        await guest_promoted(tx, event, membership=membership())
+
     return {
         "member_removed": Consumer({"membership"}, _member_removed),
         "user_deleted": Consumer({"identity"}, erasures.user_deleted),
         "workspace_deleted": Consumer({"membership"}, purges.workspace_deleted),
         "group_membership_changed": Consumer({"membership"}, group_conversations.membership_changed, on_group),
         "group_deleted": Consumer({"membership"}, group_conversations.group_deleted),
-        "guest_promoted": Consumer({"guest"}, guest_promoted),
+        "guest_promoted": Consumer({"guest"}, promoted),
     }
 
 
@@ -225,6 +231,7 @@ def worker(settings: MessagingWorkerSettings) -> None:
         **purges.works(database),
         erasures.ERASE: erasures.eraser(database),
         files.REMOVE_BLOBS: blob_remover(database, blobs),
+        files.RELEASE: releaser(database),
     }
     of_files = Sweeps(database, blobs)
     sweeps: Mapping[str, Sweep] = {

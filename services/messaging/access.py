@@ -63,6 +63,13 @@ TAKING_PART = f"""(
         ) END
 )"""
 """VISIBLE, but for what membership has to say of groups: for who asks about those after the reading."""
+CANDIDATES = """(
+    SELECT id FROM conversations
+    WHERE workspace_id = :workspace_id AND visibility = 'public' AND CAST(:granted AS uuid[]) IS NULL
+    UNION SELECT conversation_id FROM participants WHERE member_id = :member_id
+    UNION SELECT unnest(CAST(:granted AS uuid[]))
+)"""
+"""The ids of all that TAKING_PART can be true of: few, where a workspace has many conversations of others."""
 VISIBLE = f"""(
     {TAKING_PART} AND (c.group_id IS NULL OR c.group_id = ANY(CAST(:groups AS uuid[])))
 )"""
@@ -124,6 +131,7 @@ class Viewer:
             "granted": granted,
             "since": None if self.granted is None else list(self.granted.values()),
             "groups": list(self.groups),
+            "manages": self.manages,
         }
 
     def since(self, conversation_id: str) -> datetime | None:
@@ -256,9 +264,9 @@ class Access:
         )
         return replace(reader, moderates=moderates)
 
-    async def is_moderator(self, call: Call, *, workspace_id: str) -> bool:
-        """Whether somebody may delete what others brought. NOT_FOUND."""
-        verdict = await self._verdict(call, workspace_id, MODERATE)
+    async def is_moderator(self, call: Call, *, workspace_id: str, capability: str = MODERATE) -> bool:
+        """Whether somebody may delete what others brought, or change what others made. NOT_FOUND."""
+        verdict = await self._verdict(call, workspace_id, capability)
         return verdict.allowed and not is_guest(verdict)
 
     async def require_manager(self, call: Call, *, workspace_id: str, conversation_id: str) -> Viewer:

@@ -40,8 +40,16 @@ LOCK = """
 LOCK_OR_SKIP = text(f"{LOCK} SKIP LOCKED")
 LOCK_OR_WAIT = text(LOCK)
 EXISTS = text("SELECT FROM conversations WHERE id = :conversation_id AND workspace_id = :workspace_id")
-# In a statement after the lock: what was granted or taken away while it was waited for counts.
-IS_VISIBLE = text(f"SELECT FROM conversations c WHERE c.id = :conversation_id AND {VISIBLE}")
+ABANDONED = """(
+    c.workspace_id = :workspace_id AND c.kind = 'channel' AND c.visibility = 'private'
+    AND NOT EXISTS (SELECT FROM participants p WHERE p.conversation_id = c.id)
+)"""
+"""Whether nobody takes part in the private channel `c` any more: nobody would ever see it again."""
+# In a statement after the lock: what was granted or taken away while it was waited for counts. To change what is
+# abandoned, which is how it gets people again, is for who manages conversations.
+IS_VISIBLE = text(f"""
+    SELECT FROM conversations c WHERE c.id = :conversation_id AND ({VISIBLE} OR :manages AND {ABANDONED})
+""")
 IN_TIME = text("SELECT statement_timestamp() < CAST(:until AS timestamptz)")
 NUMBER = text("""
     WITH input AS (

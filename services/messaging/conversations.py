@@ -8,7 +8,8 @@ from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.messaging import activities, limits
-from services.messaging.access import IN_HISTORY, VISIBLE, Viewer
+from services.messaging.access import CANDIDATES, IN_HISTORY, VISIBLE, Viewer
+from services.messaging.changes import ABANDONED
 from services.messaging.messages import KEPT, MESSAGE
 
 CONVERSATION = """
@@ -45,14 +46,20 @@ def unread(read_seq: str, since: str = "true") -> str:
     )"""
 
 
+def unread_of_stay(history: str = "true") -> str:
+    """SQL: the same for one of their stays, whose read state is `r` and part in it `p`, or NULL for none.
+
+    Who has not read anything has unread what came since they joined.
+    """
+    since = f"(r.read_seq IS NOT NULL OR m.created_at >= p.joined_at) AND {history}"
+    return unread("coalesce(r.read_seq, 0)", since)
+
+
 def own(history: str = "true") -> str:
     """SQL: how :user_id stands in `c`, and its last message; `history` is about a message `m`.
 
     By person, not by member: it is read before membership is asked, and the caller sorts out former stays.
     """
-    unread_count = unread(
-        "coalesce(r.read_seq, 0)", f"(r.read_seq IS NOT NULL OR m.created_at >= p.joined_at) AND {history}"
-    )
     return f"""
     LEFT JOIN LATERAL (
         SELECT jsonb_object_agg(
@@ -61,7 +68,7 @@ def own(history: str = "true") -> str:
         FROM (
             SELECT CAST(coalesce(p.member_id, r.member_id) AS text) AS member_id, p.member_id IS NOT NULL AS joined,
                 coalesce(r.read_seq, 0) AS read_seq,
-                {unread_count} AS unread
+                {unread_of_stay(history)} AS unread
             FROM (
                 SELECT member_id, joined_at FROM participants WHERE conversation_id = c.id AND user_id = :user_id
             ) p
@@ -82,22 +89,35 @@ FILTER = """
     c.workspace_id = :workspace_id AND c.id > :after AND (CAST(:kind AS text) IS NULL OR c.kind = :kind)
     AND (c.archived_at IS NOT NULL) = :archived
 """
+# A page of those that are public and one of those that they take part in: who has few does not look through all that
+# others have among themselves.
 LIST_AS_MEMBER = text(f"""
     SELECT {COLUMNS}, 0 AS everything, 0 AS participant_count
     FROM (
-        SELECT c.* FROM conversations c
-        WHERE {FILTER} AND (c.visibility = 'public' OR EXISTS (
-            SELECT FROM participants p WHERE p.conversation_id = c.id AND p.user_id = :user_id
-        ))
-        ORDER BY c.id LIMIT :limit
+        (
+            SELECT c.* FROM conversations c WHERE {FILTER} AND c.visibility = 'public' ORDER BY c.id LIMIT :limit
+        ) UNION ALL (
+            SELECT c.* FROM (
+                SELECT DISTINCT p.conversation_id AS id FROM participants p
+                WHERE p.user_id = :user_id AND p.conversation_id > :after
+            ) part JOIN conversations c ON c.id = part.id
+            WHERE {FILTER} AND c.visibility = 'private' ORDER BY c.id LIMIT :limit
+        ) ORDER BY id LIMIT :limit
     ) c {own()}
     ORDER BY c.id
+""")
+LIST_ABANDONED = text(f"""
+    SELECT to_jsonb(c) AS conversation, NULL AS stays, NULL AS message_id, 0 AS everything, 0 AS participant_count
+    FROM conversations c WHERE {FILTER} AND {ABANDONED} ORDER BY c.id LIMIT :limit
 """)
 # Who is granted a conversation never joined it: without a read position all of it is unread.
 EVERYTHING = f"CASE WHEN own.stays IS NULL THEN {unread('0', IN_HISTORY)} ELSE 0 END AS everything"
 LIST_AS_GUEST = text(f"""
     SELECT {COLUMNS}, {EVERYTHING}, 0 AS participant_count
-    FROM (SELECT c.* FROM conversations c WHERE {FILTER} AND {VISIBLE} ORDER BY c.id LIMIT :limit) c {own(IN_HISTORY)}
+    FROM (
+        SELECT c.* FROM {CANDIDATES} candidate JOIN conversations c ON c.id = candidate.id
+        WHERE {FILTER} AND {VISIBLE} ORDER BY c.id LIMIT :limit
+    ) c {own(IN_HISTORY)}
     ORDER BY c.id
 """)
 READ_AS_GUEST = text(f"""
@@ -148,6 +168,11 @@ async def list_as_member(tx: AsyncConnection, *, user_id: str, **page: Any) -> S
     `page` is workspace_id, kind or None, archived, after and limit.
     """
     return (await tx.execute(LIST_AS_MEMBER, {**page, "user_id": user_id})).all()
+
+
+async def list_abandoned(tx: AsyncConnection, **page: Any) -> Sequence[Row[Any]]:
+    """The private channels in which nobody takes part; of what was said in them nothing."""
+    return (await tx.execute(LIST_ABANDONED, page)).all()
 
 
 async def list_as_guest(tx: AsyncConnection, *, viewer: Viewer, **page: Any) -> Sequence[Row[Any]]:

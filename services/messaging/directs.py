@@ -11,10 +11,11 @@ from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.chassis.errors import NotFound
-from services.messaging import activities
+from services.messaging import activities, limits
 from services.messaging.access import Viewer
 from services.messaging.conversations import CONVERSATION
 
+A_DAY = "direct_conversations_a_day"
 CREATE = text("""
     INSERT INTO conversations (id, workspace_id, kind, name, visibility, direct_key, created_by_member_id)
     VALUES (:id, :workspace_id, 'direct', '', 'private', :direct_key, :member_id)
@@ -67,9 +68,17 @@ async def require_shared(
 
 
 async def open_one(tx: AsyncConnection, opener: Viewer, *, others: Sequence[members.Member]) -> Row[Any]:
-    """The conversation of the opener with the others, of whom one may be a guest; made if there is none."""
+    """The conversation of the opener with the others, of whom one may be a guest; made if there is none.
+
+    Errors: LimitReached: whoever is named has it in front of them, asked or not.
+    """
     people = {member.member_id: member.user_id for member in others} | {opener.member_id: opener.user_id}
     named = {"workspace_id": opener.workspace_id, "direct_key": direct_key(people)}
+    present = (await tx.execute(FIND, named)).one_or_none()
+    if present is not None:
+        return present
+    await limits.take_turns(tx, A_DAY, opener.member_id)
+    await limits.require(tx, A_DAY, workspace_id=opener.workspace_id, scope_id=opener.member_id)
     made = await tx.execute(CREATE, {**named, "id": str(uuid_utils.uuid7()), "member_id": opener.member_id})
     conversation = (await tx.execute(FIND, named)).one()
     if made.rowcount:

@@ -58,7 +58,16 @@ TAKE_REACTIONS = text("""
     ) few
     WHERE r.conversation_id = :conversation_id AND r.user_id = :user_id
         AND r.message_id = few.message_id AND r.emoji_key = few.emoji_key
-    RETURNING CAST(r.message_id AS text) AS message_id, CAST(r.member_id AS text) AS member_id, r.emoji
+    RETURNING CAST(r.message_id AS text) AS message_id, CAST(r.member_id AS text) AS member_id
+""")
+# Of those that were taken back long before, too: they keep their numbers, as after a message's deletion.
+FORGET_EMOJI = text("""
+    UPDATE conversation_events e SET emoji = NULL
+    FROM (
+        SELECT conversation_id, event_seq FROM conversation_events
+        WHERE user_id = :user_id AND emoji IS NOT NULL LIMIT :batch
+    ) few
+    WHERE e.conversation_id = few.conversation_id AND e.event_seq = few.event_seq
 """)
 FORGET_READ_STATES = text("DELETE FROM read_states WHERE user_id = :user_id")
 
@@ -100,6 +109,8 @@ async def erase(tx: AsyncConnection, user_id: str, *, batch: int = BATCH, page: 
     if len(looked) == page:
         await _move_on(tx, user_id, _next(looked[-1].id), FIRST)
         return True
+    if (await tx.execute(FORGET_EMOJI, {**named, "batch": batch})).rowcount == batch:
+        return True
     await tx.execute(FORGET_READ_STATES, named)
     await tx.execute(END, named)
     return False
@@ -130,15 +141,10 @@ async def _erase_in(tx: AsyncConnection, step: Step, *, batch: int) -> None:
         await _move_on(tx, step.user_id, step.conversation_id, rows[-1].client_message_id)
         return
     taken = (await tx.execute(TAKE_REACTIONS, named)).all()
+    # Without the emoji, once for each message: the event is kept, and would tell what is being forgotten.
     happened = [
-        Happened(
-            "reaction_removed",
-            message_id=row.message_id,
-            member_id=row.member_id,
-            user_id=step.user_id,
-            emoji=row.emoji,
-        )
-        for row in taken
+        Happened("reaction_removed", message_id=message_id, member_id=member_id, user_id=step.user_id)
+        for message_id, member_id in dict.fromkeys((row.message_id, row.member_id) for row in taken)
     ]
     if happened:
         await number(tx, workspace_id=step.workspace_id, conversation_id=step.conversation_id, happened=happened)

@@ -11,7 +11,7 @@ from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.messaging import wire
-from services.messaging.access import TAKING_PART, TOGETHER, Together, Viewer
+from services.messaging.access import CANDIDATES, TAKING_PART, TOGETHER, Together, Viewer
 from services.messaging.messages import KEPT, MESSAGE
 
 MOST_EVENTS = 500
@@ -74,7 +74,19 @@ SEEN = """
 # Whoever reads this or the next asks membership about the groups afterwards.
 SNAPSHOT = text(f"""
     SELECT {SEEN}, clock.read_at FROM (SELECT statement_timestamp() AS read_at) clock
-    LEFT JOIN conversations c ON {TAKING_PART} ORDER BY c.id
+    LEFT JOIN (
+        SELECT c.* FROM {CANDIDATES} candidate JOIN conversations c ON c.id = candidate.id WHERE {TAKING_PART}
+    ) c ON true ORDER BY c.id
+""")
+# No later than when they were last there: what they were told of happened before that.
+HAD_UNTIL = text("""
+    SELECT max(greatest(
+        c.created_at,
+        (SELECT m.created_at FROM messages m WHERE m.conversation_id = c.id AND m.event_seq = asked.position),
+        (SELECT e.created_at FROM conversation_events e WHERE e.conversation_id = c.id AND e.event_seq = asked.position)
+    ))
+    FROM unnest(CAST(:ids AS uuid[]), CAST(:positions AS bigint[])) AS asked (id, position)
+    JOIN conversations c ON c.id = asked.id
 """)
 # TAKING_PART for many viewers at once: public channels once for each workspace, the rest for each member and grant.
 SIGHTS = text(f"""
@@ -150,6 +162,17 @@ class Seen:
     """As in a Reading."""
 
 
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All that one viewer sees, by which a stream opens."""
+
+    seen: Sequence[Seen]
+    read_at: datetime
+    """By the database clock."""
+    had_until: datetime | None = None
+    """When the latest event happened that they have; None if they named none, or all that they see."""
+
+
 @dataclass(slots=True)
 class Sights:
     """Which conversations who sees, in one snapshot."""
@@ -194,10 +217,16 @@ async def read(
     return list(readings.values()), rest
 
 
-async def read_snapshot(tx: AsyncConnection, *, viewer: Viewer) -> tuple[list[Seen], datetime]:
-    """All that a viewer sees, and when that was, by the database clock."""
+async def read_snapshot(tx: AsyncConnection, *, viewer: Viewer, resume: Mapping[str, int]) -> Snapshot:
+    """All that a viewer sees, and until when they were there before who has the events up to `resume`."""
     rows = (await tx.execute(SNAPSHOT, viewer.parameters)).all()
-    return [_seen(row) for row in rows if row.conversation_id is not None], rows[0].read_at
+    seen = [_seen(row) for row in rows if row.conversation_id is not None]
+    # Of what they see alone: when something happened elsewhere is not theirs to find out.
+    known = {item.conversation_id: resume[item.conversation_id] for item in seen if item.conversation_id in resume}
+    if not known or len(known) == len(seen):
+        return Snapshot(seen, rows[0].read_at)
+    had_until: datetime | None = await tx.scalar(HAD_UNTIL, {"ids": list(known), "positions": list(known.values())})
+    return Snapshot(seen, rows[0].read_at, had_until)
 
 
 async def read_sights(
@@ -289,8 +318,12 @@ def _fill_reaction(event: pb.Event, row: Row[Any]) -> None:
         message = wire.message(row, workspace_id=row.workspace_id, conversation_id=row.conversation_id)
         event.message_deleted.CopyFrom(message)
         return
+    if row.emoji is None and row.event_kind == "reaction_added":
+        # Whose it was has been erased. That it is gone is told by an event after it.
+        event.hidden.SetInParent()
+        return
     reaction = getattr(event, row.event_kind)
-    reaction.message_id, reaction.emoji = row.message_id, row.emoji
+    reaction.message_id, reaction.emoji = row.message_id, row.emoji or ""
     reaction.member_id, reaction.user_id = row.event_member_id, row.event_user_id
 
 

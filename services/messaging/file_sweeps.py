@@ -44,6 +44,19 @@ def blob_remover(database: Database, blobs: Blobs) -> Work:
     return remove_blobs
 
 
+def releaser(database: Database) -> Work:
+    """The work `files.release`: what a removed member announced and no message holds is room for others again."""
+
+    async def release(member_id: str, _row_id: str) -> None:
+        released = BATCH
+        while released == BATCH:
+            released = await database.transaction(
+                lambda tx: files.delete_unattached_of_member(tx, member_id=member_id, most=BATCH)
+            )
+
+    return release
+
+
 class Sweeps:
     """The two sweeps, of one worker process."""
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import uuid_utils
+from guildhall.events.v1 import event_sink_pb2 as events
 from sqlalchemy import Row, TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -17,6 +18,9 @@ from services.messaging.changes import IS_VISIBLE, Happened, number
 from services.messaging.errors import ConversationArchived
 
 REMOVE_BLOBS = "file.remove_blobs"
+RELEASE = "files.release"
+LATE_SECONDS = 60
+"""Longer than any call lasts: what was let in before a member was removed has been announced by then."""
 MOST_UNATTACHED = 1000
 """Of one member, or a thousand million files of one byte would fit in a workspace's storage."""
 LAST = "ffffffff-ffff-ffff-ffff-ffffffffffff"
@@ -28,14 +32,17 @@ FILE = """
     f.name, f.mime_type, f.size_bytes, f.sha256, f.header, f.state, f.received_bytes,
     f.created_at, f.completed_at, f.attached_at
 """
-SEEN = f"""(
+SEEN_IF = f"""(
     f.workspace_id = :workspace_id AND c.id = f.conversation_id AND {VISIBLE}
-    AND CASE WHEN f.message_id IS NULL THEN f.uploader_member_id = :member_id
+    AND CASE WHEN f.message_id IS NULL THEN %s
         ELSE {in_history("f.attached_at")} AND (
             c.retention_seconds IS NULL
             OR f.attached_at > statement_timestamp() - make_interval(secs => c.retention_seconds)
         ) END
 )"""
+# Room that an upload takes up is everybody's: who moderates may give it back.
+SEEN_TO_DELETE = SEEN_IF % "f.uploader_member_id = :member_id OR :moderates"
+SEEN = SEEN_IF % "f.uploader_member_id = :member_id"
 """Whether a viewer sees the file `f` of the conversation `c`: one's own, or a message's that is still to be seen.
 
 Takes what `Viewer.parameters` gives.
@@ -48,7 +55,7 @@ RESERVE = text("""
     WHERE s.bytes + excluded.bytes <= :most
 """)
 COUNT_UNATTACHED = text("""
-    SELECT count(*) FROM files
+    SELECT count(*) AS number, coalesce(sum(size_bytes), 0) AS bytes FROM files
     WHERE workspace_id = :workspace_id AND uploader_member_id = :member_id AND message_id IS NULL
 """)
 CREATE = text(f"""
@@ -71,6 +78,11 @@ LIST = f"""
 """
 LIST_OF_CONVERSATION = text(LIST % "")
 LIST_OF_MESSAGE = text(LIST % "AND f.message_id = :message_id")
+LIST_UNATTACHED = text(f"""
+    SELECT {FILE} FROM files f, conversations c
+    WHERE f.conversation_id = :conversation_id AND f.id < :before AND f.message_id IS NULL AND {SEEN_TO_DELETE}
+    ORDER BY f.id DESC LIMIT :limit
+""")
 
 
 def _delete(which: str) -> TextClause:
@@ -91,7 +103,7 @@ def _delete(which: str) -> TextClause:
 # The rows are locked before they are deleted: a condition is then looked at again once a lock was waited for.
 DELETE_ONE = _delete(f"""
     SELECT f.workspace_id, f.id FROM files f, conversations c
-    WHERE f.id = :file_id AND {SEEN} AND (f.uploader_member_id = :member_id OR :moderates) FOR UPDATE OF f
+    WHERE f.id = :file_id AND {SEEN_TO_DELETE} AND (f.uploader_member_id = :member_id OR :moderates) FOR UPDATE OF f
 """)
 DELETE_UNFINISHED = _delete("""
     SELECT workspace_id, id FROM files
@@ -111,6 +123,10 @@ DELETE_EXPIRED = _delete("""
     WHERE message_id IS NULL AND created_at <= statement_timestamp() - interval '24 hours'
     ORDER BY created_at LIMIT :most FOR UPDATE SKIP LOCKED
 """)
+DELETE_UNATTACHED_OF_MEMBER = _delete("""
+    SELECT workspace_id, id FROM files WHERE uploader_member_id = :member_id AND message_id IS NULL
+    LIMIT :most FOR UPDATE SKIP LOCKED
+""")
 COUNT_DOWN = text("""
     UPDATE messages SET file_count = file_count - 1
     WHERE conversation_id = :conversation_id AND id = :message_id AND file_count > 0
@@ -119,10 +135,18 @@ FORGET_STORAGE = text("DELETE FROM workspace_storage WHERE workspace_id = :works
 
 
 async def create(
-    tx: AsyncConnection, *, uploader: Viewer, conversation_id: str, values: Mapping[str, object], most_bytes: int
+    tx: AsyncConnection,
+    *,
+    uploader: Viewer,
+    conversation_id: str,
+    values: Mapping[str, object],
+    most_bytes: int,
+    most_unattached_bytes: int,
 ) -> Row[Any]:
     """Announces a file and reserves room for it. CONVERSATION_ARCHIVED, LIMIT_REACHED.
 
+    `most_bytes` is what there is for the workspace, `most_unattached_bytes` what one member may have of it before a
+    message holds it: announcing costs nothing, so one member could keep it all from the others.
     That the uploader sees the conversation is known before; NOT_FOUND if that has changed since.
     """
     parameters = {**uploader.parameters, **values, "user_id": uploader.user_id, "conversation_id": conversation_id}
@@ -137,8 +161,11 @@ async def create(
     if reserved.rowcount == 0:
         raise LimitReached("storage", most=most_bytes)
     counted = {"workspace_id": row.workspace_id, "member_id": uploader.member_id}
-    if (await tx.execute(COUNT_UNATTACHED, counted)).scalar_one() > MOST_UNATTACHED:
+    unattached = (await tx.execute(COUNT_UNATTACHED, counted)).one()
+    if unattached.number > MOST_UNATTACHED:
         raise LimitReached("unattached_files", most=MOST_UNATTACHED)
+    if unattached.bytes > most_unattached_bytes:
+        raise LimitReached("unattached_bytes", most=most_unattached_bytes)
     return row
 
 
@@ -153,6 +180,14 @@ async def find(tx: AsyncConnection, *, viewer: Viewer, file_id: str) -> Row[Any]
     return (await tx.execute(GET, {**viewer.parameters, "file_id": file_id})).one_or_none()
 
 
+async def list_unattached(
+    tx: AsyncConnection, *, viewer: Viewer, conversation_id: str, moderates: bool, before: str, limit: int
+) -> Sequence[Row[Any]]:
+    """The files of a conversation that no message holds, newest first: one's own, or as a moderator everybody's."""
+    page = {"conversation_id": conversation_id, "moderates": moderates, "before": before, "limit": limit}
+    return (await tx.execute(LIST_UNATTACHED, {**viewer.parameters, **page})).all()
+
+
 async def list_files(
     tx: AsyncConnection, *, viewer: Viewer, conversation_id: str, message_id: str, before: str, limit: int
 ) -> Sequence[Row[Any]]:
@@ -164,7 +199,7 @@ async def list_files(
 
 
 async def delete(tx: AsyncConnection, *, viewer: Viewer, conversation_id: str, file_id: str, moderates: bool) -> None:
-    """Deletes one's own file, or as a moderator any that is seen. To be called under the conversation's lock.
+    """Deletes one's own file, or as a moderator any of a conversation that is seen. Under the conversation's lock.
 
     NOT_FOUND, PERMISSION_DENIED for a file that is only seen.
     """
@@ -201,6 +236,17 @@ async def delete_of_conversation(tx: AsyncConnection, *, workspace_id: str, conv
 async def delete_expired(tx: AsyncConnection, *, most: int) -> int:
     """Deletes what no message took up within 24 hours of its announcement; returns how many."""
     return len(await _deleted(tx, DELETE_EXPIRED, {"most": most}))
+
+
+async def member_removed(tx: AsyncConnection, removed: events.MemberRemoved) -> None:
+    """Has the worker give back what a member took up and no message holds, and what was just being announced."""
+    await enqueue(tx, RELEASE, removed.member_id)
+    await enqueue(tx, RELEASE, removed.member_id, delay_seconds=LATE_SECONDS)
+
+
+async def delete_unattached_of_member(tx: AsyncConnection, *, member_id: str, most: int) -> int:
+    """Deletes what a member announced and no message took up; returns how many."""
+    return len(await _deleted(tx, DELETE_UNATTACHED_OF_MEMBER, {"member_id": member_id, "most": most}))
 
 
 async def forget_storage(tx: AsyncConnection, *, workspace_id: str) -> None:

@@ -7,6 +7,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 import structlog
@@ -125,14 +126,14 @@ class Hub:
             channels=channels,
             asked_at=asked_at,
         )
-        seen, read_at = await self._database.read(lambda tx: events.read_snapshot(tx, viewer=viewer))
-        stream.groups_wanted = {item.group_id for item in seen if item.group_id}
+        snapshot = await self._database.read(lambda tx: events.read_snapshot(tx, viewer=viewer, resume=resume))
+        stream.groups_wanted = {item.group_id for item in snapshot.seen if item.group_id}
         if await self._guard.verify([stream]):
             raise PeerUnavailable
         if stream.ended:
             raise NotFound
-        seen = [item for item in seen if stream.is_in_group_of(item)]
-        return stream, stream.open(seen, read_at=read_at, resume=resume)
+        seen = [item for item in snapshot.seen if stream.is_in_group_of(item)]
+        return stream, stream.open(replace(snapshot, seen=seen), resume=resume)
 
     async def _frames(self, stream: Stream) -> AsyncIterator[pb.SubscribeResponse | bytes]:
         clock = time.monotonic()

@@ -34,6 +34,12 @@ LIMITS: Mapping[str, Limit] = MappingProxyType(
             "conversations of a group, archived ones too",
             "conversations WHERE workspace_id = :workspace_id AND group_id = :scope_id",
         ),
+        "direct_conversations_a_day": Limit(
+            200,
+            "direct conversations that a member opens within 24 h, those with the same people once",
+            "conversations WHERE workspace_id = :workspace_id AND kind = 'direct' AND created_by_member_id = :scope_id"
+            " AND created_at > statement_timestamp() - interval '24 hours'",
+        ),
         "participants": Limit(
             50_000,
             "members who take part in a channel",
@@ -65,7 +71,7 @@ async def take_turns(tx: AsyncConnection, name: str, scope_id: str) -> None:
 async def require(tx: AsyncConnection, name: str, *, workspace_id: str, scope_id: str | None = None) -> None:
     """LimitReached if there is no room for one more. Nobody else adds meanwhile.
 
-    `scope_id` is the group or the conversation, for limits that are of one.
+    `scope_id` is the group, the conversation or the member, for limits that are of one.
     """
     found = (await tx.execute(STATEMENTS[name], {"workspace_id": workspace_id, "scope_id": scope_id})).one()
     if found.present >= found.most:

@@ -127,12 +127,18 @@ async def remove(tx: AsyncConnection, conversation: Row[Any], *, member_id: str)
     return True
 
 
+async def take_turns(tx: AsyncConnection, member_id: str) -> None:
+    """Has what other services tell of a member applied one after the other, until this transaction ends."""
+    await limits.take_turns(tx, "member", member_id)
+
+
 async def remove_member(tx: AsyncConnection, removed: events.MemberRemoved) -> None:
     """Ends a member's part (member.removed), in some conversations at a time. Repeatable: it ends what there is.
 
     The conversations' own revisions rise, under the lock that every send takes, so no stream misses it. Those that
     somebody has locked come later: what is written down of a member who has gone shows them nothing.
     """
+    await take_turns(tx, removed.member_id)
     named = {"member_id": removed.member_id}
     conversation_ids = list(await tx.scalars(LOCK_OF_MEMBER, {**named, "most": MOST_AT_ONCE}))
     await tx.execute(REMOVE, {**named, "conversation_ids": conversation_ids})

@@ -4,8 +4,10 @@ from guildhall.events.v1 import event_sink_pb2 as events
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from services.messaging import participants
 from services.messaging.changes import Happened, number
 from services.messaging.leftovers import put_back
+from services.messaging.peers import Membership
 
 MOST_AT_ONCE = 20
 """Conversations whose lock a promotion has in one transaction."""
@@ -25,11 +27,15 @@ JOIN = text("""
 """)
 
 
-async def guest_promoted(tx: AsyncConnection, promoted: events.GuestPromoted) -> None:
+async def guest_promoted(tx: AsyncConnection, promoted: events.GuestPromoted, *, membership: Membership) -> None:
     """Applies guest's event, to some conversations at a time; those that somebody has locked come later.
 
-    Repeatable: who takes part already is left alone, and nothing is told of it.
+    Repeatable: who takes part already is left alone, and nothing is told of it. Events come in no order, so membership
+    is asked whether they are a member still: once their removal has been applied, nothing would take them out again.
     """
+    await participants.take_turns(tx, promoted.member_id)
+    if not await membership.find_members([promoted.member_id], workspace_id=promoted.workspace_id):
+        return
     member = {
         "workspace_id": promoted.workspace_id,
         "member_id": promoted.member_id,

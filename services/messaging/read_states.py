@@ -10,34 +10,37 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.chassis.errors import NotFound
 from services.messaging.access import IN_HISTORY, TOGETHER, VISIBLE, Viewer
-from services.messaging.messages import FACTS, KEPT, Page, page_of
+from services.messaging.conversations import unread_of_stay
+from services.messaging.messages import FACTS, Page, page_of
 
-MOST_UNREAD = 1000
 LATE_SECONDS = 15
 """No transaction lasts longer: what moved may be seen so much after the time that it bears."""
-
-UNREAD = f"""(
-    SELECT count(*) FROM (
-        SELECT FROM messages m
-        WHERE m.conversation_id = c.id AND m.seq > coalesce(r.read_seq, 0) AND m.sender_user_id <> :user_id
-            AND m.deleted_at IS NULL AND {KEPT} AND {IN_HISTORY}
-        LIMIT {MOST_UNREAD}
-    ) unread
-)"""
-"""How many messages of the conversation `c` are unread to :user_id, whose read state `r` is, or NULL for none."""
 
 HEAD = text(f"SELECT c.last_seq FROM conversations c WHERE c.id = :conversation_id AND {VISIBLE}")
 # Of two that move it at once, the later time is of what stands: whoever listens keeps the latest.
 MOVED_AT = "greatest(statement_timestamp(), r.updated_at + interval '1 microsecond')"
+# Where somebody stands who has read nothing: what was there before they joined is not unread to them.
+BEFORE_JOINING = """
+    SELECT m.seq FROM participants p JOIN messages m ON m.conversation_id = p.conversation_id
+    WHERE p.conversation_id = :conversation_id AND p.member_id = :member_id AND m.created_at < p.joined_at
+"""
 FORWARD = text(f"""
     INSERT INTO read_states AS r (conversation_id, member_id, user_id, workspace_id, read_seq)
-    VALUES (:conversation_id, :member_id, :user_id, :workspace_id, :seq)
+    VALUES (
+        :conversation_id, :member_id, :user_id, :workspace_id,
+        coalesce(({BEFORE_JOINING} AND m.seq > :seq ORDER BY m.seq DESC LIMIT 1), :seq)
+    )
     ON CONFLICT (conversation_id, member_id) DO UPDATE SET read_seq = excluded.read_seq, updated_at = {MOVED_AT}
     WHERE r.read_seq < excluded.read_seq
 """)
 BACK = text(f"""
-    UPDATE read_states r SET read_seq = :seq, updated_at = {MOVED_AT}
-    WHERE r.conversation_id = :conversation_id AND r.member_id = :member_id AND r.read_seq > :seq
+    INSERT INTO read_states AS r (conversation_id, member_id, user_id, workspace_id, read_seq)
+    VALUES (
+        :conversation_id, :member_id, :user_id, :workspace_id,
+        coalesce(({BEFORE_JOINING} AND m.seq <= :seq ORDER BY m.seq DESC LIMIT 1), 0)
+    )
+    ON CONFLICT (conversation_id, member_id) DO UPDATE SET read_seq = :seq, updated_at = {MOVED_AT}
+    WHERE r.read_seq > :seq
 """)
 STATE = """
     CAST(r.conversation_id AS text) AS conversation_id, CAST(r.member_id AS text) AS member_id,
@@ -46,8 +49,9 @@ STATE = """
 GET = text(f"""
     SELECT CAST(c.id AS text) AS conversation_id, CAST(CAST(:member_id AS uuid) AS text) AS member_id,
         CAST(CAST(:user_id AS uuid) AS text) AS user_id, coalesce(r.read_seq, 0) AS read_seq, r.updated_at,
-        {UNREAD} AS unread_count
+        {unread_of_stay(IN_HISTORY)} AS unread_count
     FROM conversations c LEFT JOIN read_states r ON r.conversation_id = c.id AND r.member_id = :member_id
+    LEFT JOIN participants p ON p.conversation_id = c.id AND p.member_id = :member_id
     WHERE c.id = :conversation_id AND {VISIBLE}
 """)
 # Who has read without taking part is left out: to see each other in a channel, both must have joined it.
@@ -96,13 +100,12 @@ async def head(tx: AsyncConnection, *, viewer: Viewer, conversation_id: str) -> 
 
 async def move_forward(tx: AsyncConnection, *, reader: Viewer, conversation_id: str, seq: int) -> None:
     """Puts somebody's position at `seq`, unless it is there or further."""
-    place = {"conversation_id": conversation_id, "member_id": reader.member_id, "seq": seq}
-    await tx.execute(FORWARD, {**place, "user_id": reader.user_id, "workspace_id": reader.workspace_id})
+    await tx.execute(FORWARD, _moved(reader, conversation_id, seq))
 
 
 async def move_back(tx: AsyncConnection, *, reader: Viewer, conversation_id: str, seq: int) -> None:
     """Puts somebody's position at `seq`, unless it is there or before."""
-    await tx.execute(BACK, {"conversation_id": conversation_id, "member_id": reader.member_id, "seq": seq})
+    await tx.execute(BACK, _moved(reader, conversation_id, seq))
 
 
 async def get(tx: AsyncConnection, *, reader: Viewer, conversation_id: str) -> Row[Any]:
@@ -161,3 +164,8 @@ async def clock(tx: AsyncConnection) -> datetime:
 async def member_removed(tx: AsyncConnection, removed: events.MemberRemoved) -> None:
     """Forgets how far a member has read: who comes back starts with nothing."""
     await tx.execute(FORGET_MEMBER, {"member_id": removed.member_id})
+
+
+def _moved(reader: Viewer, conversation_id: str, seq: int) -> dict[str, object]:
+    place = {"conversation_id": conversation_id, "member_id": reader.member_id, "seq": seq}
+    return {**place, "user_id": reader.user_id, "workspace_id": reader.workspace_id}

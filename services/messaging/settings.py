@@ -90,6 +90,19 @@ class MessagingSettings(ServeSettings, BlobSettings, RateSettings):
     storage_bytes_per_workspace: int = Field(
         default=100 * GIB, ge=1, le=1 << 60, description="of all its files together, by their announced sizes"
     )
+    unattached_bytes_per_member: int | None = Field(
+        default=None,
+        ge=1,
+        le=1 << 60,
+        description="of the files of one member that no message holds, by their announced sizes; without it a twentieth"
+        " of the workspace's, a guest's a hundredth, and room for one file of the largest size",
+    )
+
+    def unattached_bytes(self, *, is_guest: bool) -> int:
+        """How much of a workspace's storage one member may take up, before a message holds it."""
+        if self.unattached_bytes_per_member is not None:
+            return self.unattached_bytes_per_member
+        return max(self.storage_bytes_per_workspace // (100 if is_guest else 20), self.most_file_bytes)
 
 
 class MessagingWorkerSettings(WorkerSettings, BlobSettings):

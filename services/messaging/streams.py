@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -11,13 +11,17 @@ from guildhall.messaging.v1 import event_service_pb2 as pb
 
 from services.messaging import events, metrics
 from services.messaging.access import Viewer, shares
-from services.messaging.events import Reading, Seen
+from services.messaging.events import Reading, Seen, Snapshot
 from services.messaging.peers import GuestChannels
 
 FRAME_BYTES = 512 << 10
 MOST_BYTES = 4 << 20
 MOST_FRAMES = 1000
 """What may wait for a slow reader, who is then cut."""
+MOST_POSITIONS = 1000
+"""What a SubscribeRequest may name, by its contract: who names as many may know more."""
+GAINED_AT_ONCE = 1000
+"""In one frame, of which there must not be one for each."""
 
 LOST = -1
 
@@ -75,6 +79,8 @@ class Stream:
         self.looked_at: frozenset[str] | None = None
         """The private conversations that were last found; None if nobody looked since it joined."""
         self._opened_at: datetime | None = None
+        self._left: dict[str, int] = {}
+        """Where it stood in the conversations that it lost."""
         self._written: dict[str, int] = {}
         self._waiting: deque[Frame] = deque()
         self._waiting_bytes = 0
@@ -114,20 +120,35 @@ class Stream:
         """The guest as they are known now."""
         return Viewer(self.workspace_id, self.user_id, self.member_id, self.channels.grants if self.channels else None)
 
-    def open(self, seen: Sequence[Seen], *, read_at: datetime, resume: Mapping[str, int]) -> pb.SubscribeResponse:
-        """Takes its places and returns the first frame. Follow-ups (reset, lost) wait behind it."""
-        self._opened_at = read_at
-        followers = [events.lost(key) for key in resume if key not in {item.conversation_id for item in seen}]
-        for item in seen:
-            position = resume.get(item.conversation_id, item.head)
+    def open(self, snapshot: Snapshot, *, resume: Mapping[str, int]) -> pb.SubscribeResponse:
+        """Takes its places and returns the first frame. Follow-ups (reset, lost, gained) wait behind it.
+
+        Who resumes and had room to name all that they know (`resume`) gained what they do not name while they were
+        away: from its start if it is younger than what they had, else at its head, the rest of it to be read anew.
+        """
+        self._opened_at = snapshot.read_at
+        seen_ids = {item.conversation_id for item in snapshot.seen}
+        followers = [events.lost(key) for key in resume if key not in seen_ids]
+        names_all = 0 < len(resume) < MOST_POSITIONS
+        gained: list[tuple[str, int]] = []
+        for item in snapshot.seen:
+            key, position = item.conversation_id, resume.get(item.conversation_id, item.head)
             if position > item.head:
                 position = item.head
-                followers.append(events.reset(item.conversation_id, position))
-            self.places[item.conversation_id] = Place(position, item.revision, item.group_id)
-        self._written = {key: place.position for key, place in self.places.items()}
+                followers.append(events.reset(key, position))
+            elif names_all and key not in resume:
+                position = 0 if snapshot.had_until and item.created_at > snapshot.had_until else item.head
+                gained.append((key, position))
+            self.places[key] = Place(position, item.revision, item.group_id)
+        opened = {key: place.position for key, place in self.places.items()}
+        # What was gained is theirs to resume from once they have been told of it.
+        self._written = {key: position for key, position in opened.items() if not names_all or key in resume}
         if followers:
             self.give(Frame(b"".join(followers), {}))
-        return pb.SubscribeResponse(opened=pb.Opened(positions=events.positions(self._written)))
+        for first in range(0, len(gained), GAINED_AT_ONCE):
+            some = dict(gained[first : first + GAINED_AT_ONCE])
+            self.give(Frame(b"".join(_gained_while_away(key, position) for key, position in some.items()), some))
+        return pb.SubscribeResponse(opened=pb.Opened(positions=events.positions(opened)))
 
     def sees(self, reading: Reading) -> bool:
         """Whether it may have what was read: by guest's word, and by participation in the reading's own snapshot.
@@ -146,9 +167,12 @@ class Stream:
         return reading.member_ids is not None and self.member_id in reading.member_ids
 
     def gain(self, seen: Seen) -> None:
-        """Takes a place in another conversation: at its start if it is younger than the stream, else at its head."""
+        """Takes a place in another conversation: at its start if it is younger than the stream, else at its head.
+
+        In one that it had and lost, where it was: what happened since is theirs to know now, what they have is not new.
+        """
         is_young = self._opened_at is not None and seen.created_at > self._opened_at
-        position = 0 if is_young else seen.head
+        position = min(self._left.pop(seen.conversation_id, 0 if is_young else seen.head), seen.head)
         self.places[seen.conversation_id] = Place(position, seen.revision, seen.group_id)
         self.give(Frame(events.gained(seen.conversation_id, position), {seen.conversation_id: position}))
 
@@ -156,7 +180,9 @@ class Stream:
         """Gives up a place."""
         # It may still be written down as theirs, and come back without any change of that.
         self.looked_at = None
-        if self.places.pop(conversation_id, None) is not None:
+        left = self.places.pop(conversation_id, None)
+        if left is not None:
+            self._left[conversation_id] = left.position
             self.give(Frame(events.lost(conversation_id), {conversation_id: LOST}))
 
     def give(self, given: Frame) -> None:
@@ -235,3 +261,9 @@ class Stream:
             else:
                 self._written[key] = position
         return taken
+
+
+def _gained_while_away(conversation_id: str, position: int) -> bytes:
+    """What is between its start and the position will not follow."""
+    told = events.gained(conversation_id, position)
+    return told + events.reset(conversation_id, position) if position else told

@@ -62,7 +62,8 @@ conversations = Table(
     CheckConstraint("last_seq >= 0 AND last_event_seq >= last_seq", name="conversations_numbers"),
     Index("conversations_workspace", "workspace_id", "id"),
     Index("conversations_retention", "id", postgresql_where=text("retention_seconds IS NOT NULL")),
-    Index("conversations_public", "workspace_id", postgresql_where=text("visibility = 'public'")),
+    Index("conversations_public", "workspace_id", "id", postgresql_where=text("visibility = 'public'")),
+    Index("conversations_opened", "created_by_member_id", "created_at", postgresql_where=text("kind = 'direct'")),
     Index("conversations_of_group", "workspace_id", "group_id", postgresql_where=text("group_id IS NOT NULL")),
     # Every send updates the row: room on its page keeps that update off the indexes.
     postgresql_with={"fillfactor": 50},
@@ -137,7 +138,7 @@ conversation_events = Table(
     Column("file_id", Uuid(as_uuid=False)),
     Column("member_id", Uuid(as_uuid=False)),  # who reacted, joined or left
     Column("user_id", Uuid(as_uuid=False)),
-    Column("emoji", Text),  # of a reaction; NULL once the message is deleted
+    Column("emoji", Text),  # of a reaction; NULL once the message is deleted, or the person erased
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=CLOCK),
     PrimaryKeyConstraint("conversation_id", "event_seq", name="conversation_events_pkey"),
     ForeignKeyConstraint(
@@ -151,6 +152,7 @@ conversation_events = Table(
     CheckConstraint("event_seq >= 1", name="conversation_events_number"),
     Index("conversation_events_of_message", "conversation_id", "message_id"),
     Index("conversation_events_age", "created_at"),
+    Index("conversation_events_emoji", "user_id", postgresql_where=text("emoji IS NOT NULL")),
     postgresql_partition_by="HASH (conversation_id)",
 )
 

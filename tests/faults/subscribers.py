@@ -107,9 +107,12 @@ class Subscriber:
 
     def _take(self, event: pb.Event) -> None:
         key = event.conversation_id
+        if key not in self.positions:
+            # Others of the workspace, which were not named.
+            return
         if event.HasField("reset"):
             self.resets += 1
-        if key not in self.positions or not event.event_seq:
+        if not event.event_seq:
             return
         if event.event_seq != self.positions[key] + 1:
             self.gaps += 1

@@ -12,6 +12,7 @@ from guildhall.messaging.v1 import conversation_service_pb2 as conversations
 from guildhall.messaging.v1 import conversation_service_pb2_grpc as conversation_rpc
 
 from services.guest import departures, guests
+from services.messaging.peers import Membership
 from services.messaging.promotions import guest_promoted
 from tests.service.test_guest_invites import House
 from tests.service.test_guest_redemption import until
@@ -26,6 +27,13 @@ MEMBER, VIEWER = pb.PROMOTED_ROLE_MEMBER, pb.PROMOTED_ROLE_VIEWER
 async def house(suite: Suite) -> House:
     """A workspace of this test's own."""
     return await House.make(suite)
+
+
+async def apply_promotion(house: House, told: events.GuestPromoted) -> None:
+    """What messaging does about guest's event."""
+    frame = house.suite.frames["messaging"]
+    membership = Membership(frame.channels["membership"])
+    await frame.database.transaction(lambda tx: guest_promoted(tx, told, membership=membership))
 
 
 async def conversations_of(house: House, person: Person) -> set[str]:
@@ -125,9 +133,8 @@ async def test_a_promotion_that_messaging_hears_of_twice_joins_once(house: House
         role="member",
         actor_user_id=house.admin.user_id,
     )
-    database = house.suite.frames["messaging"].database
     for _ in range(2):
-        await database.transaction(lambda tx: guest_promoted(tx, told))
+        await apply_promotion(house, told)
     with house.suite.database("messaging") as connection:
         joined = connection.execute(
             "SELECT count(*), (SELECT last_event_seq FROM conversations WHERE id = %(id)s) FROM conversation_events "
@@ -135,6 +142,38 @@ async def test_a_promotion_that_messaging_hears_of_twice_joins_once(house: House
             {"id": private, "member_id": guest.member_id},
         ).fetchone()
     assert joined == (1, 1)
+
+
+async def test_a_promotion_that_comes_after_the_removal_lets_nobody_take_part(house: House) -> None:
+    private = await house.channel(private=True)
+    person, guest = await house.guest(private)
+    await promote(house, guest)
+
+    async def takes_part() -> bool:
+        return taking_part(house, guest.member_id)
+
+    async def has_gone() -> bool:
+        return not taking_part(house, guest.member_id)
+
+    await until(takes_part, "the promoted guest takes part")
+    await house.remove(guest.member_id)
+    await until(has_gone, "the removed member takes no part")
+    told = events.GuestPromoted(
+        workspace_id=house.workspace_id,
+        member_id=guest.member_id,
+        user_id=person.user_id,
+        conversation_ids=[private],
+        role="member",
+        actor_user_id=house.admin.user_id,
+    )
+    await apply_promotion(house, told)
+    assert not taking_part(house, guest.member_id)
+
+
+def taking_part(house: House, member_id: str) -> bool:
+    """Whether it is written down that somebody takes part in anything."""
+    query = "SELECT 1 FROM participants WHERE member_id = %(id)s"
+    return house.suite.rows("messaging", query, {"id": member_id}) != []
 
 
 async def test_who_has_ended_or_is_suspended_is_not_promoted_and_a_locked_guest_is(house: House) -> None:

@@ -12,6 +12,7 @@ from guildhall.messaging.v1 import conversation_service_pb2 as pb
 from tests.service.test_messaging_channels import private_with
 from tests.service.test_messaging_streams import listening
 from tests.support.conversations import Hall, key, new_hall
+from tests.support.deliveries import until
 from tests.support.outboxes import written
 from tests.support.suite import Suite, refused
 
@@ -190,3 +191,49 @@ async def test_a_locked_guest_still_reads_who_takes_part_and_changes_nothing(hal
     assert (await hall.get(hall.channel_id, by=guest)).participant_count == 0
     hall.end(as_guest)
     assert (await refused(hall.get(hall.channel_id, by=guest))).reason == "NOT_FOUND"
+
+
+async def abandoned(hall: Hall, **fields: Any) -> list[pb.Conversation]:
+    """The channels that nobody sees."""
+    return list((await hall.ask("ListConversations", abandoned=True, **fields)).conversations)
+
+
+async def test_a_private_channel_that_everybody_left_is_found_and_joined_by_who_manages(hall: Hall) -> None:
+    bob, _ = await hall.newcomer("Bob")
+    cy, cy_id = await hall.newcomer("Cy")
+    left, gone = await hall.channel(bob, private=True), await hall.channel(cy, private=True)
+    kept = await hall.channel(bob, private=True)
+    await hall.sent(bob, "secret", to=left)
+    assert await abandoned(hall) == []
+    await hall.of("LeaveConversation", left, by=bob)
+    await hall.remove(cy_id)
+    await until(lambda: hall.rows("SELECT 1 FROM participants WHERE member_id = %s", cy_id) == [])
+    found = await abandoned(hall)
+    assert [each.conversation_id for each in found] == sorted([left, gone])
+    # What was said there is not theirs as long as they take no part.
+    assert not any(each.HasField("last_message") for each in found)
+    for call in (hall.get(left), hall.read(hall.admin, left), hall.of("JoinConversation", left)):
+        assert (await refused(call)).reason == "NOT_FOUND"
+    renamed = await hall.update(left, name="Found again")
+    assert (renamed.name, renamed.HasField("last_message")) == ("Found again", False)
+    await hall.of("AddParticipant", left, member_id=hall.admin_member_id)
+    assert await hall.texts(hall.admin, left) == ["secret"]
+    await hall.of("ArchiveConversation", gone)
+    assert [each.conversation_id for each in await abandoned(hall, archived=True)] == [gone]
+    assert await abandoned(hall) == []
+    # Where somebody takes part it is theirs alone.
+    for call in (hall.update(kept, name="Mine"), hall.of("AddParticipant", kept, member_id=hall.admin_member_id)):
+        assert (await refused(call)).reason == "NOT_FOUND"
+
+
+async def test_what_is_abandoned_is_for_who_manages_alone(hall: Hall) -> None:
+    bob, bob_id = await hall.newcomer("Bob")
+    guest, _ = await hall.guest()
+    left = await hall.channel(bob, private=True)
+    await hall.of("LeaveConversation", left, by=bob)
+    for person in (bob, guest):
+        assert (await refused(hall.ask("ListConversations", by=person, abandoned=True))).reason == "PERMISSION_DENIED"
+    assert (await refused(hall.ask("ListConversations", by=hall.outsider(), abandoned=True))).reason == "NOT_FOUND"
+    for method in ("AddParticipant", "ArchiveConversation"):
+        fields = {"member_id": bob_id} if method == "AddParticipant" else {}
+        assert (await refused(hall.of(method, left, by=bob, **fields))).reason == "NOT_FOUND"

@@ -30,6 +30,7 @@ async def until_erased(room: Chat, person: Person) -> None:
         "SELECT EXISTS (SELECT FROM messages WHERE sender_user_id = %(id)s AND deleted_at IS NULL)"
         " OR EXISTS (SELECT FROM reactions WHERE user_id = %(id)s)"
         " OR EXISTS (SELECT FROM read_states WHERE user_id = %(id)s)"
+        " OR EXISTS (SELECT FROM conversation_events WHERE user_id = %(id)s AND emoji IS NOT NULL)"
         " OR EXISTS (SELECT FROM erasures WHERE user_id = %(id)s)"
     )
     async with asyncio.timeout(30):
@@ -65,7 +66,7 @@ async def test_who_deletes_themselves_and_asks_for_it_leaves_only_tombstones(roo
     assert {e.message_deleted.message_id for e in dropped[:2]} == {theirs.message_id, with_file.message_id}
     assert [e.event_seq for e in dropped] == [last + 1, last + 2, last + 3]
     removed = dropped[2].reaction_removed
-    assert (removed.message_id, removed.emoji, removed.member_id) == (others.message_id, "🎉", member_id)
+    assert (removed.message_id, removed.emoji, removed.member_id) == (others.message_id, "", member_id)
     for message in (theirs, with_file):
         gone = await room.got(room.admin, message)
         assert (gone.text, gone.HasField("delete_time"), gone.sender_member_id) == ("", True, member_id)
@@ -75,6 +76,37 @@ async def test_who_deletes_themselves_and_asks_for_it_leaves_only_tombstones(roo
         assert room.rows(f"SELECT FROM {table} WHERE message_id = %s", theirs.message_id) == []
     assert room.rows("SELECT text FROM messages WHERE id = %s", hidden.message_id) == [(None,)]
     await room.with_files.nothing_left(file_id)
+
+
+async def test_no_event_tells_any_more_with_what_they_reacted(room: Chat) -> None:
+    member, _ = await room.member()
+    elsewhere = await room.channel()
+    here, there = await room.sent(room.admin, "here"), await room.sent(room.admin, "there", to=elsewhere)
+    for emoji in ("🎉", "👀"):
+        await room.react(member, here, emoji)
+    await room.react(room.admin, here)
+    # Taken back, so that no reaction is left by which the conversation would be found.
+    await room.react(member, there, "🎉")
+    await room.unreact(member, there, "🎉")
+    for _ in range(2):
+        await deliver(room.suite, told(member), source="identity", to="messaging")
+        await until_erased(room, member)
+    query = "SELECT kind, emoji, user_id::text FROM conversation_events WHERE conversation_id = %s ORDER BY event_seq"
+    assert room.rows(query, room.channel_id) == [
+        ("reaction_added", None, member.user_id),
+        ("reaction_added", None, member.user_id),
+        ("reaction_added", "👍", room.admin.user_id),
+        ("reaction_removed", None, member.user_id),
+    ]
+    assert [emoji for _, emoji, _ in room.rows(query, elsewhere)] == [None, None]
+    async with listening(room, room.admin, resume={room.channel_id: 0, elsewhere: 0}) as listener:
+        await listener.until(lambda: len(listener.numbered(elsewhere)) == 3)
+        kinds = [event.WhichOneof("payload") for event in listener.numbered(room.channel_id)]
+        assert kinds == ["message_created", "hidden", "hidden", "reaction_added", "reaction_removed"]
+        last = listener.numbered(room.channel_id)[-1].reaction_removed
+        assert (last.message_id, last.emoji, last.user_id) == (here.message_id, "", member.user_id)
+        assert listener.numbers(room.channel_id) == [1, 2, 3, 4, 5]
+    assert [item.emoji for item in (await room.got(room.admin, here)).reactions] == ["👍"]
 
 
 async def test_who_does_not_ask_for_it_leaves_what_they_wrote(room: Chat) -> None:

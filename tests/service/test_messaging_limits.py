@@ -37,8 +37,14 @@ async def _participants(hall: Hall) -> OneMore:
     return lambda number: ways[number]()
 
 
+async def _direct_conversations_a_day(hall: Hall) -> OneMore:
+    people = [await hall.newcomer(name) for name in ("Bob", "Cy")]
+    return lambda number: hall.direct(people[number][1])
+
+
 WAYS = {
     "channels": (_channels, 2),
+    "direct_conversations_a_day": (_direct_conversations_a_day, 1),
     "group_conversations": (_group_conversations, 1),
     "participants": (_participants, 2),
 }
@@ -81,6 +87,33 @@ async def test_many_who_make_channels_at_once_make_no_more_than_allowed(suite: S
     outcomes = await asyncio.gather(*(hall.channel() for _ in range(12)), return_exceptions=True)
     assert sum(isinstance(outcome, str) for outcome in outcomes) == 3
     assert len(await hall.seen(hall.admin)) == 4
+
+
+async def test_direct_conversations_are_counted_by_who_opened_them_that_day_and_once(suite: Suite) -> None:
+    hall = await new_hall(suite)
+    bob, bob_id = await hall.newcomer("Bob")
+    others = [(await hall.newcomer(name))[1] for name in ("Cy", "Dee", "Eve")]
+    allow(hall, "direct_conversations_a_day", 2)
+    opened = [await hall.direct(others[0]), await hall.direct(bob_id)]
+    refusal = await refused(hall.direct(others[1]))
+    assert refusal.metadata["limit"] == "direct_conversations_a_day"
+    # What is there is there for whoever asks, and others have their own.
+    assert await hall.direct(others[0]) == opened[0]
+    assert await hall.direct(hall.admin_member_id, by=bob) == opened[1]
+    assert await hall.direct(others[0], by=bob)
+    hall.rows(
+        "UPDATE conversations SET created_at = created_at - interval '1 day' WHERE id = %s", opened[0].conversation_id
+    )
+    assert await hall.direct(others[1])
+    assert (await refused(hall.direct(others[2]))).reason == "LIMIT_REACHED"
+
+
+async def test_whoever_opens_many_direct_conversations_at_once_opens_no_more_than_allowed(suite: Suite) -> None:
+    hall = await new_hall(suite)
+    others = [(await hall.newcomer(f"Bob{number}"))[1] for number in range(8)]
+    allow(hall, "direct_conversations_a_day", 3)
+    outcomes = await asyncio.gather(*(hall.direct(other) for other in others), return_exceptions=True)
+    assert sum(not isinstance(outcome, BaseException) for outcome in outcomes) == 3
 
 
 def test_the_table_in_the_documents_is_the_code() -> None:

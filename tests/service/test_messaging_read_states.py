@@ -7,7 +7,7 @@ import pytest
 from guildhall.messaging.v1 import event_service_pb2 as events
 from guildhall.messaging.v1 import message_service_pb2 as pb
 
-from services.messaging import audiences, read_states
+from services.messaging import audiences, conversations
 from tests.service.test_messaging_messages import _invited_again as invited_again
 from tests.service.test_messaging_streams import Listener, listening, replica
 from tests.support.chats import Chat
@@ -71,6 +71,47 @@ async def test_marking_unread_goes_back_only(room: Chat) -> None:
     assert "seq" in (await refused(room.mark_unread(member, 0))).fields
 
 
+async def listed(room: Chat, person: Person) -> tuple[int, int]:
+    """The same by the list of conversations."""
+    found = (await room.conversations(person)).conversations
+    return next((each.read_seq, each.unread_count) for each in found if each.conversation_id == room.channel_id)
+
+
+async def joined(room: Chat) -> Person:
+    """A new member who has joined the channel."""
+    member, member_id = await room.member()
+    room.join(room.channel_id, member, member_id)
+    return member
+
+
+async def test_what_was_there_before_one_joined_is_unread_only_by_word(room: Chat) -> None:
+    await many(room, 5)
+    member = await joined(room)
+    await many(room, 3)
+    assert await listed(room, member) == (0, 3)
+    # Not forward of where they joined, nor back to the first message.
+    assert await place(room.mark_unread(member, 7)) == (5, 3)
+    assert await listed(room, member) == (5, 3)
+    assert await place(room.mark_unread(member, 2)) == (1, 7)
+    assert await listed(room, member) == (1, 7)
+
+
+async def test_who_has_read_nothing_marks_an_old_message_unread(room: Chat) -> None:
+    await many(room, 5)
+    member = await joined(room)
+    assert await place(room.mark_unread(member, 4)) == (3, 2)
+    assert await listed(room, member) == (3, 2)
+
+
+@pytest.mark.parametrize(("seq", "expected"), [(0, (5, 3)), (2, (5, 3)), (6, (6, 2)), (99, (8, 0))])
+async def test_reading_never_goes_back_behind_where_one_joined(room: Chat, seq: int, expected: tuple[int, int]) -> None:
+    await many(room, 5)
+    member = await joined(room)
+    await many(room, 3)
+    assert await place(room.mark_read(member, seq)) == expected
+    assert await listed(room, member) == expected
+
+
 async def test_a_repeated_call_moves_once(room: Chat) -> None:
     member, request_id = (await room.member())[0], str(uuid.uuid4())
     await many(room, 5)
@@ -91,7 +132,8 @@ async def test_own_messages_tombstones_and_what_is_too_old_are_not_unread(room: 
     room.retain_for_a_day()
     room.age(sent[0])
     assert await place(room.mark_read(member, 0)) == (0, 2)
-    assert await place(room.mark_read(room.admin, 0)) == (0, 3)
+    # The first one is from before the admin made the channel by now.
+    assert await place(room.mark_read(room.admin, 0)) == (1, 3)
 
 
 @pytest.mark.parametrize(("unread", "counted"), [(999, 999), (1000, 1000), (1001, 1000)])
@@ -110,7 +152,7 @@ async def test_unread_is_exact_up_to_a_thousand(room: Chat, unread: int, counted
         "UPDATE conversations SET last_seq = %s, last_event_seq = %s WHERE id = %s", unread, unread, room.channel_id
     )
     assert await place(room.mark_read(member, 0)) == (0, counted)
-    assert read_states.MOST_UNREAD == 1000
+    assert conversations.MOST_UNREAD == 1000
 
 
 async def test_a_locked_guest_reads_on_and_so_does_everybody_in_an_archive(room: Chat) -> None:
@@ -144,9 +186,10 @@ async def test_what_is_hidden_is_answered_like_what_is_unknown(room: Chat) -> No
 
 async def test_those_who_take_part_are_listed_by_member_id_without_who_has_read_nothing(room: Chat) -> None:
     people = [(room.admin, room.admin_member_id), *[await room.member() for _ in range(4)]]
-    await many(room, 3)
     for person, member_id in people[1:]:
         room.join(room.channel_id, person, member_id)
+    await many(room, 3)
+    for person, _ in people[1:]:
         await room.mark_read(person, 2)
     await room.mark_unread(people[2][0], 1)
     passer_by, _ = await room.member()

@@ -1,6 +1,7 @@
 """Retention and ageing: what is past its time is hidden at once on every path, and then removed in small steps."""
 
 import contextlib
+import uuid
 from collections.abc import Iterator
 
 import pytest
@@ -282,6 +283,17 @@ async def test_what_is_hidden_but_not_removed_yet_is_a_hole_as_well(room: Chat) 
             ("reset", 4),
             ("message_created", 5),
         ]
+
+
+async def test_what_was_purged_is_sent_anew_under_the_same_id_and_what_was_not_is_not(room: Chat) -> None:
+    keys = [str(uuid.uuid4()) for _ in range(2)]
+    first, kept = [await room.sent(room.admin, "note", key=key) for key in keys]
+    room.retain_for_a_day()
+    room.age(first)
+    await purge(room)
+    assert (await room.sent(room.admin, "note", key=keys[1])).message_id == kept.message_id
+    again = await room.sent(room.admin, "note", key=keys[0])
+    assert (again.message_id != first.message_id, again.seq) == (True, 3)
 
 
 async def test_an_open_stream_goes_on_over_a_purge(room: Chat) -> None:

@@ -20,6 +20,7 @@ from services.membership import (
     invitations,
     members,
     refusals,
+    removals,
     wire,
     wire_invitations,
     workspaces,
@@ -29,6 +30,7 @@ from services.membership.daily_limits import DailyLimits
 from services.membership.guest_sight import Sight
 from services.membership.invitation_batches import Wanted
 from services.membership.peers import Identity
+from services.membership.revisions import raise_access_revision
 
 
 class InvitationService(rpc.InvitationServiceServicer):
@@ -121,14 +123,20 @@ class InvitationService(rpc.InvitationServiceServicer):
         return wire_invitations.preview(row)
 
     async def AcceptInvitation(self, request: pb.AcceptInvitationRequest, context: Any) -> pb.AcceptInvitationResponse:
-        """The owner of the address becomes a member."""
+        """The owner of the address becomes a member, who was a guest once too."""
         presenter, name = await self._identity.presenter(current_call().user_id)
+        stay = await self._database.read(lambda tx: invitations.find_stay(tx, presenter, token=request.token))
+        # Asked before the workspace is locked; whoever has ended is not extended any more.
+        ended_member_id = str(stay.id) if stay is not None and await self._sight.is_over(stay) else ""
 
         async def access(tx: AsyncConnection) -> invitations.Offer:
-            return await invitations.access_offer(tx, presenter, token=request.token)
+            return await invitations.access_offer(tx, presenter, token=request.token, ended_member_id=ended_member_id)
 
         async def accept(tx: AsyncConnection, offer: invitations.Offer) -> pb.AcceptInvitationResponse:
-            row = await invitations.accept(tx, offer, presenter)
+            ended = await removals.end_guest(tx, offer.ended) if offer.ended is not None else []
+            row = await invitations.accept(tx, offer, presenter, ended=ended)
+            if ended:
+                await raise_access_revision(tx, str(row.workspace_id), "guest_removed")
             workspace = await workspaces.get(tx, str(row.workspace_id))
             return pb.AcceptInvitationResponse(workspace=wire.workspace(workspace), member=wire.member(row, name=name))
 

@@ -22,6 +22,7 @@ from services.membership.capabilities import BAN_MEMBERS, READ, REMOVE_MEMBERS, 
 from services.membership.guest_sight import Sight
 from services.membership.invitations import Presenter
 from services.membership.peers import Identity
+from services.membership.revisions import raise_access_revision
 from services.membership.servicers.guest_members import GuestMemberRpcs
 from services.membership.servicers.member_reads import MemberReadRpcs
 
@@ -39,6 +40,7 @@ class MemberService(GuestMemberRpcs, MemberReadRpcs, rpc.MemberServiceServicer):
         """A service account makes somebody a member."""
         found = await self._identity.find(str(UUID(request.user_id)))
         workspace_id = str(UUID(request.workspace_id))
+        ended_member_id = await self._find_ended(workspace_id, str(UUID(request.user_id)))
 
         async def access(tx: AsyncConnection) -> None:
             await workspaces.lock(tx, workspace_id)
@@ -47,17 +49,28 @@ class MemberService(GuestMemberRpcs, MemberReadRpcs, rpc.MemberServiceServicer):
             if found is None:
                 raise NotFound
             person, _name = found
+            stay = await members.find_active(tx, workspace_id=workspace_id, user_id=person.user_id)
+            is_over = stay is not None and str(stay.id) == ended_member_id
+            ended = await removals.end_guest(tx, stay) if stay is not None and is_over else []
             row = await joining.add(
                 tx,
                 workspace_id=workspace_id,
                 user_id=person.user_id,
                 normalized_email=person.verified_email,
                 role=wire.ROLE_NAMES[request.role],
+                ended=ended,
             )
+            if ended:
+                await raise_access_revision(tx, workspace_id, "guest_removed")
             return pb.AddMemberResponse(member=wire.member(row))
 
         answer = await once(self._database, self._secret, request, pb.AddMemberResponse, access=access, work=add)
         return pb.AddMemberResponse(member=await self._named(answer.member))
+
+    async def _find_ended(self, workspace_id: str, user_id: str) -> str:
+        """The member id of somebody's stay as a guest whose time is over; empty if there is none."""
+        stay = await self._database.read(lambda tx: members.find_active(tx, workspace_id=workspace_id, user_id=user_id))
+        return str(stay.id) if stay is not None and await self._sight.is_over(stay) else ""
 
     async def UpdateMember(self, request: pb.UpdateMemberRequest, context: Any) -> pb.UpdateMemberResponse:
         """Handle and title: one's own, or of somebody of lower rank."""

@@ -1,7 +1,7 @@
 """guildhall.messaging.v1.ConversationService: making, reading and changing conversations."""
 
 import functools
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
@@ -13,12 +13,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.chassis import masks
 from services.chassis.call import Call, current_call
 from services.chassis.database import Database
-from services.chassis.errors import InvalidRequest, NotFound
+from services.chassis.errors import InvalidRequest, NotFound, PermissionDenied
 from services.chassis.idempotency import no_access_needed, once
 from services.chassis.pages import page_key, page_size, page_token
 from services.chassis.secret import SecretKey
 from services.messaging import conversation_changes, conversations, directs, group_conversations, wire
-from services.messaging.access import Access, Viewer
+from services.messaging.access import MANAGE, Access, Viewer
 from services.messaging.changes import Changes
 from services.messaging.conversation_changes import Update
 from services.messaging.guest_sight import Sights
@@ -181,7 +181,7 @@ class ConversationService(ParticipantRpcs, rpc.ConversationServiceServicer):
         """Reads as if the caller were a full member, then asks. A guest's list is read again, and asked for again."""
         call, workspace_id = current_call(), uuid_of(request.workspace_id)
         kind = wire.KIND_NAMES.get(request.kind)
-        scope = (call.rpc, call.user_id, workspace_id, kind or "", str(request.archived))
+        scope = (call.rpc, call.user_id, workspace_id, kind or "", str(request.archived), str(request.abandoned))
         key = page_key(self._secret, scope, request.page_token)
         size = page_size(request.page_size)
         page = {
@@ -191,12 +191,17 @@ class ConversationService(ParticipantRpcs, rpc.ConversationServiceServicer):
             "after": str(key[0]) if key else conversations.FIRST,
             "limit": size + 1,
         }
-        rows = list(
-            await self._database.read(lambda tx: conversations.list_as_member(tx, user_id=call.user_id, **page))
-        )
+        read: Callable[..., Awaitable[Sequence[Row[Any]]]] = conversations.list_abandoned
+        if not request.abandoned:
+            read = functools.partial(conversations.list_as_member, user_id=call.user_id)
+        rows = list(await self._database.read(functools.partial(read, **page)))
         group_ids = {row.conversation["group_id"] for row in rows} - {None}
         viewer = await self._access.require_viewer(call, workspace_id=workspace_id, group_ids=group_ids)
-        if viewer.granted is not None:
+        if request.abandoned:
+            if not await self._access.is_moderator(call, workspace_id=workspace_id, capability=MANAGE):
+                raise PermissionDenied
+            seen: Collection[str] = {row.conversation["id"] for row in rows}
+        elif viewer.granted is not None:
             rows, seen = await self._list_as_guest(call, viewer, page)
         else:
             seen = {row.conversation["id"] for row in rows if conversations.is_seen(row, viewer)}

@@ -52,6 +52,7 @@ class FileService(rpc.FileServiceServicer):
         self._downloads = downloads
         self._most_file_bytes = settings.most_file_bytes
         self._most_storage_bytes = settings.storage_bytes_per_workspace
+        self._most_unattached_bytes = settings.unattached_bytes
         self._transfers = Transfers()
 
     async def CreateUpload(self, request: pb.CreateUploadRequest, context: Any) -> pb.CreateUploadResponse:
@@ -83,6 +84,7 @@ class FileService(rpc.FileServiceServicer):
                 conversation_id=conversation_id,
                 values=values,
                 most_bytes=self._most_storage_bytes,
+                most_unattached_bytes=self._most_unattached_bytes(is_guest=uploader.granted is not None),
             )
             return pb.CreateUploadResponse(file=wire_files.file(row))
 
@@ -198,25 +200,29 @@ class FileService(rpc.FileServiceServicer):
         call = current_call()
         workspace_id, conversation_id = uuid_of(request.workspace_id), uuid_of(request.conversation_id)
         message_id = uuid_of(request.message_id) if request.message_id else ""
-        scope = (call.rpc, call.user_id, workspace_id, conversation_id, message_id)
+        if message_id and request.unattached:
+            raise InvalidRequest(fields=[("unattached", "is for files that no message holds: without message_id")])
+        which = "unattached" if request.unattached else message_id
+        scope = (call.rpc, call.user_id, workspace_id, conversation_id, which)
         key = page_key(self._secret, scope, request.page_token)
         size = page_size(request.page_size)
-        viewer = await self._access.require_reader(call, workspace_id=workspace_id, conversation_id=conversation_id)
+        place = {"workspace_id": workspace_id, "conversation_id": conversation_id}
+        # Who moderates is asked about as a deleter is: what they see of others is theirs to delete.
+        ask = self._access.require_deleter if request.unattached else self._access.require_reader
+        viewer = await ask(call, **place)
 
         async def read(tx: AsyncConnection) -> list[Row[Any]]:
             await require_visible(tx, viewer=viewer, conversation_id=conversation_id)
-            rows = await files.list_files(
-                tx,
-                viewer=viewer,
-                conversation_id=conversation_id,
-                message_id=message_id,
-                before=str(key[0]) if key else files.LAST,
-                limit=size + 1,
-            )
-            return list(rows)
+            page: dict[str, Any] = {"conversation_id": conversation_id, "limit": size + 1}
+            page["before"] = str(key[0]) if key else files.LAST
+            if request.unattached:
+                return list(await files.list_unattached(tx, viewer=viewer, moderates=viewer.moderates, **page))
+            return list(await files.list_files(tx, viewer=viewer, message_id=message_id, **page))
 
         rows = await self._database.read(read)
         again = await self._access.require_again(call, viewer, conversation_id=conversation_id)
+        if viewer.moderates and not await self._access.is_moderator(call, workspace_id=workspace_id):
+            rows = [row for row in rows if row.uploader_member_id == again.member_id]
         rows = [row for row in rows if row.attached_at is None or again.is_in_history(conversation_id, row.attached_at)]
         more = len(rows) > size
         return pb.ListFilesResponse(

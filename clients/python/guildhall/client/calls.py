@@ -206,9 +206,10 @@ class Client:
     ) -> AsyncGenerator[events_pb.Event, None]:
         """What happens in a workspace, for as long as the caller may see it; over reconnections, each event once.
 
-        `positions` is the last event_seq seen of each conversation, to go on after a restart; a conversation that is
-        not in it begins with what is new. A `reset` event says that events of a conversation are not to be had any
-        more: read it anew. `opened` is told each time that a stream stands, with the position of each conversation.
+        `positions` is the last event_seq seen of each conversation, to go on after a restart. Of one that is not in it
+        a `conversation_gained` event tells; without any, all begin with what is new. A `reset` event says that events
+        of a conversation are not to be had any more: read it anew. `opened` is told each time that a stream stands,
+        with the position of each conversation.
         Errors: NotSignedIn, NotFound (no member, or no longer).
         """
         subscription = Subscription(self._channel, workspace_id, positions=positions or {}, opened=opened)

@@ -72,17 +72,25 @@ class Subscription:
     def _events(self, frame: pb.SubscribeResponse, asked: Mapping[str, int]) -> list[pb.Event]:
         if not frame.HasField("opened"):
             return list(frame.events.events)
+        resumed = self.was_open or bool(self._positions)
         self.was_open = True
         if self._opened:
             self._opened({position.conversation_id: position.event_seq for position in frame.opened.positions})
         missed = []
         for position in frame.opened.positions:
-            known = self._positions.get(position.conversation_id)
-            if known is None:
-                self._move(position.conversation_id, position.event_seq)
-            elif position.conversation_id not in asked and known != position.event_seq:
-                # There was no room to ask for it, so what happened meanwhile is not on this stream.
-                missed.append(pb.Event(conversation_id=position.conversation_id, reset=position))
+            key, known = position.conversation_id, self._positions.get(position.conversation_id)
+            reset = pb.Event(conversation_id=key, reset=position)
+            if known is not None:
+                if key not in asked and known != position.event_seq:
+                    # There was no room to ask for it, so what happened meanwhile is not on this stream.
+                    missed.append(reset)
+            elif not resumed:
+                self._move(key, position.event_seq)
+            elif not 0 < len(asked) < MOST_POSITIONS:
+                # Else the server says so, which knows what follows only if it was told all that there was.
+                missed.append(pb.Event(conversation_id=key, conversation_gained=position))
+                if position.event_seq:
+                    missed.append(reset)
         return missed
 
     def _move(self, conversation_id: str, event_seq: int) -> None:
