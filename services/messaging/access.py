@@ -70,6 +70,9 @@ CANDIDATES = """(
     UNION SELECT unnest(CAST(:granted AS uuid[]))
 )"""
 """The ids of all that TAKING_PART can be true of: few, where a workspace has many conversations of others."""
+# OFFSET 0: each is looked up by its id. Joined in any other way, all there are would be read where few are expected.
+LOOKED_UP = "LATERAL (SELECT * FROM conversations WHERE id = candidate.id OFFSET 0)"
+"""The conversation of each row of `candidate`."""
 VISIBLE = f"""(
     {TAKING_PART} AND (c.group_id IS NULL OR c.group_id = ANY(CAST(:groups AS uuid[])))
 )"""

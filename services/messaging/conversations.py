@@ -8,7 +8,7 @@ from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.messaging import activities, limits
-from services.messaging.access import CANDIDATES, IN_HISTORY, VISIBLE, Viewer
+from services.messaging.access import CANDIDATES, IN_HISTORY, LOOKED_UP, VISIBLE, Viewer
 from services.messaging.changes import ABANDONED
 from services.messaging.messages import KEPT, MESSAGE
 
@@ -100,7 +100,7 @@ LIST_AS_MEMBER = text(f"""
             SELECT c.* FROM (
                 SELECT DISTINCT p.conversation_id AS id FROM participants p
                 WHERE p.user_id = :user_id AND p.conversation_id > :after
-            ) part JOIN conversations c ON c.id = part.id
+            ) candidate, {LOOKED_UP} c
             WHERE {FILTER} AND c.visibility = 'private' ORDER BY c.id LIMIT :limit
         ) ORDER BY id LIMIT :limit
     ) c {own()}
@@ -115,7 +115,7 @@ EVERYTHING = f"CASE WHEN own.stays IS NULL THEN {unread('0', IN_HISTORY)} ELSE 0
 LIST_AS_GUEST = text(f"""
     SELECT {COLUMNS}, {EVERYTHING}, 0 AS participant_count
     FROM (
-        SELECT c.* FROM {CANDIDATES} candidate JOIN conversations c ON c.id = candidate.id
+        SELECT c.* FROM {CANDIDATES} candidate, {LOOKED_UP} c
         WHERE {FILTER} AND {VISIBLE} ORDER BY c.id LIMIT :limit
     ) c {own(IN_HISTORY)}
     ORDER BY c.id

@@ -11,7 +11,7 @@ from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.messaging import wire
-from services.messaging.access import CANDIDATES, TAKING_PART, TOGETHER, Together, Viewer
+from services.messaging.access import CANDIDATES, LOOKED_UP, TAKING_PART, TOGETHER, Together, Viewer
 from services.messaging.messages import KEPT, MESSAGE
 
 MOST_EVENTS = 500
@@ -75,7 +75,7 @@ SEEN = """
 SNAPSHOT = text(f"""
     SELECT {SEEN}, clock.read_at FROM (SELECT statement_timestamp() AS read_at) clock
     LEFT JOIN (
-        SELECT c.* FROM {CANDIDATES} candidate JOIN conversations c ON c.id = candidate.id WHERE {TAKING_PART}
+        SELECT c.* FROM {CANDIDATES} candidate, {LOOKED_UP} c WHERE {TAKING_PART}
     ) c ON true ORDER BY c.id
 """)
 # No later than when they were last there: what they were told of happened before that.
