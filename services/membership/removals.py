@@ -58,7 +58,7 @@ async def end_stay(tx: AsyncConnection, member: Row[Any]) -> list[Activity]:
 
 
 async def end_guest(tx: AsyncConnection, guest: Row[Any]) -> list[Activity]:
-    """Ends the stay of a guest whose time is over, who comes back as a full member with nothing of it (semantics 36).
+    """Ends the stay of a guest whose time is over, who comes back as a full member with nothing of it.
 
     The workspace is locked. Left to the caller: the activities, and the access revision.
     """

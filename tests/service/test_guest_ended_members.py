@@ -78,7 +78,7 @@ async def test_an_ended_guest_who_accepts_an_invitation_becomes_a_full_member(ho
     joined = await accept(house, person, token)
 
     assert (joined.kind, joined.role) == (FULL, members.ROLE_MEMBER)
-    # Another stay, with nothing of the one before (semantics 36).
+    # Another stay, with nothing of the one before.
     assert joined.member_id != guest.member_id
     assert (await verdict(house, member_id=guest.member_id)).member_id == ""
     found = await verdict(house, member_id=joined.member_id, capability="conversations.create")
