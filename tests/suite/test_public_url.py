@@ -11,7 +11,7 @@ import pytest
 
 from tests.suite.conftest import Running, booted, new_folder
 from tests.support.json_api import mailed_token
-from tests.support.suite import text_of_mail
+from tests.support.mails import MailFolder
 
 SITE = "https://app.example.com"
 PASSWORD = "a long enough password"
@@ -29,7 +29,7 @@ def mail_to_who_signs_up(suite: Running, address: str) -> str:
     body = {"email": address, "password": PASSWORD, "name": "Ada", "requestId": str(uuid.uuid4())}
     httpx.post(f"http://{suite.gateway}/v1/auth:signUp", json=body, trust_env=False, timeout=10).raise_for_status()
     mailed_token(suite.settings.layout.mail, address, "prove")
-    return next(filter(None, (text_of_mail(path, address) for path in suite.settings.layout.mail.glob("*.eml"))))
+    return MailFolder(suite.settings.layout.mail).texts(address)[0]
 
 
 def link_in(mail: str) -> str:
