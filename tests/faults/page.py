@@ -115,9 +115,7 @@ def _f7(detail: Detail, control: Detail) -> tuple[str, str]:
 
 def _f8(detail: Detail, control: Any) -> tuple[str, str]:
     seen = f"{detail['calls_answered']} calls, {sum(detail['calls_failed'].values())} failed; each process ended by "
-    seen += (
-        f"itself within {detail['stop_seconds_worst']} s, its successor served {detail['away_seconds_worst']} s "
-    )
+    seen += f"itself within {detail['stop_seconds_worst']} s, its successor served {detail['away_seconds_worst']} s "
     failed = "; ".join(f"without “{each['protection_off']}”: {each['calls_failed']} calls fail" for each in control)
     return f"{seen}later at most; {_writes(detail)}", failed
 
