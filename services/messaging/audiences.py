@@ -11,7 +11,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 
 import structlog
 from guildhall.messaging.v1 import event_service_pb2 as pb
@@ -33,7 +33,10 @@ HELD_SECONDS = 30.0
 STREAMS_AT_ONCE = 200
 """Of which it is found out what they gained and lost before others have their turn."""
 MOST_CATCHING_UP = 2
-"""Of each audience, at a time: of the four connections for statements the others keep some, whoever comes back."""
+"""Of each audience, read at a time: of the four connections for statements the others keep some, whoever comes back.
+
+What they ask meanwhile is asked together, however many they are.
+"""
 
 
 class Audience:
@@ -152,9 +155,9 @@ class Audience:
             # Asked first as well: while nobody answers, nothing is read for nothing.
             if await self._guard.verify([stream]):
                 return None
-            async with self._turns:
-                order = dict.fromkeys([*first, *stream.places])
-                rest, held = await self._deliver({key: [stream] for key in order if key in stream.places})
+            order = dict.fromkeys([*first, *stream.places])
+            watching = {key: [stream] for key in order if key in stream.places}
+            rest, held = await self._deliver(watching, turns=self._turns)
         except Exception as error:
             _report("catch_up", error)
             return None
@@ -208,13 +211,19 @@ class Audience:
             self._woken = dict.fromkeys(rest) | self._woken
             self._wake.set()
 
-    async def _deliver(self, watching: Mapping[str, Collection[Stream]]) -> tuple[Sequence[str], set[Stream]]:
-        """Reads, asks, hands over, in this order. Returns what is to be read again, and for whom no answer came."""
+    async def _deliver(
+        self, watching: Mapping[str, Collection[Stream]], *, turns: asyncio.Semaphore | None = None
+    ) -> tuple[Sequence[str], set[Stream]]:
+        """Reads, in its turn if there are `turns`, asks, hands over, in this order.
+
+        Returns what is to be read again, and for whom no answer came.
+        """
         if not watching:
             return [], set()
-        asked = deliveries.asked(watching)
         granted = deliveries.granted({stream for streams in watching.values() for stream in streams})
-        readings, rest = await self._database.read(lambda tx: events.read(tx, asked=asked, granted=granted))
+        async with turns or nullcontext():
+            asked = deliveries.asked(watching)
+            readings, rest = await self._database.read(lambda tx: events.read(tx, asked=asked, granted=granted))
         concerned = {stream for reading in readings for stream in watching[reading.conversation_id]}
         held = await self._guard.verify(concerned) if concerned else set()
         redacted, unanswered = await for_guests(self._sights, readings, watching, held=held)

@@ -24,7 +24,9 @@ class Audience(audiences.Audience):
     async def check_access(self) -> None:
         """Asks nobody."""
 
-    async def _deliver(self, watching: Mapping[str, Collection[Stream]]) -> tuple[Sequence[str], set[Stream]]:
+    async def _deliver(
+        self, watching: Mapping[str, Collection[Stream]], *, turns: asyncio.Semaphore | None = None
+    ) -> tuple[Sequence[str], set[Stream]]:
         if not watching:
             return [], set()
         asked = deliveries.asked(watching)
