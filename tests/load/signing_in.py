@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,9 @@ from tests.load.people import PASSWORD
 from tests.load.wire import GET_USER, SEND, close_channels, now, open_channels
 
 AT_ONCE = 50
+ROUNDS = 5
+"""At rest and beside in turn, so that what disturbs the machine disturbs both; of one round's few hundred calls of a
+kind, the slowest three would decide the p99."""
 SIGN_IN = "/guildhall.identity.v1.AuthService/SignIn"
 _SECOND = 1_000_000_000
 
@@ -56,7 +59,7 @@ class Bursts:
 
 async def sign_ins(lab: Lab) -> Figure:
     """p99 of SendMessage and of GetUser while 50 people sign in at once ÷ p99 without; the worse of the two."""
-    seconds = lab.seconds / 6
+    seconds = lab.seconds / 5
     token = (await lab.crowd.tokens(lab.system, 1))[0]
     turns = [
         Turn("send", lab.system.target, SEND, token, lab.messages()[0]),
@@ -66,10 +69,14 @@ async def sign_ins(lab: Lab) -> Figure:
         auth.SignInRequest(email=person.email, password=PASSWORD).SerializeToString() for person in lab.crowd.people
     ]
     bursts = Bursts(lab.system.target, SIGN_IN, bodies, AT_ONCE, seconds + 1)
-    rest = await lab.run(TakingTurns(turns, seconds), "at rest")
-    running = lab.listeners.start(bursts)
-    beside = await lab.run(TakingTurns(turns, seconds), f"beside {AT_ONCE} sign-ins at once")
-    codes = await running.result()
+    rest, beside = [{turn.name: Histogram() for turn in turns} for _ in range(2)]
+    codes: Counter[str] = Counter()
+    for round_ in range(1, ROUNDS + 1):
+        of = f"round {round_} of {ROUNDS}"
+        _add(rest, await lab.run(TakingTurns(turns, seconds), f"at rest, {of}"))
+        running = lab.listeners.start(bursts)
+        _add(beside, await lab.run(TakingTurns(turns, seconds), f"beside {AT_ONCE} sign-ins at once, {of}"))
+        codes += await running.result()
     ratios = {name: _p99(beside[name]) / _p99(rest[name]) for name in beside}
     worst = max(ratios.values())
     detail: dict[str, Any] = {
@@ -80,6 +87,11 @@ async def sign_ins(lab: Lab) -> Figure:
     }
     is_clean = set(codes) <= {"OK", "RESOURCE_EXHAUSTED"} and codes["OK"] > 0
     return Figure(worst, 2.0, worst <= 2.0 and is_clean, detail)
+
+
+def _add(whole: Mapping[str, Histogram], part: Mapping[str, Histogram]) -> None:
+    for name, found in part.items():
+        whole[name].add(found)
 
 
 def _p99(found: Histogram) -> int:
