@@ -221,8 +221,7 @@ class Audience:
         """
         if not watching:
             return [], set()
-        granted = deliveries.granted({stream for streams in watching.values() for stream in streams})
-        readings, rest = await (self._read_in_turn(watching, granted) if in_turn else self._read(watching, granted))
+        readings, rest = await (self._read_in_turn(watching) if in_turn else self._read(watching))
         concerned = {stream for reading in readings for stream in watching[reading.conversation_id]}
         held = await self._guard.verify(concerned) if concerned else set()
         redacted, unanswered = await for_guests(self._sights, readings, watching, held=held)
@@ -231,19 +230,18 @@ class Audience:
             self._lose(stream, conversation_id)
         return rest, held
 
-    async def _read_in_turn(
-        self, watching: Mapping[str, Collection[Stream]], granted: Collection[str]
-    ) -> tuple[list[events.Reading], list[str]]:
+    async def _read_in_turn(self, watching: Mapping[str, Collection[Stream]]) -> tuple[list[events.Reading], list[str]]:
         """The turn lasts as long as the reading, which goes on when the client of whoever has it goes away."""
         await self._turns.acquire()
-        reading = asyncio.create_task(self._read(watching, granted))
+        reading = asyncio.create_task(self._read(watching))
         reading.add_done_callback(lambda _: self._turns.release())
         return await asyncio.shield(reading)
 
-    async def _read(
-        self, watching: Mapping[str, Collection[Stream]], granted: Collection[str]
-    ) -> tuple[list[events.Reading], list[str]]:
+    async def _read(self, watching: Mapping[str, Collection[Stream]]) -> tuple[list[events.Reading], list[str]]:
         asked = deliveries.asked(watching)
+        # As of now: they may be others than when the turn began to be waited for, and by them it is found out which
+        # direct conversations a guest sees.
+        granted = deliveries.granted({stream for streams in watching.values() for stream in streams})
         return await self._database.read(lambda tx: events.read(tx, asked=asked, granted=granted))
 
     async def _look_around(self, among: Collection[str]) -> set[str]:

@@ -56,10 +56,10 @@ class Hub:
         self._access = access
         self._guard = guard
         self._publications = publications
-        # One for both: after a restart members and guests come back together.
-        turns = asyncio.Semaphore(MOST_CATCHING_UP)
+        self.turns = asyncio.Semaphore(MOST_CATCHING_UP)
+        """To read for who catches up. One for both audiences: after a restart members and guests come back together."""
         self._members, self._guests = (
-            self.audience_class(database, guard=guard, sights=sights, turns=turns) for _ in ("members", "guests")
+            self.audience_class(database, guard=guard, sights=sights, turns=self.turns) for _ in ("members", "guests")
         )
         self._places: Counter[str] = Counter()
         self._draining = False

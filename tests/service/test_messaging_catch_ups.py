@@ -3,14 +3,18 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
 import grpc
 import pytest
 
+from services.messaging import __main__ as messaging
 from services.messaging import audiences
+from services.messaging.hub import Hub
 from tests.service.test_messaging_conversations import Room
 from tests.service.test_messaging_streams import Listener, append_directly, listening, replica
 from tests.support.deliveries import until
+from tests.support.guest_rooms import new_yard
 from tests.support.metrics import own
 from tests.support.suite import Person, Suite
 
@@ -55,6 +59,37 @@ async def test_who_hangs_up_while_it_is_read_for_them_keeps_their_turn_until_it_
                 most = max(most, *await looks(room, times=4))
             assert most == audiences.MOST_CATCHING_UP
         await all_have(listeners[:STAY], room, ["held"])
+
+
+async def test_a_guest_who_is_granted_another_channel_while_they_wait_their_turn_loses_nothing_by_it(
+    suite: Suite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hubs: list[Hub] = []
+
+    class Shown(Hub):
+        def __init__(self, *arguments: Any, **named: Any) -> None:
+            super().__init__(*arguments, **named)
+            hubs.append(self)
+
+    monkeypatch.setattr(messaging, "Hub", Shown)
+    yard = await new_yard(suite)
+    direct, second = (await yard.hall.direct(yard.guest_id)).conversation_id, await yard.hall.channel()
+    async with replica(yard.hall) as (_, channel):
+        (hub,) = hubs
+        for _ in range(audiences.MOST_CATCHING_UP):
+            await hub.turns.acquire()
+        async with listening(yard.hall, yard.guest, channel=channel) as listener:
+            await yard.hall.sent(yard.admin, "psst", to=direct)
+            (stream,) = hub.audiences[1].streams
+            assert not stream.joined
+            await yard.grant(second)
+            await yard.revoke()
+            await until(lambda: stream.channels is not None and set(stream.channels.grants) == {second})
+            for _ in range(audiences.MOST_CATCHING_UP):
+                hub.turns.release()
+            await listener.until(lambda: listener.has("conversation_lost", yard.channel_id))
+            await listener.until(lambda: listener.texts(direct) == ["psst"])
+            assert not listener.has("conversation_lost", direct)
 
 
 def test_who_tries_again_does_not_do_so_together_with_the_others() -> None:
