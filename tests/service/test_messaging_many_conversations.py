@@ -62,6 +62,14 @@ async def test_a_page_is_of_what_one_sees(crowded: Hall) -> None:
     assert 1 <= await looked_at(crowded, conversations.LIST_AS_MEMBER, parameters) <= 20
 
 
+async def test_what_is_abandoned_is_found_among_private_channels(crowded: Hall) -> None:
+    page = {"workspace_id": crowded.workspace_id, "kind": None, "archived": False}
+    left = await crowded.channel(private=True)
+    await crowded.of("LeaveConversation", left)
+    parameters = {**page, "after": conversations.FIRST, "limit": 51}
+    assert 1 <= await looked_at(crowded, conversations.LIST_ABANDONED, parameters) <= 10
+
+
 async def test_what_is_seen_is_what_was_seen(crowded: Hall) -> None:
     private = await crowded.channel(private=True)
     direct = (await crowded.direct((await crowded.newcomer("Cy"))[1])).conversation_id
