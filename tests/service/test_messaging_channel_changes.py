@@ -233,6 +233,18 @@ async def test_a_private_channel_that_everybody_left_is_found_and_joined_by_who_
         assert (await refused(call)).reason == "NOT_FOUND"
 
 
+async def test_guests_go_on_in_an_abandoned_channel_and_making_it_public_shows_it_to_all(hall: Hall) -> None:
+    bob, _ = await hall.newcomer("Bob")
+    left = await hall.channel(private=True)
+    guest, _ = await hall.guest(left)
+    await hall.of("LeaveConversation", left)
+    await hall.sent(guest, "anybody there?", to=left)
+    assert await hall.texts(guest, left) == ["anybody there?"]
+    assert [each.conversation_id for each in await abandoned(hall)] == [left]
+    await hall.update(left, visibility=PUBLIC)
+    assert await hall.texts(bob, left) == ["anybody there?"]
+
+
 async def test_what_is_abandoned_is_for_who_manages_alone(hall: Hall) -> None:
     bob, bob_id = await hall.newcomer("Bob")
     guest, _ = await hall.guest()
