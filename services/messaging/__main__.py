@@ -197,9 +197,11 @@ def _add_live(frame: Frame, *, access: Access, guard: Guard, hub: Hub, sights: S
 
 async def _member_removed(tx: AsyncConnection, removed: events.MemberRemoved) -> None:
     """Participation, read states and what was announced hang on the member id that ended."""
-    await remove_member(tx, removed)
+    is_done = await remove_member(tx, removed)
     await read_states.member_removed(tx, removed)
-    await files.member_removed(tx, removed)
+    if is_done:
+        # Once: for who took part in thousands of conversations the event comes dozens of times.
+        await files.member_removed(tx, removed)
 
 
 def _consumers(on_group: Callable[[], None], membership: Callable[[], Membership]) -> Mapping[str, Consumer]:

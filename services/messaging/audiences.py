@@ -11,7 +11,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 
 import structlog
 from guildhall.messaging.v1 import event_service_pb2 as pb
@@ -33,7 +33,7 @@ HELD_SECONDS = 30.0
 STREAMS_AT_ONCE = 200
 """Of which it is found out what they gained and lost before others have their turn."""
 MOST_CATCHING_UP = 2
-"""Of each audience, read at a time: of the four connections for statements the others keep some, whoever comes back.
+"""Read at a time, of all audiences: of the four connections for statements the others keep some, whoever comes back.
 
 What they ask meanwhile is asked together, however many they are.
 """
@@ -42,14 +42,15 @@ What they ask meanwhile is asked together, however many they are.
 class Audience:
     """Streams of one kind: live ones, which the loop delivers to, and those that catch up by themselves."""
 
-    def __init__(self, database: Database, *, guard: Guard, sights: Sights) -> None:
+    def __init__(self, database: Database, *, guard: Guard, sights: Sights, turns: asyncio.Semaphore) -> None:
+        """`turns` are for who catches up to read; other audiences take theirs from the same."""
         self._database = database
         self._guard = guard
         self._sights = sights
         self._streams: set[Stream] = set()
         self._behind: dict[Stream, asyncio.Task[None]] = {}
         """Each with the task in which it catches up."""
-        self._turns = asyncio.Semaphore(MOST_CATCHING_UP)
+        self._turns = turns
         self._watching: dict[str, set[Stream]] = {}
         self._woken: dict[str, None] = {}
         """In the order in which they are to be read."""
@@ -157,7 +158,7 @@ class Audience:
                 return None
             order = dict.fromkeys([*first, *stream.places])
             watching = {key: [stream] for key in order if key in stream.places}
-            rest, held = await self._deliver(watching, turns=self._turns)
+            rest, held = await self._deliver(watching, in_turn=True)
         except Exception as error:
             _report("catch_up", error)
             return None
@@ -212,18 +213,15 @@ class Audience:
             self._wake.set()
 
     async def _deliver(
-        self, watching: Mapping[str, Collection[Stream]], *, turns: asyncio.Semaphore | None = None
+        self, watching: Mapping[str, Collection[Stream]], *, in_turn: bool = False
     ) -> tuple[Sequence[str], set[Stream]]:
-        """Reads, in its turn if there are `turns`, asks, hands over, in this order.
+        """Reads, if need be in its turn, asks, hands over, in this order.
 
         Returns what is to be read again, and for whom no answer came.
         """
         if not watching:
             return [], set()
-        granted = deliveries.granted({stream for streams in watching.values() for stream in streams})
-        async with turns or nullcontext():
-            asked = deliveries.asked(watching)
-            readings, rest = await self._database.read(lambda tx: events.read(tx, asked=asked, granted=granted))
+        readings, rest = await (self._read_in_turn(watching) if in_turn else self._read(watching))
         concerned = {stream for reading in readings for stream in watching[reading.conversation_id]}
         held = await self._guard.verify(concerned) if concerned else set()
         redacted, unanswered = await for_guests(self._sights, readings, watching, held=held)
@@ -231,6 +229,20 @@ class Audience:
         for stream, conversation_id in deliveries.hand_over(readings, watching, held=held, redacted=redacted):
             self._lose(stream, conversation_id)
         return rest, held
+
+    async def _read_in_turn(self, watching: Mapping[str, Collection[Stream]]) -> tuple[list[events.Reading], list[str]]:
+        """The turn lasts as long as the reading, which goes on when the client of whoever has it goes away."""
+        await self._turns.acquire()
+        reading = asyncio.create_task(self._read(watching))
+        reading.add_done_callback(lambda _: self._turns.release())
+        return await asyncio.shield(reading)
+
+    async def _read(self, watching: Mapping[str, Collection[Stream]]) -> tuple[list[events.Reading], list[str]]:
+        asked = deliveries.asked(watching)
+        # As of now: they may be others than when the turn began to be waited for, and by them it is found out which
+        # direct conversations a guest sees.
+        granted = deliveries.granted({stream for streams in watching.values() for stream in streams})
+        return await self._database.read(lambda tx: events.read(tx, asked=asked, granted=granted))
 
     async def _look_around(self, among: Collection[str]) -> set[str]:
         """Tells streams of some workspaces what they gained and lost; returns the conversations gained, to be read."""

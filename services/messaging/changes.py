@@ -44,7 +44,10 @@ ABANDONED = """(
     c.workspace_id = :workspace_id AND c.kind = 'channel' AND c.visibility = 'private'
     AND NOT EXISTS (SELECT FROM participants p WHERE p.conversation_id = c.id)
 )"""
-"""Whether nobody takes part in the private channel `c` any more: nobody would ever see it again."""
+"""Whether nobody takes part in the private channel `c` any more: no full member would ever see it again.
+
+Guests to whom it is granted see it and write in it still: they take part in no channel, and who they are guest knows.
+"""
 # In a statement after the lock: what was granted or taken away while it was waited for counts. To change what is
 # abandoned, which is how it gets people again, is for who manages conversations.
 IS_VISIBLE = text(f"""

@@ -171,7 +171,7 @@ async def list_as_member(tx: AsyncConnection, *, user_id: str, **page: Any) -> S
 
 
 async def list_abandoned(tx: AsyncConnection, **page: Any) -> Sequence[Row[Any]]:
-    """The private channels in which nobody takes part; of what was said in them nothing."""
+    """The private channels in which nobody takes part, guests left aside; of what was said in them nothing."""
     return (await tx.execute(LIST_ABANDONED, page)).all()
 
 

@@ -71,6 +71,9 @@ FIND_CONVERSATION = text("""
     SELECT CAST(conversation_id AS text) FROM files WHERE workspace_id = :workspace_id AND id = :file_id
 """)
 GET = text(f"SELECT {FILE} FROM files f, conversations c WHERE f.id = :file_id AND {SEEN}")
+IS_SEEN_TO_DELETE = text(f"""
+    SELECT EXISTS (SELECT FROM files f, conversations c WHERE f.id = :file_id AND {SEEN_TO_DELETE})
+""")
 LIST = f"""
     SELECT {FILE} FROM files f, conversations c
     WHERE f.conversation_id = :conversation_id AND f.id < :before AND {SEEN} %s
@@ -178,6 +181,12 @@ async def find_conversation(tx: AsyncConnection, *, workspace_id: str, file_id: 
 async def find(tx: AsyncConnection, *, viewer: Viewer, file_id: str) -> Row[Any] | None:
     """A file that the viewer sees."""
     return (await tx.execute(GET, {**viewer.parameters, "file_id": file_id})).one_or_none()
+
+
+async def is_seen_to_delete(tx: AsyncConnection, *, viewer: Viewer, file_id: str) -> bool:
+    """Whether a deleter sees a file; as a moderator also others' that no message holds."""
+    parameters = {**viewer.parameters, "file_id": file_id, "moderates": viewer.moderates}
+    return bool(await tx.scalar(IS_SEEN_TO_DELETE, parameters))
 
 
 async def list_unattached(

@@ -18,7 +18,7 @@ from services.chassis.database import Database
 from services.chassis.errors import NotFound, Overloaded, PeerUnavailable
 from services.messaging import events, metrics
 from services.messaging.access import Access
-from services.messaging.audiences import Audience
+from services.messaging.audiences import MOST_CATCHING_UP, Audience
 from services.messaging.errors import TooManyStreams
 from services.messaging.guards import Guard, SignedIn
 from services.messaging.guest_sight import Sights
@@ -56,8 +56,10 @@ class Hub:
         self._access = access
         self._guard = guard
         self._publications = publications
+        self.turns = asyncio.Semaphore(MOST_CATCHING_UP)
+        """To read for who catches up. One for both audiences: after a restart members and guests come back together."""
         self._members, self._guests = (
-            self.audience_class(database, guard=guard, sights=sights) for _ in ("members", "guests")
+            self.audience_class(database, guard=guard, sights=sights, turns=self.turns) for _ in ("members", "guests")
         )
         self._places: Counter[str] = Counter()
         self._draining = False

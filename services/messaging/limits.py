@@ -9,8 +9,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.chassis.errors import LimitReached
 
-RETRY_SECONDS = 60.0
-
 
 @dataclass(frozen=True, slots=True)
 class Limit:
@@ -20,6 +18,7 @@ class Limit:
     what: str
     count: str
     """SQL: a subquery of rows to count, for :workspace_id and :scope_id."""
+    retry_after_seconds: float = 60
 
 
 LIMITS: Mapping[str, Limit] = MappingProxyType(
@@ -39,6 +38,7 @@ LIMITS: Mapping[str, Limit] = MappingProxyType(
             "direct conversations that a member opens within 24 h, those with the same people once",
             "conversations WHERE workspace_id = :workspace_id AND kind = 'direct' AND created_by_member_id = :scope_id"
             " AND created_at > statement_timestamp() - interval '24 hours'",
+            3600,
         ),
         "participants": Limit(
             50_000,
@@ -75,4 +75,4 @@ async def require(tx: AsyncConnection, name: str, *, workspace_id: str, scope_id
     """
     found = (await tx.execute(STATEMENTS[name], {"workspace_id": workspace_id, "scope_id": scope_id})).one()
     if found.present >= found.most:
-        raise LimitReached(name, most=found.most, retry_after_seconds=RETRY_SECONDS)
+        raise LimitReached(name, most=found.most, retry_after_seconds=LIMITS[name].retry_after_seconds)

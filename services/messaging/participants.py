@@ -132,8 +132,10 @@ async def take_turns(tx: AsyncConnection, member_id: str) -> None:
     await limits.take_turns(tx, "member", member_id)
 
 
-async def remove_member(tx: AsyncConnection, removed: events.MemberRemoved) -> None:
+async def remove_member(tx: AsyncConnection, removed: events.MemberRemoved) -> bool:
     """Ends a member's part (member.removed), in some conversations at a time. Repeatable: it ends what there is.
+
+    False if there is a rest, for which the event comes again.
 
     The conversations' own revisions rise, under the lock that every send takes, so no stream misses it. Those that
     somebody has locked come later: what is written down of a member who has gone shows them nothing.
@@ -142,8 +144,10 @@ async def remove_member(tx: AsyncConnection, removed: events.MemberRemoved) -> N
     named = {"member_id": removed.member_id}
     conversation_ids = list(await tx.scalars(LOCK_OF_MEMBER, {**named, "most": MOST_AT_ONCE}))
     await tx.execute(REMOVE, {**named, "conversation_ids": conversation_ids})
-    if await tx.scalar(TAKES_PART, named):
-        await put_back(tx, events.Event(member_removed=removed), at_once=bool(conversation_ids))
+    if not await tx.scalar(TAKES_PART, named):
+        return True
+    await put_back(tx, events.Event(member_removed=removed), at_once=bool(conversation_ids))
+    return False
 
 
 async def list_page(

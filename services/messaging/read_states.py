@@ -19,16 +19,43 @@ LATE_SECONDS = 15
 HEAD = text(f"SELECT c.last_seq FROM conversations c WHERE c.id = :conversation_id AND {VISIBLE}")
 # Of two that move it at once, the later time is of what stands: whoever listens keeps the latest.
 MOVED_AT = "greatest(statement_timestamp(), r.updated_at + interval '1 microsecond')"
-# Where somebody stands who has read nothing: what was there before they joined is not unread to them.
-BEFORE_JOINING = """
-    SELECT m.seq FROM participants p JOIN messages m ON m.conversation_id = p.conversation_id
-    WHERE p.conversation_id = :conversation_id AND p.member_id = :member_id AND m.created_at < p.joined_at
-"""
+
+
+def _joined(first: str, last: str) -> str:
+    """SQL: the number between two up to which everything was sent before somebody joined; NULL if they did not.
+
+    Messages lie in the order of their times, so the place is found by halving, each time by one entry of their primary
+    key: looked for from an end, it would be behind as many messages as anybody cares to write.
+    """
+    return f"""(
+        WITH RECURSIVE between_two AS (
+            SELECT CAST({first} AS bigint) AS low, CAST({last} AS bigint) AS high, p.joined_at
+            FROM participants p JOIN conversations c ON c.id = p.conversation_id
+            WHERE p.conversation_id = :conversation_id AND p.member_id = :member_id
+            UNION ALL
+            SELECT CASE WHEN is_before THEN middle ELSE low END, CASE WHEN is_before THEN high ELSE middle - 1 END,
+                joined_at
+            FROM between_two, LATERAL (SELECT (low + high + 1) / 2 AS middle) half, LATERAL (
+                SELECT coalesce((
+                    SELECT m.created_at < joined_at FROM messages m
+                    WHERE m.conversation_id = :conversation_id AND m.seq > low AND m.seq <= middle
+                    ORDER BY m.seq DESC LIMIT 1
+                ), true) AS is_before
+            ) found
+            WHERE low < high
+        )
+        SELECT low FROM between_two WHERE low >= high
+    )"""
+
+
+# What was there before somebody joined is not unread to them: so who has no position yet starts from there, and for
+# nobody else is it looked for.
+HAS_POSITION = "EXISTS (SELECT FROM read_states WHERE conversation_id = :conversation_id AND member_id = :member_id)"
 FORWARD = text(f"""
     INSERT INTO read_states AS r (conversation_id, member_id, user_id, workspace_id, read_seq)
     VALUES (
         :conversation_id, :member_id, :user_id, :workspace_id,
-        coalesce(({BEFORE_JOINING} AND m.seq > :seq ORDER BY m.seq DESC LIMIT 1), :seq)
+        CASE WHEN {HAS_POSITION} THEN :seq ELSE coalesce({_joined(":seq", "c.last_seq")}, :seq) END
     )
     ON CONFLICT (conversation_id, member_id) DO UPDATE SET read_seq = excluded.read_seq, updated_at = {MOVED_AT}
     WHERE r.read_seq < excluded.read_seq
@@ -37,7 +64,7 @@ BACK = text(f"""
     INSERT INTO read_states AS r (conversation_id, member_id, user_id, workspace_id, read_seq)
     VALUES (
         :conversation_id, :member_id, :user_id, :workspace_id,
-        coalesce(({BEFORE_JOINING} AND m.seq <= :seq ORDER BY m.seq DESC LIMIT 1), 0)
+        CASE WHEN {HAS_POSITION} THEN 0 ELSE coalesce({_joined("0", "least(:seq, c.last_seq)")}, 0) END
     )
     ON CONFLICT (conversation_id, member_id) DO UPDATE SET read_seq = :seq, updated_at = {MOVED_AT}
     WHERE r.read_seq > :seq

@@ -140,9 +140,9 @@ class Stream:
                 position = 0 if snapshot.had_until and item.created_at > snapshot.had_until else item.head
                 gained.append((key, position))
             self.places[key] = Place(position, item.revision, item.group_id)
-        opened = {key: place.position for key, place in self.places.items()}
-        # What was gained is theirs to resume from once they have been told of it.
-        self._written = {key: position for key, position in opened.items() if not names_all or key in resume}
+        # What was gained is theirs to resume from once they have been told of it: who named it before would never be.
+        opened = {key: place.position for key, place in self.places.items() if not names_all or key in resume}
+        self._written = dict(opened)
         if followers:
             self.give(Frame(b"".join(followers), {}))
         for first in range(0, len(gained), GAINED_AT_ONCE):

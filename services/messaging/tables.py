@@ -63,6 +63,12 @@ conversations = Table(
     Index("conversations_workspace", "workspace_id", "id"),
     Index("conversations_retention", "id", postgresql_where=text("retention_seconds IS NOT NULL")),
     Index("conversations_public", "workspace_id", "id", postgresql_where=text("visibility = 'public'")),
+    Index(
+        "conversations_private_channels",
+        "workspace_id",
+        "id",
+        postgresql_where=text("kind = 'channel' AND visibility = 'private'"),
+    ),
     Index("conversations_opened", "created_by_member_id", "created_at", postgresql_where=text("kind = 'direct'")),
     Index("conversations_of_group", "workspace_id", "group_id", postgresql_where=text("group_id IS NOT NULL")),
     # Every send updates the row: room on its page keeps that update off the indexes.

@@ -25,7 +25,7 @@ class Audience(audiences.Audience):
         """Asks nobody."""
 
     async def _deliver(
-        self, watching: Mapping[str, Collection[Stream]], *, turns: asyncio.Semaphore | None = None
+        self, watching: Mapping[str, Collection[Stream]], *, in_turn: bool = False
     ) -> tuple[Sequence[str], set[Stream]]:
         if not watching:
             return [], set()

@@ -14,8 +14,10 @@ from tests.service.test_messaging_streams import listening
 from tests.support.conversations import Hall, key, new_hall
 from tests.support.deliveries import until
 from tests.support.outboxes import written
+from tests.support.statements import Statement, statements_sent
 from tests.support.suite import Suite, refused
 
+ABANDONED = "NOT EXISTS (SELECT FROM participants p WHERE p.conversation_id = c.id)"
 PRIVATE, PUBLIC = pb.VISIBILITY_PRIVATE, pb.VISIBILITY_PUBLIC
 
 
@@ -198,6 +200,11 @@ async def abandoned(hall: Hall, **fields: Any) -> list[pb.Conversation]:
     return list((await hall.ask("ListConversations", abandoned=True, **fields)).conversations)
 
 
+def looked_for(sent: list[Statement]) -> list[Statement]:
+    """The statements that read which channels are abandoned."""
+    return [each for each in sent if each.rpc == "ListConversations" and ABANDONED in each.text]
+
+
 async def test_a_private_channel_that_everybody_left_is_found_and_joined_by_who_manages(hall: Hall) -> None:
     bob, _ = await hall.newcomer("Bob")
     cy, cy_id = await hall.newcomer("Cy")
@@ -226,14 +233,33 @@ async def test_a_private_channel_that_everybody_left_is_found_and_joined_by_who_
         assert (await refused(call)).reason == "NOT_FOUND"
 
 
+async def test_guests_go_on_in_an_abandoned_channel_and_making_it_public_shows_it_to_all(hall: Hall) -> None:
+    bob, _ = await hall.newcomer("Bob")
+    left = await hall.channel(private=True)
+    guest, _ = await hall.guest(left)
+    await hall.of("LeaveConversation", left)
+    await hall.sent(guest, "anybody there?", to=left)
+    assert await hall.texts(guest, left) == ["anybody there?"]
+    assert [each.conversation_id for each in await abandoned(hall)] == [left]
+    await hall.update(left, visibility=PUBLIC)
+    assert await hall.texts(bob, left) == ["anybody there?"]
+
+
 async def test_what_is_abandoned_is_for_who_manages_alone(hall: Hall) -> None:
     bob, bob_id = await hall.newcomer("Bob")
     guest, _ = await hall.guest()
     left = await hall.channel(bob, private=True)
     await hall.of("LeaveConversation", left, by=bob)
-    for person in (bob, guest):
-        assert (await refused(hall.ask("ListConversations", by=person, abandoned=True))).reason == "PERMISSION_DENIED"
-    assert (await refused(hall.ask("ListConversations", by=hall.outsider(), abandoned=True))).reason == "NOT_FOUND"
+    with statements_sent() as sent:
+        for person in (bob, guest):
+            refusal = await refused(hall.ask("ListConversations", by=person, abandoned=True))
+            assert refusal.reason == "PERMISSION_DENIED"
+        assert (await refused(hall.ask("ListConversations", by=hall.outsider(), abandoned=True))).reason == "NOT_FOUND"
+    # Nor are they looked for on behalf of anybody else.
+    assert not looked_for(sent)
+    with statements_sent() as sent:
+        assert await abandoned(hall)
+    assert looked_for(sent)
     for method in ("AddParticipant", "ArchiveConversation"):
         fields = {"member_id": bob_id} if method == "AddParticipant" else {}
         assert (await refused(hall.of(method, left, by=bob, **fields))).reason == "NOT_FOUND"

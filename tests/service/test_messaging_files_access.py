@@ -11,11 +11,14 @@ import pytest
 from guildhall.identity.v1 import auth_service_pb2 as auth
 from guildhall.identity.v1 import auth_service_pb2_grpc as auth_rpc
 from guildhall.membership.v1 import member_service_pb2 as members
+from guildhall.messaging.v1 import conversation_service_pb2 as conversations_pb
+from guildhall.messaging.v1 import conversation_service_pb2_grpc as conversations_rpc
 from guildhall.messaging.v1 import file_service_pb2 as pb
 
 from services.messaging import uploads as own
-from tests.support.conversations import Hall
+from tests.support.conversations import Hall, key
 from tests.support.files import PART, FileRoom, unknown
+from tests.support.guest_calls import call as guest_call
 from tests.support.statements import groups_asked_about, statements_sent
 from tests.support.suite import Person, Refusal, Suite, refusal_of, refused
 
@@ -287,6 +290,33 @@ async def test_a_session_that_ends_in_the_middle_of_an_upload_ends_it(room: File
     await member.call(room.suite.stub(auth_rpc.AuthServiceStub).SignOut, auth.SignOutRequest())
     ended.set()
     assert (await call).reason == "SESSION_ENDED"
+
+
+@pytest.mark.parametrize("who", ["member", "guest"])
+async def test_no_request_id_used_before_tells_a_hidden_file_from_none(room: FileRoom, who: str) -> None:
+    private = await room.channel(private=True)
+    if who == "guest":
+        person, stay = await room.guest(room.channel_id, private)
+    else:
+        person, member_id = await room.member()
+        named = {"workspace_id": room.workspace_id, "conversation_id": private, "member_id": member_id}
+        conversations = room.suite.stub(conversations_rpc.ConversationServiceStub)
+        await room.admin.call(conversations.AddParticipant, conversations_pb.AddParticipantRequest(**named))
+    own, hidden, used = await room.uploaded(person, to=private), await room.attached(room.admin, to=private), key()
+    await room.delete(person, own, request_id=used)
+    if who == "guest":
+        await guest_call(room, "RevokeChannel", member_id=stay.member_id, conversation_id=private)
+    else:
+        await room.admin.call(conversations.RemoveParticipant, conversations_pb.RemoveParticipantRequest(**named))
+    with room.suite.database("messaging_owner") as holder, holder.transaction():
+        holder.execute("SELECT FROM conversations WHERE id = %s FOR UPDATE", (private,))
+        # Nor does anybody wait for its lock.
+        there = [await refused(room.delete(person, hidden, request_id=each)) for each in (used, key())]
+    await room.delete(room.admin, hidden)
+    for file_id in (hidden, str(uuid.uuid4())):
+        gone = [await refused(room.delete(person, file_id, request_id=each)) for each in (used, key())]
+        assert [refusal.raw for refusal in gone] == [refusal.raw for refusal in there]
+    assert [refusal.reason for refusal in there] == ["IDEMPOTENCY_MISMATCH", "NOT_FOUND"]
 
 
 @pytest.mark.parametrize("how", ["removed", "signed out", "hidden", "deleted"])

@@ -9,11 +9,12 @@ from guildhall.membership.v1 import member_service_pb2 as members
 from guildhall.membership.v1 import member_service_pb2_grpc as members_rpc
 from sqlalchemy import Engine, event
 
-from services.messaging import file_sweeps
+from services.messaging import file_sweeps, files
 from services.messaging.settings import GIB, MessagingSettings
 from tests.support.deliveries import deliver, until
 from tests.support.files import FileRoom
-from tests.support.suite import Suite, refused
+from tests.support.statements import rows_looked_at
+from tests.support.suite import Person, Suite, refused
 
 
 @pytest.fixture
@@ -74,12 +75,48 @@ async def test_what_a_removed_member_announced_is_room_for_others_again(room: Fi
     for _ in range(3):
         await room.created(member, size_bytes=GIB)
     await room.created(room.admin, size_bytes=1)
-    removed = events.MemberRemoved(workspace_id=room.workspace_id, member_id=member_id, user_id=member.user_id)
-    # What one batch does not take up is the next one's.
-    for _ in range(2):
-        await deliver(room.suite, events.Event(member_removed=removed), source="membership", to="messaging")
+    await tell_removed(room, member, member_id)
     await until(lambda: (room.rows(), room.stored_bytes()) == (2, 8))
     assert held in await room.ids(room.admin)
+
+
+async def test_what_was_still_being_announced_is_released_a_minute_later(room: FileRoom) -> None:
+    member, member_id = await room.member()
+    await room.created(member)
+    await tell_removed(room, member, member_id)
+    await until(lambda: room.rows() == 0)
+    later = "kind = %(kind)s AND subject_id = %(id)s AND due_at > statement_timestamp() + interval '30 seconds'"
+    asked = {"kind": files.RELEASE, "id": member_id}
+    assert len(room.storage_sql(f"SELECT 1 FROM outbox WHERE {later}", **asked)) == 1
+    # By a call that was let in before they were removed.
+    late = await room.created(room.admin)
+    room.storage_sql("UPDATE files SET uploader_member_id = %(id)s WHERE id = %(file)s", id=member_id, file=late)
+    room.storage_sql(f"UPDATE outbox SET due_at = statement_timestamp() WHERE {later}", **asked)
+    await until(lambda: (room.rows(), room.stored_bytes()) == (0, 0))
+
+
+async def test_what_a_member_announced_is_found_among_the_files_of_many_workspaces(room: FileRoom) -> None:
+    member, member_id = await room.member()
+    await room.created(member)
+    with room.suite.database("messaging_owner") as database:
+        database.execute(
+            "INSERT INTO files (id, workspace_id, conversation_id, uploader_member_id, uploader_user_id, name,"
+            " mime_type, size_bytes, sha256) SELECT gen_random_uuid(), gen_random_uuid(), %s, gen_random_uuid(),"
+            " gen_random_uuid(), 'f', 'text/plain', 1, sha256('f') FROM generate_series(1, 3000)",
+            (room.channel_id,),
+        )
+        database.execute("ANALYZE files")
+        parameters = {"member_id": member_id, "most": file_sweeps.BATCH}
+        release = files.DELETE_UNATTACHED_OF_MEMBER
+        looked_at = await rows_looked_at(room.suite.frames["messaging"].database, release, parameters, table="files")
+        database.execute("DELETE FROM files WHERE conversation_id = %s", (room.channel_id,))
+    assert 1 <= looked_at <= 5
+
+
+async def tell_removed(room: FileRoom, member: Person, member_id: str) -> None:
+    """membership tells that a member was removed."""
+    removed = events.MemberRemoved(workspace_id=room.workspace_id, member_id=member_id, user_id=member.user_id)
+    await deliver(room.suite, events.Event(member_removed=removed), source="membership", to="messaging")
 
 
 async def test_the_release_goes_on_over_batches(room: FileRoom, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,10 +7,11 @@ from contextlib import contextmanager
 import pytest
 from guildhall.events.v1 import event_sink_pb2 as events
 
-from services.messaging import participants
+from services.messaging import files, participants
 from tests.service.test_messaging_coalescing import until_waiting
 from tests.support.chats import Chat
 from tests.support.deliveries import deliver, until
+from tests.support.outboxes import written
 from tests.support.statements import Statement, statements_sent
 from tests.support.suite import Person, Suite
 
@@ -58,8 +59,12 @@ async def test_a_removal_ends_however_many_conversations_there_are(room: Chat, m
     member, member_id = await room.member()
     ids = [await taken_part_in(room, member, member_id) for _ in range(5)]
     removed = events.MemberRemoved(workspace_id=room.workspace_id, member_id=member_id, user_id=member.user_id)
-    await deliver(room.suite, events.Event(member_removed=removed), source="membership", to="messaging", times=2)
-    await until(lambda: parts(room, member_id) == [])
+    with written(room.suite, "messaging") as outbox:
+        await deliver(room.suite, events.Event(member_removed=removed), source="membership", to="messaging", times=2)
+        await until(lambda: parts(room, member_id) == [])
+        # What they announced is released once, and a minute later once more, however often the event came again.
+        query = "SELECT count(*) FROM outbox_written WHERE kind = %s"
+        assert outbox.database.execute(query, (files.RELEASE,)).fetchone() == (2,)
     assert [room.event_kinds(each).count("participant_left") for each in ids] == [1, 1, 1, 1, 1]
 
 

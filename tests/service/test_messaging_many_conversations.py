@@ -1,13 +1,12 @@
 """A workspace in which others have many conversations among themselves: what one sees costs no more for it."""
 
-import json
-from typing import Any
-
 import pytest
+from sqlalchemy import TextClause
 
 from services.messaging import conversations, events
 from services.messaging.access import Viewer
 from tests.support.conversations import Hall, new_hall
+from tests.support.statements import rows_looked_at
 from tests.support.suite import Suite
 
 MANY = 3000
@@ -39,25 +38,9 @@ async def crowded(suite: Suite) -> Hall:
     return hall
 
 
-def rows_read(plan: dict[str, Any]) -> int:
-    """How many conversations were looked at."""
-    own = 0
-    if plan.get("Relation Name") == "conversations":
-        own = (plan["Actual Rows"] + plan.get("Rows Removed by Filter", 0)) * plan["Actual Loops"]
-    return int(own) + sum(rows_read(part) for part in plan.get("Plans", ()))
-
-
-async def looked_at(hall: Hall, statement: Any, parameters: dict[str, object]) -> int:
+async def looked_at(hall: Hall, statement: TextClause, parameters: dict[str, object]) -> int:
     """How many conversations a statement looks at."""
-
-    async def explain(tx: Any) -> Any:
-        from sqlalchemy import text
-
-        return await tx.scalar(text(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement.text}"), parameters)
-
-    found = await hall.suite.frames["messaging"].database.read(explain)
-    (plan,) = json.loads(found) if isinstance(found, str) else found
-    return rows_read(plan["Plan"])
+    return await rows_looked_at(hall.suite.frames["messaging"].database, statement, parameters)
 
 
 async def test_a_stream_opens_by_what_one_sees(crowded: Hall) -> None:
@@ -77,6 +60,14 @@ async def test_a_page_is_of_what_one_sees(crowded: Hall) -> None:
     page = {"workspace_id": crowded.workspace_id, "user_id": crowded.admin.user_id, "kind": None, "archived": False}
     parameters = {**page, "after": conversations.FIRST, "limit": 51}
     assert 1 <= await looked_at(crowded, conversations.LIST_AS_MEMBER, parameters) <= 20
+
+
+async def test_what_is_abandoned_is_found_among_private_channels(crowded: Hall) -> None:
+    page = {"workspace_id": crowded.workspace_id, "kind": None, "archived": False}
+    left = await crowded.channel(private=True)
+    await crowded.of("LeaveConversation", left)
+    parameters = {**page, "after": conversations.FIRST, "limit": 51}
+    assert 1 <= await looked_at(crowded, conversations.LIST_ABANDONED, parameters) <= 10
 
 
 async def test_what_is_seen_is_what_was_seen(crowded: Hall) -> None:

