@@ -1,8 +1,8 @@
 """What is secret or a person's own, in calls that are answered, goes to no log, no worker's log and nowhere in Valkey.
 
-test_canaries.py fills requests that are mostly refused. These are good ones, of every RPC to which something sensitive is
-sent, by the strongest who may call it. Every sensitive text has a mark, as far as the request is still good with it. Where
-it is not (a token, a code) what was sent is looked for as it is, and so are the secrets of the answers.
+test_canaries.py fills requests that are mostly refused. These are good ones, of every RPC to which something sensitive
+is sent, by the strongest who may call it. Every sensitive text has a mark, as far as the request is still good with it.
+Where it is not (a token, a code) what was sent is looked for as it is, and so are the secrets of the answers.
 """
 
 import asyncio
