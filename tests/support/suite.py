@@ -137,11 +137,11 @@ class Suite:
         values |= {"drain_seconds": 0, **daily, **changes}
         return OWN_SETTINGS.get(service, ServeSettings)(**values)
 
-    async def start(self, *services: str) -> None:
-        """Starts services; all four if none is named."""
+    async def start(self, *services: str, **changes: object) -> None:
+        """Starts services, with these settings changed; all four if none is named."""
         for service in services or SERVICES:
             build = importlib.import_module(f"services.{service}.__main__").build
-            self.frames[service] = build(self.settings(service))
+            self.frames[service] = build(self.settings(service, **changes))
             await self.frames[service].start()
 
     async def stop(self, *services: str) -> None:
