@@ -26,8 +26,7 @@ async def deliver(suite: Suite, event: events.Event, *, source: str, to: str = "
         await sink.DeliverEvents(events.DeliverEventsRequest(events=[event]), timeout=10)
 
     def applied() -> bool:
-        with suite.database(to) as database:
-            query = "SELECT count(*) FROM inbox WHERE event_id = %s AND applied_at IS NOT NULL"
-            return database.execute(query, (event.event_id,)).fetchone() == (1,)
+        query = "SELECT count(*) FROM inbox WHERE event_id = %s AND applied_at IS NOT NULL"
+        return suite.rows(to, query, (event.event_id,)) == [(1,)]
 
     await until(applied)
