@@ -28,6 +28,7 @@ from tests.service.test_guest_invites import House
 from tests.service.test_guest_recovery import until_gone
 from tests.service.test_guest_redemption import until
 from tests.support.backends import Processes, wait_until
+from tests.support.forks import Forks
 from tests.support.guest_calls import call, revision, verdict
 from tests.support.suite import Person, Suite, answered
 
@@ -39,10 +40,10 @@ async def house(suite: Suite) -> House:
 
 
 @asynccontextmanager
-async def cut_server(suite: Suite, step: str) -> AsyncIterator[None]:
+async def cut_server(suite: Suite, forks: Forks, step: str) -> AsyncIterator[None]:
     """guest as a process of its own that dies at a step; at the end it has died, and guest serves in here again."""
     folder = Path(tempfile.mkdtemp(prefix="guildhall-cut-"))
-    stack, processes = suite.stack, Processes()
+    stack, processes = suite.stack, Processes(forks.spawn)
     (program,) = (
         program
         for program in stack_services.programs(stack.settings, postgres=stack.postgres, valkey=stack.valkey)
@@ -70,9 +71,9 @@ BEFORE_THE_DECISION = (
 AFTER_THE_DECISION = ("before confirming the member", "after confirming the member")
 
 
-async def killed_redemption(house: House, step: str) -> tuple[Any, Person]:
+async def killed_redemption(house: House, forks: Forks, step: str) -> tuple[Any, Person]:
     made, person = await house.invite(max_uses=3), house.outsider()
-    async with cut_server(house.suite, step):
+    async with cut_server(house.suite, forks, step):
         # The first calls may meet a channel that has not found the new server yet.
         await answered_or_cut(house, person, made.token)
     return made, person
@@ -96,9 +97,9 @@ async def answered_or_cut(house: House, person: Person, token: str) -> None:
 
 @pytest.mark.parametrize("step", BEFORE_THE_DECISION)
 async def test_a_redemption_killed_before_its_decision_leaves_no_guest_and_spends_no_use(
-    house: House, step: str
+    house: House, forks: Forks, step: str
 ) -> None:
-    made, person = await killed_redemption(house, step)
+    made, person = await killed_redemption(house, forks, step)
     assert house.uses(made.invite.invite_id) == 0
     house.sql(
         "UPDATE redemptions SET started_at = started_at - interval '60 seconds' WHERE user_id = %(id)s",
@@ -119,8 +120,10 @@ async def test_a_redemption_killed_before_its_decision_leaves_no_guest_and_spend
 
 
 @pytest.mark.parametrize("step", AFTER_THE_DECISION)
-async def test_a_redemption_killed_after_its_decision_is_a_whole_guest_and_one_use(house: House, step: str) -> None:
-    made, person = await killed_redemption(house, step)
+async def test_a_redemption_killed_after_its_decision_is_a_whole_guest_and_one_use(
+    house: House, forks: Forks, step: str
+) -> None:
+    made, person = await killed_redemption(house, forks, step)
     (member_id,) = house.sql("SELECT member_id::text FROM guests WHERE user_id = %(id)s", id=person.user_id)[0]
 
     async def is_confirmed() -> bool:
@@ -154,7 +157,7 @@ STEPS = [
 
 @pytest.mark.parametrize(("method", "step", "decided"), STEPS)
 async def test_a_departure_killed_at_a_step_has_happened_wholly_or_not_at_all(
-    house: House, method: str, step: str, decided: bool
+    house: House, forks: Forks, method: str, step: str, decided: bool
 ) -> None:
     private = await house.channel(private=True)
     _, guest = await house.guest(private)
@@ -162,7 +165,7 @@ async def test_a_departure_killed_at_a_step_has_happened_wholly_or_not_at_all(
     fields: dict[str, Any] = {"member_id": guest.member_id, "request_id": str(uuid_utils.uuid7())}
     if method == "PromoteGuest":
         fields["role"] = pb.PROMOTED_ROLE_MEMBER
-    async with cut_server(house.suite, step):
+    async with cut_server(house.suite, forks, step):
         await until_dead(house, method, fields)
     if decided:
         # What it was delivering is its own for half a minute: that time is over now.
@@ -217,13 +220,15 @@ async def _is_settled(house: House) -> bool:
 
 
 @pytest.mark.parametrize("step", ["before cutting times", "after cutting times", "before raising the revision"])
-async def test_a_change_of_the_policy_killed_at_a_step_holds_for_everybody_in_the_end(house: House, step: str) -> None:
+async def test_a_change_of_the_policy_killed_at_a_step_holds_for_everybody_in_the_end(
+    house: House, forks: Forks, step: str
+) -> None:
     _, guest = await house.guest()
     before = await revision(house)
     policy = pb.GuestPolicy(workspace_id=house.workspace_id, grace=Duration(seconds=3600))
     fields = {"policy": policy, "update_mask": FieldMask(paths=["grace"]), "request_id": str(uuid_utils.uuid7())}
     grace = "SELECT extract(epoch FROM grace_end_at - expire_at)::int, generation FROM guests WHERE member_id = %(id)s"
-    async with cut_server(house.suite, step):
+    async with cut_server(house.suite, forks, step):
         await until_dead(house, "UpdateGuestPolicy", fields)
     cut = [(3600, 2)]
     assert house.sql(grace, id=guest.member_id) == (cut if step == "before raising the revision" else [(86_400, 1)])
@@ -270,10 +275,10 @@ class Workshop:
 
 
 @pytest.fixture
-async def workshop(suite: Suite) -> AsyncIterator[Workshop]:
+async def workshop(suite: Suite, forks: Forks) -> AsyncIterator[Workshop]:
     """No guest serves meanwhile, so that nobody hands its outbox to the session's worker."""
     folder = Path(tempfile.mkdtemp(prefix="guildhall-work-"))
-    valkey, processes = Valkey(socket_folder=folder, log_file=folder / "valkey.log"), Processes()
+    valkey, processes = Valkey(socket_folder=folder, log_file=folder / "valkey.log"), Processes(forks.spawn)
     database = Database(suite.settings("guest"), pool_size=2)
     app = make_app("guest", valkey.url)
     try:

@@ -70,6 +70,7 @@ class Process(Protocol):
     """What is asked of a process here."""
 
     pid: int
+    returncode: int | None
 
     def poll(self) -> int | None: ...
 
@@ -80,6 +81,8 @@ class Process(Protocol):
 
 class Foreign(psutil.Process):
     """A process of another one's: what becomes of it is not told, but that it has ended."""
+
+    returncode: int | None = None
 
     def poll(self) -> int | None:
         """None while it runs."""
@@ -97,20 +100,21 @@ class Foreign(psutil.Process):
 class Processes:
     """Programs that this test session started, and ends."""
 
-    def __init__(self) -> None:
+    def __init__(self, spawn: Callable[[Program], Process] = spawn) -> None:
+        self._spawn = spawn
         self._running: list[tuple[Program, Process]] = []
 
-    def start(self, program: Program) -> subprocess.Popen[bytes]:
+    def start(self, program: Program) -> Process:
         """Starts a program and waits until it is ready."""
         return self.start_together([program])[0]
 
-    def start_together(self, programs: Sequence[Program]) -> list[subprocess.Popen[bytes]]:
+    def start_together(self, programs: Sequence[Program]) -> list[Process]:
         """Starts programs that wait for none of each other, and waits until all are ready, or have ended well."""
         started = []
         for program in programs:
             if program.prepare:
                 program.prepare()
-            started.append(spawn(program))
+            started.append(self._spawn(program))
             self._running.append((program, started[-1]))
         for program, process in zip(programs, started, strict=True):
             if program.ready:
@@ -134,7 +138,7 @@ class Processes:
             self._running.remove(pair)
             self.start(pair[0])
 
-    def _is_ready(self, program: Program, process: subprocess.Popen[bytes]) -> bool:
+    def _is_ready(self, program: Program, process: Process) -> bool:
         if process.poll() is not None:
             raise RuntimeError("\n".join([f"{program.name} ended", *last_lines(program.log_file)]))
         return program.ready is not None and program.ready()
@@ -145,6 +149,12 @@ class Processes:
         for _, stage in groupby(sorted(ended, key=_stage), key=_stage):
             self._stop_together(list(stage))
         return [program for program, _ in ended]
+
+    def abandon(self, *, suffix: str) -> None:
+        """Ends those whose name ends so by SIGKILL: for when nobody looks at what they do any more."""
+        for program, process in self._running:
+            if program.name.endswith(suffix) and process.poll() is None:
+                process.send_signal(signal.SIGKILL)
 
     def _stop_together(self, pairs: Sequence[tuple[Program, Process]]) -> None:
         for program, process in pairs:
@@ -167,8 +177,8 @@ def _stage(pair: tuple[Program, Process]) -> int:
 def running_backends(processes: Processes) -> Iterator[suite.Suite]:
     """PostgreSQL with its roles and migrated schemas, Valkey, and a Celery worker per service.
 
-    PostgreSQL leaves it to the kernel when to write to the disk: no test ends the machine, and what a killed process has
-    written is kept without that.
+    PostgreSQL leaves it to the kernel when to write to the disk: no test ends the machine, and what a killed process
+    has written is kept without that.
     """
     folder = Path(tempfile.mkdtemp(prefix="guildhall-test-"))
     stack = suite.prepare(free_settings(folder))
@@ -180,6 +190,8 @@ def running_backends(processes: Processes) -> Iterator[suite.Suite]:
         processes.start_together([program for program in declared if program.name.endswith("-worker")])
         yield stack
     finally:
+        # They would take seconds to end as they should, which other tests see to.
+        processes.abandon(suffix="-worker")
         processes.stop()
         shutil.rmtree(folder, ignore_errors=True)
         shutil.rmtree(stack.settings.layout.sockets, ignore_errors=True)
