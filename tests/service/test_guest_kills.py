@@ -19,6 +19,7 @@ from guildhall.guest.v1 import guest_service_pb2 as pb
 
 from deploy.stack import services as stack_services
 from deploy.stack.valkey import Valkey
+from services.chassis import sweeps
 from services.chassis.celery import make_app
 from services.chassis.celery import send as send_tasks
 from services.chassis.database import Database
@@ -37,6 +38,12 @@ from tests.support.suite import Person, Suite, answered
 async def house(suite: Suite) -> House:
     """A workspace of this test's own."""
     return await House.make(suite)
+
+
+@pytest.fixture(autouse=True)
+def sweeps_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What nobody is woken for, as the dead would have been, is looked for sooner than every five seconds."""
+    monkeypatch.setattr(sweeps, "SWEEP_SECONDS", 0.5)
 
 
 @asynccontextmanager
@@ -77,6 +84,14 @@ async def killed_redemption(house: House, forks: Forks, step: str) -> tuple[Any,
         # The first calls may meet a channel that has not found the new server yet.
         await answered_or_cut(house, person, made.token)
     return made, person
+
+
+def have_due(house: House) -> None:
+    """What the dead server was delivering is its own for half a minute, and what it kept back for a call waits as long
+    as that may last: those times are over now.
+    """
+    house.sql("UPDATE outbox SET due_at = statement_timestamp() WHERE NOT dead")
+    house.suite.frames["guest"].relay.wake()
 
 
 async def answered_or_cut(house: House, person: Person, token: str) -> None:
@@ -129,6 +144,7 @@ async def test_a_redemption_killed_after_its_decision_is_a_whole_guest_and_one_u
     async def is_confirmed() -> bool:
         return (await verdict(house, member_id=member_id)).allowed
 
+    have_due(house)
     await until(is_confirmed, "the pending member is confirmed by the event")
     (found,) = await answered(lambda: house.check((member_id, house.channel_id)))
     assert (found.state, found.granted) == (pb.GUEST_STATE_ACTIVE, True)
@@ -168,8 +184,7 @@ async def test_a_departure_killed_at_a_step_has_happened_wholly_or_not_at_all(
     async with cut_server(house.suite, forks, step):
         await until_dead(house, method, fields)
     if decided:
-        # What it was delivering is its own for half a minute: that time is over now.
-        house.sql("UPDATE outbox SET due_at = statement_timestamp() WHERE NOT dead")
+        have_due(house)
         await until(lambda: _has_departed(house, method, guest, private), "the event has done the rest")
         await until(lambda: _is_settled(house), "the loss of sight is settled")
         assert await revision(house) > before
@@ -232,8 +247,7 @@ async def test_a_change_of_the_policy_killed_at_a_step_holds_for_everybody_in_th
         await until_dead(house, "UpdateGuestPolicy", fields)
     cut = [(3600, 2)]
     assert house.sql(grace, id=guest.member_id) == (cut if step == "before raising the revision" else [(86_400, 1)])
-    # What is kept back for as long as a call may last is due by now.
-    house.sql("UPDATE outbox SET due_at = statement_timestamp() WHERE NOT dead")
+    have_due(house)
 
     async def is_whole() -> bool:
         return house.sql(grace, id=guest.member_id) == cut
@@ -285,6 +299,7 @@ async def workshop(suite: Suite, forks: Forks) -> AsyncIterator[Workshop]:
         processes.start(valkey.program())
         yield Workshop(suite, valkey, processes, folder, database, app)
     finally:
+        processes.abandon(suffix="-worker")
         await asyncio.to_thread(processes.stop)
         await database.close()
         app.close()
