@@ -207,7 +207,7 @@ class Suite:
             # PostgreSQL was away meanwhile; the next question finds it, or fails as a new connection would.
             kept.close()
             raise
-        return list(cursor.fetchall()) if cursor.description else []
+        return list(cursor.fetchall()) if cursor.description is not None else []
 
     async def person(self, name: str = "Ada") -> Person:
         """Somebody new, signed up, verified by the mail that the suite wrote, and signed in."""
