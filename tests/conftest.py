@@ -8,13 +8,22 @@ import pytest
 
 from deploy.stack import suite as stack_suite
 from tests.support.backends import SHARED, Processes, running_backends, shared_backends
+from tests.support.forks import Forks
 from tests.support.suite import Suite
 
 
 @pytest.fixture(scope="session")
-def processes() -> Processes:
+def forks() -> Iterator[Forks]:
+    """What the project's own programs are forked from."""
+    made = Forks()
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def processes(forks: Forks) -> Processes:
     """What runs beside the services of this session."""
-    return Processes()
+    return Processes(forks.spawn)
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,7 @@ ELSEWHERE = {
     *("GUILDHALL_PORT", "GUILDHALL_TLS_PORT", "GUILDHALL_IMAGE"),  # of deploy/compose.yaml: docs/containers.md
     *("GUILDHALL_URL", "GUILDHALL_SERVICE_KEY"),  # of examples/authjs
     "GUILDHALL_FUZZ",  # of tests/suite/test_fuzz.py
+    "GUILDHALL_TEST_WORLDS",  # of tests/service/test_guest_property.py
 }
 """Variables that no process of ours reads as a setting."""
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 from guildhall.membership.v1 import member_service_pb2 as members
@@ -24,9 +24,9 @@ async def house(suite: Suite) -> House:
 
 
 @pytest.fixture
-def written(suite: Suite) -> Iterator[Written]:
+async def written(suite: Suite) -> AsyncIterator[Written]:
     """What guest writes into its outbox."""
-    with noting(suite, "guest") as noted:
+    async with noting(suite, "guest") as noted:
         yield noted
 
 

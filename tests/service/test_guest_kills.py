@@ -19,6 +19,7 @@ from guildhall.guest.v1 import guest_service_pb2 as pb
 
 from deploy.stack import services as stack_services
 from deploy.stack.valkey import Valkey
+from services.chassis import sweeps
 from services.chassis.celery import make_app
 from services.chassis.celery import send as send_tasks
 from services.chassis.database import Database
@@ -28,6 +29,7 @@ from tests.service.test_guest_invites import House
 from tests.service.test_guest_recovery import until_gone
 from tests.service.test_guest_redemption import until
 from tests.support.backends import Processes, wait_until
+from tests.support.forks import Forks
 from tests.support.guest_calls import call, revision, verdict
 from tests.support.suite import Person, Suite, answered
 
@@ -38,11 +40,17 @@ async def house(suite: Suite) -> House:
     return await House.make(suite)
 
 
+@pytest.fixture(autouse=True)
+def sweeps_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What nobody is woken for, as the dead would have been, is looked for sooner than every five seconds."""
+    monkeypatch.setattr(sweeps, "SWEEP_SECONDS", 0.5)
+
+
 @asynccontextmanager
-async def cut_server(suite: Suite, step: str) -> AsyncIterator[None]:
+async def cut_server(suite: Suite, forks: Forks, step: str) -> AsyncIterator[None]:
     """guest as a process of its own that dies at a step; at the end it has died, and guest serves in here again."""
     folder = Path(tempfile.mkdtemp(prefix="guildhall-cut-"))
-    stack, processes = suite.stack, Processes()
+    stack, processes = suite.stack, Processes(forks.spawn)
     (program,) = (
         program
         for program in stack_services.programs(stack.settings, postgres=stack.postgres, valkey=stack.valkey)
@@ -70,12 +78,20 @@ BEFORE_THE_DECISION = (
 AFTER_THE_DECISION = ("before confirming the member", "after confirming the member")
 
 
-async def killed_redemption(house: House, step: str) -> tuple[Any, Person]:
+async def killed_redemption(house: House, forks: Forks, step: str) -> tuple[Any, Person]:
     made, person = await house.invite(max_uses=3), house.outsider()
-    async with cut_server(house.suite, step):
+    async with cut_server(house.suite, forks, step):
         # The first calls may meet a channel that has not found the new server yet.
         await answered_or_cut(house, person, made.token)
     return made, person
+
+
+def have_due(house: House) -> None:
+    """What the dead server was delivering is its own for half a minute, and what it kept back for a call waits as long
+    as that may last: those times are over now.
+    """
+    house.sql("UPDATE outbox SET due_at = statement_timestamp() WHERE NOT dead")
+    house.suite.frames["guest"].relay.wake()
 
 
 async def answered_or_cut(house: House, person: Person, token: str) -> None:
@@ -96,9 +112,9 @@ async def answered_or_cut(house: House, person: Person, token: str) -> None:
 
 @pytest.mark.parametrize("step", BEFORE_THE_DECISION)
 async def test_a_redemption_killed_before_its_decision_leaves_no_guest_and_spends_no_use(
-    house: House, step: str
+    house: House, forks: Forks, step: str
 ) -> None:
-    made, person = await killed_redemption(house, step)
+    made, person = await killed_redemption(house, forks, step)
     assert house.uses(made.invite.invite_id) == 0
     house.sql(
         "UPDATE redemptions SET started_at = started_at - interval '60 seconds' WHERE user_id = %(id)s",
@@ -119,13 +135,16 @@ async def test_a_redemption_killed_before_its_decision_leaves_no_guest_and_spend
 
 
 @pytest.mark.parametrize("step", AFTER_THE_DECISION)
-async def test_a_redemption_killed_after_its_decision_is_a_whole_guest_and_one_use(house: House, step: str) -> None:
-    made, person = await killed_redemption(house, step)
+async def test_a_redemption_killed_after_its_decision_is_a_whole_guest_and_one_use(
+    house: House, forks: Forks, step: str
+) -> None:
+    made, person = await killed_redemption(house, forks, step)
     (member_id,) = house.sql("SELECT member_id::text FROM guests WHERE user_id = %(id)s", id=person.user_id)[0]
 
     async def is_confirmed() -> bool:
         return (await verdict(house, member_id=member_id)).allowed
 
+    have_due(house)
     await until(is_confirmed, "the pending member is confirmed by the event")
     (found,) = await answered(lambda: house.check((member_id, house.channel_id)))
     assert (found.state, found.granted) == (pb.GUEST_STATE_ACTIVE, True)
@@ -154,7 +173,7 @@ STEPS = [
 
 @pytest.mark.parametrize(("method", "step", "decided"), STEPS)
 async def test_a_departure_killed_at_a_step_has_happened_wholly_or_not_at_all(
-    house: House, method: str, step: str, decided: bool
+    house: House, forks: Forks, method: str, step: str, decided: bool
 ) -> None:
     private = await house.channel(private=True)
     _, guest = await house.guest(private)
@@ -162,11 +181,10 @@ async def test_a_departure_killed_at_a_step_has_happened_wholly_or_not_at_all(
     fields: dict[str, Any] = {"member_id": guest.member_id, "request_id": str(uuid_utils.uuid7())}
     if method == "PromoteGuest":
         fields["role"] = pb.PROMOTED_ROLE_MEMBER
-    async with cut_server(house.suite, step):
+    async with cut_server(house.suite, forks, step):
         await until_dead(house, method, fields)
     if decided:
-        # What it was delivering is its own for half a minute: that time is over now.
-        house.sql("UPDATE outbox SET due_at = statement_timestamp() WHERE NOT dead")
+        have_due(house)
         await until(lambda: _has_departed(house, method, guest, private), "the event has done the rest")
         await until(lambda: _is_settled(house), "the loss of sight is settled")
         assert await revision(house) > before
@@ -217,18 +235,19 @@ async def _is_settled(house: House) -> bool:
 
 
 @pytest.mark.parametrize("step", ["before cutting times", "after cutting times", "before raising the revision"])
-async def test_a_change_of_the_policy_killed_at_a_step_holds_for_everybody_in_the_end(house: House, step: str) -> None:
+async def test_a_change_of_the_policy_killed_at_a_step_holds_for_everybody_in_the_end(
+    house: House, forks: Forks, step: str
+) -> None:
     _, guest = await house.guest()
     before = await revision(house)
     policy = pb.GuestPolicy(workspace_id=house.workspace_id, grace=Duration(seconds=3600))
     fields = {"policy": policy, "update_mask": FieldMask(paths=["grace"]), "request_id": str(uuid_utils.uuid7())}
     grace = "SELECT extract(epoch FROM grace_end_at - expire_at)::int, generation FROM guests WHERE member_id = %(id)s"
-    async with cut_server(house.suite, step):
+    async with cut_server(house.suite, forks, step):
         await until_dead(house, "UpdateGuestPolicy", fields)
     cut = [(3600, 2)]
     assert house.sql(grace, id=guest.member_id) == (cut if step == "before raising the revision" else [(86_400, 1)])
-    # What is kept back for as long as a call may last is due by now.
-    house.sql("UPDATE outbox SET due_at = statement_timestamp() WHERE NOT dead")
+    have_due(house)
 
     async def is_whole() -> bool:
         return house.sql(grace, id=guest.member_id) == cut
@@ -270,16 +289,17 @@ class Workshop:
 
 
 @pytest.fixture
-async def workshop(suite: Suite) -> AsyncIterator[Workshop]:
+async def workshop(suite: Suite, forks: Forks) -> AsyncIterator[Workshop]:
     """No guest serves meanwhile, so that nobody hands its outbox to the session's worker."""
     folder = Path(tempfile.mkdtemp(prefix="guildhall-work-"))
-    valkey, processes = Valkey(socket_folder=folder, log_file=folder / "valkey.log"), Processes()
+    valkey, processes = Valkey(socket_folder=folder, log_file=folder / "valkey.log"), Processes(forks.spawn)
     database = Database(suite.settings("guest"), pool_size=2)
     app = make_app("guest", valkey.url)
     try:
         processes.start(valkey.program())
         yield Workshop(suite, valkey, processes, folder, database, app)
     finally:
+        processes.abandon(suffix="-worker")
         await asyncio.to_thread(processes.stop)
         await database.close()
         app.close()

@@ -341,7 +341,7 @@ async def test_messaging_is_told_only_if_what_they_wrote_is_to_be_erased(
     suite: Suite, users: Any, erase: bool, targets: set[str]
 ) -> None:
     person = await suite.person("Moe")
-    with written(suite, "identity") as outbox:
+    async with written(suite, "identity") as outbox:
         await delete(users, person, erase_messages=erase)
         rows = outbox.database.execute(
             "SELECT target, payload FROM outbox_written WHERE kind = 'user_deleted'"

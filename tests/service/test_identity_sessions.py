@@ -26,9 +26,7 @@ def auth(suite: Suite) -> Any:
 
 
 def execute(suite: Suite, statement: str, *parameters: object) -> list[Any]:
-    with suite.database("identity_owner") as connection:
-        cursor = connection.execute(statement.encode(), parameters)
-        return cursor.fetchall() if cursor.description else []
+    return suite.rows("identity_owner", statement, parameters)
 
 
 def refresh(auth: Any, token: str) -> Any:

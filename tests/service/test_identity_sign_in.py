@@ -23,9 +23,7 @@ def sign_in(address: str, **fields: str) -> pb.SignInRequest:
 
 
 def execute(suite: Suite, statement: str, *parameters: object) -> list[Any]:
-    with suite.database("identity_owner") as connection:
-        cursor = connection.execute(statement.encode(), parameters)
-        return cursor.fetchall() if cursor.description else []
+    return suite.rows("identity_owner", statement, parameters)
 
 
 async def test_the_right_password_starts_a_session(suite: Suite, auth: Any) -> None:

@@ -34,9 +34,7 @@ def new_row_id() -> str:
 
 
 def execute(suite: Suite, statement: str, *parameters: object) -> list[Any]:
-    with suite.database("identity_owner") as connection:
-        cursor = connection.execute(statement.encode(), parameters)
-        return cursor.fetchall() if cursor.description else []
+    return suite.rows("identity_owner", statement, parameters)
 
 
 def written(folder: Path) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """What messaging is told of groups: one event for each change of who is in them, naming exactly the groups it is in."""
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -20,9 +20,9 @@ CHANGED, DELETED = "group_membership_changed", "group_deleted"
 
 
 @pytest.fixture
-def outbox(suite: Suite) -> Iterator[Written]:
+async def outbox(suite: Suite) -> AsyncIterator[Written]:
     """What membership writes into its outbox: what messaging has taken is deleted there."""
-    with written(suite, "membership") as noted:
+    async with written(suite, "membership") as noted:
         yield noted
 
 

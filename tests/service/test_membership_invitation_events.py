@@ -1,7 +1,7 @@
 """What identity and the worker are told of invitations: in the transaction of its cause, or not at all."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import psycopg
@@ -14,31 +14,15 @@ from tests.service.test_membership_invitation_batches import page
 from tests.service.test_membership_invitation_ends import decline, open_one, resend, revoke
 from tests.service.test_membership_workspaces import new_workspace, somebody
 from tests.support.membership_world import new_world
+from tests.support.outboxes import written as noting
 from tests.support.suite import Suite, refused
 
 
 @pytest.fixture
-def written(suite: Suite) -> Iterator[psycopg.Connection[Any]]:
+async def written(suite: Suite) -> AsyncIterator[psycopg.Connection[Any]]:
     """A table `outbox_written` of every outbox row with the transaction that wrote it: the relay deletes the rows."""
-    with suite.database("membership_owner") as database:
-        database.execute("""
-            CREATE TABLE outbox_written AS
-            SELECT kind, subject_id, payload, pg_current_xact_id()::xid AS writer FROM outbox WHERE false
-        """)
-        database.execute("""
-            CREATE FUNCTION note_outbox() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
-            AS $$ BEGIN
-                INSERT INTO outbox_written VALUES (NEW.kind, NEW.subject_id, NEW.payload, pg_current_xact_id()::xid);
-                RETURN NEW;
-            END $$
-        """)
-        database.execute(
-            "CREATE TRIGGER note_outbox AFTER INSERT ON outbox FOR EACH ROW EXECUTE FUNCTION note_outbox()"
-        )
-        yield database
-        database.execute("DROP TRIGGER note_outbox ON outbox")
-        database.execute("DROP FUNCTION note_outbox")
-        database.execute("DROP TABLE outbox_written")
+    async with noting(suite, "membership") as noted:
+        yield noted.database
 
 
 def told(database: psycopg.Connection[Any], invitation_id: str) -> list[tuple[str, bytes]]:

@@ -111,10 +111,10 @@ _KNOWN_SECONDS = 120
 
 
 async def somebody(suite: Suite, name: str) -> Person:
-    """The same person again for some time: workspaces keep tests apart, and each sign-up costs two password hashes."""
+    """The same person again for some time: workspaces keep tests apart."""
     since, person = _KNOWN.get((id(suite), name), (float("-inf"), None))
     if person is None or time.monotonic() - since > _KNOWN_SECONDS:
-        person = await suite.person(name)
+        person = await suite.known(name)
         _KNOWN[id(suite), name] = (time.monotonic(), person)
     return person
 

@@ -149,7 +149,7 @@ async def test_an_update_is_made_once_by_its_key(hall: Hall) -> None:
 
 async def test_everything_is_told_to_the_activity_log_without_a_name_or_a_text(hall: Hall) -> None:
     _, bob_id = await hall.newcomer("Bob")
-    with written(hall.suite, "messaging") as outbox:
+    async with written(hall.suite, "messaging") as outbox:
         made = await hall.ask("CreateChannel", name="Sesame", topic="Sesame", visibility=PRIVATE)
         channel = made.conversation.conversation_id
         await hall.of("AddParticipant", channel, member_id=bob_id)

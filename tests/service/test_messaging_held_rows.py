@@ -10,7 +10,7 @@ from guildhall.events.v1 import event_sink_pb2 as events
 from services.messaging import files, participants
 from tests.service.test_messaging_coalescing import until_waiting
 from tests.support.chats import Chat
-from tests.support.deliveries import deliver, until
+from tests.support.deliveries import deliver, until, until_put_back_is_done
 from tests.support.outboxes import written
 from tests.support.statements import Statement, statements_sent
 from tests.support.suite import Person, Suite
@@ -49,7 +49,7 @@ async def test_a_removal_waits_for_no_conversation_and_keeps_none_from_others(ro
         assert parts(room, member_id) == [stalled]
         for conversation_id in free:
             await room.sent(room.admin, to=conversation_id)
-    await until(lambda: parts(room, member_id) == [])
+    await until_put_back_is_done(room.suite, "messaging", lambda: parts(room, member_id) == [])
     told = [room.event_kinds(each).count("participant_left") for each in (stalled, *free)]
     assert told == [1, 1, 1, 1]
 
@@ -59,7 +59,7 @@ async def test_a_removal_ends_however_many_conversations_there_are(room: Chat, m
     member, member_id = await room.member()
     ids = [await taken_part_in(room, member, member_id) for _ in range(5)]
     removed = events.MemberRemoved(workspace_id=room.workspace_id, member_id=member_id, user_id=member.user_id)
-    with written(room.suite, "messaging") as outbox:
+    async with written(room.suite, "messaging") as outbox:
         await deliver(room.suite, events.Event(member_removed=removed), source="membership", to="messaging", times=2)
         await until(lambda: parts(room, member_id) == [])
         # What they announced is released once, and a minute later once more, however often the event came again.
@@ -84,7 +84,7 @@ async def test_a_promotion_waits_for_no_conversation_and_brings_nobody_back_who_
         assert parts(room, member_id) == [free]
         await room.sent(room.admin, to=free)
         room.rows("DELETE FROM participants WHERE member_id = %s AND conversation_id = %s", member_id, free)
-    await until(lambda: parts(room, member_id) == [stalled])
+    await until_put_back_is_done(room.suite, "messaging", lambda: parts(room, member_id) == [stalled])
     assert [room.event_kinds(each).count("participant_joined") for each in (stalled, free)] == [1, 1]
 
 

@@ -15,7 +15,7 @@ from tests.support.statements import Statement, statements_sent
 from tests.support.suite import Suite
 
 NOWHERE = "unix:///nowhere/valkey.sock"
-POLLS = 3
+POLLS = 2
 CONVERSATIONS = 12
 
 

@@ -49,9 +49,7 @@ class Library(Room):
 
     def rows(self, statement: str, **values: Any) -> list[tuple[Any, ...]]:
         """Rows, by messaging's own role; none for a statement without any."""
-        with self.suite.database("messaging") as database:
-            cursor = database.execute(statement, values)
-            return cursor.fetchall() if cursor.description is not None else []
+        return self.suite.rows("messaging", statement, values)
 
     async def send_more(self, person: Person, text: str = "", *, to: str = "", **fields: Any) -> pb.Message:
         """Sends a message with more than text."""

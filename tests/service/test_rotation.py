@@ -27,13 +27,14 @@ from services.chassis.channel import open_channel
 from services.chassis.settings import ServeSettings
 from services.chassis.tls import channel_credentials, server_credentials
 from tests.support.backends import Processes, running_backends
+from tests.support.forks import Forks
 from tests.support.suite import Person, Suite, answered
 
 
 @pytest.fixture(scope="module")
-def own_backends() -> Iterator[Stack]:
+def own_backends(forks: Forks) -> Iterator[Stack]:
     """Servers of this module's own: what is rotated here would be missed by the other tests."""
-    with running_backends(Processes()) as stack:
+    with running_backends(Processes(forks.spawn)) as stack:
         yield stack
 
 

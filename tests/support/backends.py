@@ -9,7 +9,10 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import IO, Protocol
 
@@ -67,6 +70,7 @@ class Process(Protocol):
     """What is asked of a process here."""
 
     pid: int
+    returncode: int | None
 
     def poll(self) -> int | None: ...
 
@@ -77,6 +81,8 @@ class Process(Protocol):
 
 class Foreign(psutil.Process):
     """A process of another one's: what becomes of it is not told, but that it has ended."""
+
+    returncode: int | None = None
 
     def poll(self) -> int | None:
         """None while it runs."""
@@ -94,18 +100,28 @@ class Foreign(psutil.Process):
 class Processes:
     """Programs that this test session started, and ends."""
 
-    def __init__(self) -> None:
+    def __init__(self, spawn: Callable[[Program], Process] = spawn) -> None:
+        self._spawn = spawn
         self._running: list[tuple[Program, Process]] = []
 
-    def start(self, program: Program) -> subprocess.Popen[bytes]:
+    def start(self, program: Program) -> Process:
         """Starts a program and waits until it is ready."""
-        if program.prepare:
-            program.prepare()
-        process = spawn(program)
-        self._running.append((program, process))
-        if program.ready:
-            wait_until(lambda: self._is_ready(program, process), f"{program.name} is ready")
-        return process
+        return self.start_together([program])[0]
+
+    def start_together(self, programs: Sequence[Program]) -> list[Process]:
+        """Starts programs that wait for none of each other, and waits until all are ready, or have ended well."""
+        started = []
+        for program in programs:
+            if program.prepare:
+                program.prepare()
+            started.append(self._spawn(program))
+            self._running.append((program, started[-1]))
+        for program, process in zip(programs, started, strict=True):
+            if program.ready:
+                wait_until(partial(self._is_ready, program, process), f"{program.name} is ready")
+            if program.one_shot and process.wait(60) != 0:
+                raise RuntimeError("\n".join([f"{program.name} failed", *last_lines(program.log_file)]))
+        return started
 
     def adopt(self, program: Program, pid: int) -> None:
         """Takes what another process has started for one's own."""
@@ -122,45 +138,60 @@ class Processes:
             self._running.remove(pair)
             self.start(pair[0])
 
-    def _is_ready(self, program: Program, process: subprocess.Popen[bytes]) -> bool:
+    def _is_ready(self, program: Program, process: Process) -> bool:
         if process.poll() is not None:
             raise RuntimeError("\n".join([f"{program.name} ended", *last_lines(program.log_file)]))
         return program.ready is not None and program.ready()
 
     def stop(self, *, suffix: str = "") -> list[Program]:
-        """Ends them, the last started first, or those whose name ends so; what was ended can be started again."""
+        """Ends them, or those whose name ends so, each stage together; what was ended can be started again."""
         ended = [pair for pair in self._running if pair[0].name.endswith(suffix)]
-        for program, process in reversed(ended):
+        for _, stage in groupby(sorted(ended, key=_stage), key=_stage):
+            self._stop_together(list(stage))
+        return [program for program, _ in ended]
+
+    def abandon(self, *, suffix: str) -> None:
+        """Ends those whose name ends so by SIGKILL: for when nobody looks at what they do any more."""
+        for program, process in self._running:
+            if program.name.endswith(suffix) and process.poll() is None:
+                process.send_signal(signal.SIGKILL)
+
+    def _stop_together(self, pairs: Sequence[tuple[Program, Process]]) -> None:
+        for program, process in pairs:
             if process.poll() is None:
                 process.send_signal(program.stop_signal)
-                try:
-                    process.wait(20)
-                except subprocess.TimeoutExpired:
-                    process.send_signal(signal.SIGKILL)
-                    process.wait()
+        for program, process in pairs:
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGKILL)
+                process.wait()
             self._running.remove((program, process))
-        return [program for program, _ in ended]
+
+
+def _stage(pair: tuple[Program, Process]) -> int:
+    return pair[0].stop_stage
 
 
 @contextlib.contextmanager
 def running_backends(processes: Processes) -> Iterator[suite.Suite]:
-    """PostgreSQL with its roles and migrated schemas, Valkey, and a Celery worker per service."""
+    """PostgreSQL with its roles and migrated schemas, Valkey, and a Celery worker per service.
+
+    PostgreSQL leaves it to the kernel when to write to the disk: no test ends the machine, and what a killed process
+    has written is kept without that.
+    """
     folder = Path(tempfile.mkdtemp(prefix="guildhall-test-"))
     stack = suite.prepare(free_settings(folder))
     try:
-        for program in stack.migration_programs():
-            if program.one_shot:
-                process = processes.start(program)
-                if process.wait(60) != 0:
-                    raise RuntimeError("\n".join([f"{program.name} failed", *last_lines(program.log_file)]))
-            else:
-                processes.start(program)
-        processes.start(stack.valkey.program())
-        for program in services.programs(stack.settings, postgres=stack.postgres, valkey=stack.valkey):
-            if program.name.endswith("-worker"):
-                processes.start(program)
+        postgres, *migrations = stack.migration_programs()
+        processes.start(replace(postgres, command=[*postgres.command, "-c", "fsync=off"]))
+        processes.start_together([*migrations, stack.valkey.program()])
+        declared = services.programs(stack.settings, postgres=stack.postgres, valkey=stack.valkey)
+        processes.start_together([program for program in declared if program.name.endswith("-worker")])
         yield stack
     finally:
+        # They would take seconds to end as they should, which other tests see to.
+        processes.abandon(suffix="-worker")
         processes.stop()
         shutil.rmtree(folder, ignore_errors=True)
         shutil.rmtree(stack.settings.layout.sockets, ignore_errors=True)

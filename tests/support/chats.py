@@ -133,9 +133,7 @@ class Chat(Room):
 
     def rows(self, query: str, *values: Any) -> list[Any]:
         """What messaging's own role finds; nothing for a statement without rows."""
-        with self.suite.database("messaging") as database:
-            cursor = database.execute(query.encode(), values)
-            return cursor.fetchall() if cursor.description else []
+        return self.suite.rows("messaging", query, values)
 
     def archive(self, conversation_id: str = "") -> None:
         """Nothing in it changes any more."""

@@ -131,9 +131,7 @@ class Hall(Room):
 
     def rows(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
         """Rows of messaging's tables; none for a statement without any."""
-        with self.suite.database("messaging") as database:
-            cursor = database.execute(statement, values)  # type: ignore[call-overload]
-            return list(cursor.fetchall()) if cursor.description else []
+        return self.suite.rows("messaging", statement, values)
 
 
 async def new_hall(suite: Suite) -> Hall:

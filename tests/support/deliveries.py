@@ -18,6 +18,21 @@ async def until(condition: Callable[[], bool], *, seconds: float = 20) -> None:
         await asyncio.sleep(0.01)
 
 
+async def until_put_back_is_done(suite: Suite, service: str, condition: Callable[[], bool]) -> None:
+    """Waits for what a service has put back for some seconds: their time is over now, and it looks at once."""
+    due = (
+        "UPDATE inbox SET due_at = statement_timestamp() WHERE event_id IN (SELECT event_id FROM inbox"
+        " WHERE applied_at IS NULL AND due_at > statement_timestamp() FOR UPDATE SKIP LOCKED)"
+    )
+
+    def done() -> bool:
+        suite.rows(service, due, ())
+        suite.frames[service].inbox.wake()
+        return condition()
+
+    await until(done)
+
+
 async def deliver(suite: Suite, event: events.Event, *, source: str, to: str = "membership", times: int = 1) -> None:
     """Delivers an event of another service, and waits until it is applied."""
     event.event_id = str(uuid.uuid4())
@@ -26,8 +41,7 @@ async def deliver(suite: Suite, event: events.Event, *, source: str, to: str = "
         await sink.DeliverEvents(events.DeliverEventsRequest(events=[event]), timeout=10)
 
     def applied() -> bool:
-        with suite.database(to) as database:
-            query = "SELECT count(*) FROM inbox WHERE event_id = %s AND applied_at IS NOT NULL"
-            return database.execute(query, (event.event_id,)).fetchone() == (1,)
+        query = "SELECT count(*) FROM inbox WHERE event_id = %s AND applied_at IS NOT NULL"
+        return suite.rows(to, query, (event.event_id,)) == [(1,)]
 
     await until(applied)

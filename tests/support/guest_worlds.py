@@ -67,7 +67,7 @@ class World:
 
     async def found(self) -> Soul:
         """Makes the workspace; its admin, of whom nothing is written down yet."""
-        admin = await self.suite.person(word("Admin"))
+        admin = await self.suite.known(word("Admin"))
         made = await do(self.suite, admin, "membership.WorkspaceService/CreateWorkspace", name=word("house"))
         self.workspace_id, self.invited_by = str(made.workspace.workspace_id), admin
         self.pool["workspace_id"] = [self.workspace_id]
@@ -91,7 +91,7 @@ class World:
 
     async def soul(self, name: str, *, shared: bool, admin: bool = False) -> Soul:
         """A full member with a handle and a title."""
-        person = await self.suite.person(word(name))
+        person = await self.suite.known(word(name))
         role = "admin" if admin else "member"
         row = await self.suite.frames["membership"].database.transaction(
             lambda tx: membership.join(tx, workspace_id=self.workspace_id, user_id=person.user_id, role=role)
@@ -225,7 +225,7 @@ class World:
             guest_ttl=Duration(seconds=86400),
         )
         self.note("invite_id", made.invite.invite_id, "a guest link's id")
-        person = await self.suite.person(word(name))
+        person = await self.suite.known(word(name))
         redeemed = await do(self.suite, person, "guest.GuestInviteService/RedeemGuestInvite", token=made.token)
         soul = Soul(person, redeemed.guest.member_id, word("none"), word("none"))
         self.know(soul, shared=shared)
@@ -352,7 +352,7 @@ async def groups(world: World, boss: Soul, people: list[Soul]) -> None:
 
 async def elsewhere(world: World) -> None:
     """Another workspace, of which nothing is shared."""
-    stranger = await world.suite.person(word("elsewhere"))
+    stranger = await world.suite.known(word("elsewhere"))
     name = world.mark(word("other"), "another workspace's name")
     made = await do(world.suite, stranger, "membership.WorkspaceService/CreateWorkspace", name=name)
     home, world.workspace_id = world.workspace_id, str(made.workspace.workspace_id)

@@ -29,9 +29,7 @@ def from_address(client_address: str) -> tuple[tuple[str, str], ...]:
 
 def execute(suite: Suite, statement: str, *parameters: object) -> list[Any]:
     """Runs one statement in identity's schema, as its owner."""
-    with suite.database("identity_owner") as connection:
-        cursor = connection.execute(statement.encode(), parameters)
-        return cursor.fetchall() if cursor.description else []
+    return suite.rows("identity_owner", statement, parameters)
 
 
 def open_invite(suite: Suite, lasts: str = "1 hour") -> str:

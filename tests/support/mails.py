@@ -2,6 +2,7 @@
 
 import email
 import email.policy
+import os
 from collections import defaultdict
 from email.message import EmailMessage
 from pathlib import Path
@@ -17,11 +18,12 @@ class MailFolder:
 
     def to(self, address: str) -> list[EmailMessage]:
         """The mails to an address, oldest first: their names are UUIDv7."""
-        for path in self._folder.glob("*.eml"):
-            if path.name not in self._known:
-                self._known.add(path.name)
-                raw = path.read_bytes()
-                self._raw[str(read(raw.partition(b"\n\n")[0])["To"])].append((path.name, raw))
+        # The names alone: a folder of thousands is looked into again every few milliseconds.
+        for name in set(os.listdir(self._folder)) - self._known:
+            if name.endswith(".eml"):
+                self._known.add(name)
+                raw = (self._folder / name).read_bytes()
+                self._raw[str(read(raw.partition(b"\n\n")[0])["To"])].append((name, raw))
         return [read(raw) for _, raw in sorted(self._raw[address])]
 
     def texts(self, address: str) -> list[str]:

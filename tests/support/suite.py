@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import grpc
 import psycopg
+import uuid_utils
 from google.rpc import error_details_pb2, status_pb2
 from guildhall.identity.v1 import auth_service_pb2 as auth
 from guildhall.identity.v1 import auth_service_pb2_grpc as auth_rpc
@@ -21,6 +22,9 @@ from deploy.stack import suite as stack_suite
 from deploy.stack.settings import SERVICES
 from services.chassis.frame import Frame
 from services.chassis.settings import ServeSettings
+from services.identity import sessions
+from services.identity.keys import SigningKeys
+from services.identity.passwords import Passwords
 from services.identity.settings import IdentitySettings
 from services.membership.settings import MembershipSettings
 from services.messaging.settings import MessagingSettings
@@ -124,6 +128,7 @@ class Suite:
         self.frames: dict[str, Frame] = {}
         self._channels: dict[tuple[str, str], grpc.aio.Channel] = {}
         self._kept: dict[str, psycopg.Connection[Any]] = {}
+        self._password_hash = ""
         self.mail_folder = MailFolder(stack.settings.layout.mail)
 
     def settings(self, service: str, **changes: object) -> ServeSettings:
@@ -202,7 +207,7 @@ class Suite:
             # PostgreSQL was away meanwhile; the next question finds it, or fails as a new connection would.
             kept.close()
             raise
-        return list(cursor.fetchall()) if cursor.description else []
+        return list(cursor.fetchall()) if cursor.description is not None else []
 
     async def person(self, name: str = "Ada") -> Person:
         """Somebody new, signed up, verified by the mail that the suite wrote, and signed in."""
@@ -211,6 +216,26 @@ class Suite:
         await stub.SignUp(auth.SignUpRequest(email=address, password=PASSWORD, name=name), timeout=10)
         await stub.VerifyEmail(auth.VerifyEmailRequest(token=await self.mailed_token(address)), timeout=10)
         return await self.signed_in(address, name)
+
+    async def known(self, name: str = "Ada") -> Person:
+        """Somebody new too, as if they had signed up long ago: without the mail and the hashes, which most tests are
+        not about. Their password is the same.
+        """
+        address, user_id = f"{name.lower()}-{uuid.uuid4().hex[:12]}@example.com", str(uuid_utils.uuid7())
+        self._password_hash = self._password_hash or await Passwords().hash(PASSWORD)
+        columns = "id, email, normalized_email, name, email_verified_at, password_hash"
+        self.rows(
+            "identity",
+            f"INSERT INTO users ({columns}) VALUES (%s, %s, %s, %s, statement_timestamp(), %s)",
+            (user_id, address, address, name, self._password_hash),
+        )
+        where = {"device_label": "", "client_address": "", "user_agent": ""}
+        session, token = await self.frames["identity"].database.transaction(
+            lambda tx: sessions.start(tx, user_id=user_id, **where)
+        )
+        keys = SigningKeys(self.stack.settings.layout.keys)
+        signed = keys.sign(user_id=user_id, session_id=str(session.id), issued_at=session.clock)
+        return Person(user_id, address, name, str(session.id), token, signed.text)
 
     async def signed_in(self, address: str, name: str = "") -> Person:
         """A new session of somebody who is known."""
