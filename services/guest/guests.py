@@ -214,6 +214,11 @@ async def member_removed(tx: AsyncConnection, removed: events.MemberRemoved) -> 
     await tx.execute(ORPHAN, member)
 
 
+async def member_disabled(tx: AsyncConnection, disabled: events.MemberDisabled) -> None:
+    """Applies membership's event: nobody signs up by the links of somebody who cannot sign in themselves."""
+    await invites.close_of_member(tx, workspace_id=disabled.workspace_id, member_id=disabled.member_id)
+
+
 async def check(tx: AsyncConnection, questions: Sequence[tuple[str, str, str | None]]) -> Sequence[Row[Any]]:
     """Decides (workspace, member, channel or None) in one statement; one row for each, in order."""
     workspace_ids, member_ids, conversation_ids = map(list, zip(*questions, strict=True))
