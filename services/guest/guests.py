@@ -94,6 +94,7 @@ CHECK = text(f"""
         CASE WHEN granted THEN verdict.granted_until END AS grant_expire_at
     FROM (
         SELECT question.number, {STATE} AS state, guests.expire_at, guests.grace_end_at,
+            guests.end_reason,
             CASE WHEN {STATE} <> 'ENDED'
                 THEN least({HOLDS_FOR}, CASE WHEN {GRANTED} THEN guest_grants.expire_at - statement_timestamp() END)
             END AS holds_for,

@@ -27,10 +27,21 @@ ADD = text(f"""
     WHERE m.state = 'pending'
     RETURNING {members.COLUMNS}
 """)
+# Of a guest whose time was over, who is a member still: their next confirmation is that of a new beginning.
+BEGIN_ANEW = text("""
+    UPDATE members SET redemption_id = :redemption_id
+    WHERE workspace_id = :workspace_id AND user_id = :user_id AND kind = 'guest' AND state = 'active'
+""")
 CONFIRM = text(f"""
-    UPDATE members m SET state = 'active', joined_at = statement_timestamp()
+    UPDATE members m SET state = 'active', joined_at = statement_timestamp(), redemption_id = NULL
     WHERE m.workspace_id = :workspace_id AND m.id = :member_id AND m.state = 'pending'
     RETURNING {members.COLUMNS}
+""")
+# Raised once for each redemption: whoever was told before that the stay is over finds that it has changed.
+CONFIRM_ANEW = text("""
+    UPDATE members SET redemption_id = NULL, version = version + 1, updated_at = statement_timestamp()
+    WHERE workspace_id = :workspace_id AND id = :member_id AND kind = 'guest' AND state = 'active'
+        AND redemption_id IS NOT NULL
 """)
 ABANDON = text("""
     DELETE FROM members
@@ -60,12 +71,15 @@ async def add(
     stay = (await tx.execute(STAY_OF, person)).one_or_none()
     if stay is not None and stay.state == "suspended":
         raise NotFound
-    if stay is not None and stay.state == "active":
-        return stay
-    may_join = joining.require_may_join if stay is None else joining.require_not_banned
-    await may_join(tx, **person, normalized_email=normalized_email)
+    is_active = stay is not None and stay.state == "active"
+    if not is_active:
+        may_join = joining.require_may_join if stay is None else joining.require_not_banned
+        await may_join(tx, **person, normalized_email=normalized_email)
     row = {**person, "id": str(uuid_utils.uuid7()), "redemption_id": redemption_id}
     try:
+        if is_active:
+            await tx.execute(BEGIN_ANEW, row)
+            return stay
         return (await tx.execute(ADD, row)).one()
     except exc.IntegrityError as error:
         raise InvalidRequest(fields=[("redemption_id", "is another person's redemption")]) from error
@@ -77,6 +91,7 @@ async def confirm(tx: AsyncConnection, *, workspace_id: str, member_id: str) -> 
     named = {"workspace_id": workspace_id, "member_id": member_id}
     confirmed = (await tx.execute(CONFIRM, named)).one_or_none()
     if confirmed is None:
+        await tx.execute(CONFIRM_ANEW, named)
         present = (await tx.execute(members.ACTIVE_BY_ID, named)).one_or_none()
         if present is None:
             raise NotFound
