@@ -17,6 +17,7 @@ from tests.service.test_guest_recovery import add_pending, attempt
 from tests.service.test_guest_redemption import until
 from tests.support.accounts import service_account
 from tests.support.guest_calls import call, verdict
+from tests.support.reflected import do
 from tests.support.suite import Person, Suite, refused
 
 FULL, GUEST = members.MEMBER_KIND_FULL, members.MEMBER_KIND_GUEST
@@ -184,6 +185,31 @@ async def test_who_begins_anew_while_they_are_added_goes_on_as_the_guest_whom_th
 
     assert (added.kind, added.member_id) == (GUEST, guest.member_id)
     assert (await house.get(person, guest.member_id)).state == pb.GUEST_STATE_ACTIVE
+
+
+async def test_an_ended_guest_comes_back_by_a_code_into_the_workspace_and_by_no_other(house: House) -> None:
+    person, guest = await known_guest(house)
+    place = {"workspace_id": house.workspace_id}
+    group = (await do(house.suite, house.admin, "membership.GroupService/CreateGroup", name="Choir", **place)).group
+    codes = {}
+    for role in (members.ROLE_UNSPECIFIED, members.ROLE_VIEWER):
+        terms = {"group_id": group.group_id, "workspace_role": role, "role": "member", "max_uses": 1}
+        made = await do(house.suite, house.admin, "membership.GroupInviteService/CreateGroupInvite", **place, **terms)
+        codes[role] = made.group_invite.code
+    redeem = "membership.GroupInviteService/RedeemGroupInvite"
+    into_group, into_both = codes.values()
+    assert (await refused(do(house.suite, person, redeem, code=into_both))).reason == "GUESTS_EXCLUDED"
+    house.move_times(guest.member_id, expire_in="-25 hours")
+    assert (await refused(do(house.suite, person, redeem, code=into_group))).reason == "GUESTS_EXCLUDED"
+    before = (await verdict(house, member_id=house.admin_member_id)).access_revision
+
+    came = await do(house.suite, person, redeem, code=into_both)
+
+    assert (came.member.kind, came.member.role) == (FULL, members.ROLE_VIEWER)
+    assert came.group_member.member_id == came.member.member_id != guest.member_id
+    assert (await verdict(house, member_id=guest.member_id)).member_id == ""
+    assert (await verdict(house, member_id=came.member.member_id)).access_revision > before
+    await until_removed(house, guest.member_id)
 
 
 async def test_a_guest_whose_grace_was_over_a_month_ago_is_no_member_any_more(house: House) -> None:
