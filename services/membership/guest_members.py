@@ -12,6 +12,7 @@ from sqlalchemy import Row, exc, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.chassis.errors import InvalidRequest, NotFound
+from services.chassis.outbox import emit
 from services.membership import activities, handles, joining, members, removals, revisions, workspaces
 from services.membership.activities import Activity, Origin
 from services.membership.revisions import raise_access_revision
@@ -150,11 +151,17 @@ async def _revision(tx: AsyncConnection, workspace_id: str) -> int:
 
 
 async def apply_redeemed(tx: AsyncConnection, payload: events.GuestRedeemed) -> None:
-    """The net below ConfirmGuestMember. A member who is gone by now was removed after the redemption."""
+    """The net below ConfirmGuestMember. A member who is gone by now was removed after the redemption.
+
+    guest is told, which may not have heard the answer of the call: else it would take whoever is removed one day for
+    somebody who was never let in, and give their link its use back.
+    """
+    named = {"workspace_id": payload.workspace_id, "member_id": payload.member_id}
     try:
-        await confirm(tx, workspace_id=payload.workspace_id, member_id=payload.member_id)
+        await confirm(tx, **named)
     except NotFound:
         return
+    await emit(tx, ["guest"], events.Event(guest_confirmed=events.GuestConfirmed(**named)))
 
 
 async def apply_abandoned(tx: AsyncConnection, payload: events.GuestRedemptionAbandoned) -> None:
