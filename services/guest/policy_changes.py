@@ -36,8 +36,8 @@ HOLD = text("SELECT 1 FROM guest_policies WHERE workspace_id = :workspace_id FOR
 LOCK = text("""
     SELECT grace, maximum_stay, after_member_id FROM policy_changes WHERE workspace_id = :workspace_id FOR UPDATE
 """)
-# For the notices also those whose time is over: the change may have ended it, and the worker been late. A notice that was
-# planned for the same instant before is not planned again.
+# For the notices also those whose time is over: the change may have ended it, and the worker been late. A notice that
+# was planned for the same instant before is not planned again.
 NEXT = """
     SELECT CAST(member_id AS text) FROM guests
     WHERE workspace_id = :workspace_id AND member_id > :after_member_id AND ended_at IS NULL {further}

@@ -1,4 +1,4 @@
-"""Who is disabled vouches for no guest: by no link of theirs, not even for who wants to sign up, and not as a sponsor."""
+"""Who is disabled vouches for no guest: by no link, not even to who wants to sign up, nor as a sponsor."""
 
 import pytest
 from guildhall.guest.v1 import guest_invite_service_pb2 as invite_pb
