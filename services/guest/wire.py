@@ -97,7 +97,7 @@ def verdict(row: Row[Any]) -> access.GuestVerdict:
         holds_for=duration(row.holds_for) if row.holds_for is not None else None,
         history_start_time=optional_timestamp(row.history_start_at),
         grant_expire_time=optional_timestamp(row.grant_expire_at),
-        end_reason=_end_reason(row.end_reason) if row.end_reason else None,
+        end_reason=_end_reason(row.end_reason or "unspecified"),
     )
 
 

@@ -72,15 +72,13 @@ async def add(
     stay = (await tx.execute(STAY_OF, person)).one_or_none()
     if stay is not None and stay.state == "suspended":
         raise NotFound
-    is_active = stay is not None and stay.state == "active"
-    if not is_active:
-        may_join = joining.require_may_join if stay is None else joining.require_not_banned
-        await may_join(tx, **person, normalized_email=normalized_email)
     row = {**person, "id": str(uuid_utils.uuid7()), "redemption_id": redemption_id}
     try:
-        if is_active:
+        if stay is not None and stay.state == "active":
             await tx.execute(BEGIN_ANEW, row)
             return stay
+        may_join = joining.require_may_join if stay is None else joining.require_not_banned
+        await may_join(tx, **person, normalized_email=normalized_email)
         return (await tx.execute(ADD, row)).one()
     except exc.IntegrityError as error:
         raise InvalidRequest(fields=[("redemption_id", "is another person's redemption")]) from error

@@ -134,9 +134,7 @@ async def find_stay(tx: AsyncConnection, presenter: Presenter, *, token: str) ->
     return (await tx.execute(FIND_STAY, named)).one_or_none()
 
 
-async def access_offer(
-    tx: AsyncConnection, presenter: Presenter, *, token: str, over: Row[Any] | None = None
-) -> Offer:
+async def access_offer(tx: AsyncConnection, presenter: Presenter, *, token: str, over: Row[Any] | None = None) -> Offer:
     """What a token offers to its presenter, with the workspace locked; nothing is used up.
 
     `over` is their stay as a guest, if its time was over: unless it has changed, it is no reason against another.
