@@ -11,9 +11,9 @@ from services.chassis.metrics import watch_table
 from services.chassis.settings import ServeSettings
 from services.chassis.sweeps import Sweep
 from services.chassis.worker import Work, Worker
-from services.guest import mailings, metrics, notices, purges, tasks
+from services.guest import mailings, metrics, notices, purges, redemptions, tasks
 from services.guest.access import Access
-from services.guest.guests import member_removed
+from services.guest.guests import member_disabled, member_removed
 from services.guest.peers import Identity, Membership, Messaging
 from services.guest.servicers.calls import Changes
 from services.guest.servicers.guest_access import GuestAccessService
@@ -30,6 +30,8 @@ def build(settings: ServeSettings) -> Frame:
         "guest",
         settings,
         consumes={
+            "guest_confirmed": Consumer({"membership"}, redemptions.apply_confirmed),
+            "member_disabled": Consumer({"membership"}, member_disabled),
             "member_removed": Consumer({"membership"}, member_removed),
             "workspace_deleted": Consumer({"membership"}, purges.workspace_deleted),
         },

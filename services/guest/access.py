@@ -38,10 +38,13 @@ class Access:
         self._membership = membership
 
     async def find_standing(self, workspace_id: str, *, member_id: str = "") -> Standing | None:
-        """The caller, or a member; None for who is no active member."""
+        """The caller, or a member who might call; None for who is no active member, or could not sign in."""
         subject = {"member_id": member_id} if member_id else {"user_id": current_call().user_id}
         rights = await self._membership.rights(workspace_id, **subject)
         if rights is None:
+            return None
+        # Of callers their sessions say it. Others would go on vouching for their guests, though nobody lets them in.
+        if member_id and await self._membership.is_disabled(workspace_id=workspace_id, member_id=member_id):
             return None
         may_invite = rights.invites
         if rights.creates and not may_invite:

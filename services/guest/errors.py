@@ -14,7 +14,10 @@ class GuestInviteInvalid(Fault):
 
 class GuestEnded(Fault):
     code, reason = grpc.StatusCode.FAILED_PRECONDITION, "GUEST_ENDED"
-    text = "They are no guest any more: the grace is over, or they were removed or promoted."
+    text = (
+        "They are no guest any more: the grace is over, or they were removed, suspended or promoted. Unless they are a "
+        "member, they come back by a new guest link, or as a full member by an invitation."
+    )
 
 
 class ExpiryNotLater(Fault):

@@ -94,6 +94,7 @@ CHECK = text(f"""
         CASE WHEN granted THEN verdict.granted_until END AS grant_expire_at
     FROM (
         SELECT question.number, {STATE} AS state, guests.expire_at, guests.grace_end_at,
+            guests.end_reason,
             CASE WHEN {STATE} <> 'ENDED'
                 THEN least({HOLDS_FOR}, CASE WHEN {GRANTED} THEN guest_grants.expire_at - statement_timestamp() END)
             END AS holds_for,
@@ -212,6 +213,11 @@ async def member_removed(tx: AsyncConnection, removed: events.MemberRemoved) -> 
     if await end(tx, **member, reason="removed"):
         await notices.tell_removed(tx, **member)
     await tx.execute(ORPHAN, member)
+
+
+async def member_disabled(tx: AsyncConnection, disabled: events.MemberDisabled) -> None:
+    """Applies membership's event: nobody signs up by the links of somebody who cannot sign in themselves."""
+    await invites.close_of_member(tx, workspace_id=disabled.workspace_id, member_id=disabled.member_id)
 
 
 async def check(tx: AsyncConnection, questions: Sequence[tuple[str, str, str | None]]) -> Sequence[Row[Any]]:

@@ -109,6 +109,10 @@ REVOKE_OF_MEMBER = text(f"""
     WHERE workspace_id = CAST(:workspace_id AS uuid) AND created_by_member_id = CAST(:member_id AS uuid) AND {WORKS}
     RETURNING token_hash
 """)
+OF_MEMBER = text(f"""
+    SELECT token_hash FROM guest_invites
+    WHERE workspace_id = CAST(:workspace_id AS uuid) AND created_by_member_id = CAST(:member_id AS uuid) AND {WORKS}
+""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +227,15 @@ async def revoke_of_member(tx: AsyncConnection, *, workspace_id: str, member_id:
     """Ends the links of a member who is gone."""
     ended = await tx.execute(REVOKE_OF_MEMBER, {"workspace_id": workspace_id, "member_id": member_id})
     await tell_closed(tx, ended.scalars().all())
+
+
+async def close_of_member(tx: AsyncConnection, *, workspace_id: str, member_id: str) -> None:
+    """Closes the links of a disabled member at identity, for good: it re-opens none.
+
+    They are not revoked: who has an account already can use them again once the member is enabled.
+    """
+    open_ = await tx.execute(OF_MEMBER, {"workspace_id": workspace_id, "member_id": member_id})
+    await tell_closed(tx, open_.scalars().all())
 
 
 async def tell_closed(tx: AsyncConnection, token_hashes: Iterable[bytes]) -> None:

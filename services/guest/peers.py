@@ -61,12 +61,10 @@ class Identity:
         return next((user.normalized_email for user in answer.users if user.HasField("email_verify_time")), "")
 
     async def addressees(self, user_ids: Collection[str]) -> Mapping[str, Addressee]:
-        """Up to 1 000 people by user id; who no longer exists, or was disabled, is left out."""
-        users_ = await self._ask(user_ids)
+        """Up to 1 000 people by user id; who no longer exists is left out."""
         return {
             user.user_id: Addressee(user.name, user.email if user.HasField("email_verify_time") else "")
-            for user in users_
-            if not user.HasField("disable_time")
+            for user in await self._ask(user_ids)
         }
 
     async def names(self, user_ids: Collection[str]) -> Mapping[str, str]:
@@ -111,6 +109,11 @@ class Membership:
             invites=invites.allowed and not is_guest,
             creates=creates.allowed and not is_guest,
         )
+
+    async def is_disabled(self, *, workspace_id: str, member_id: str) -> bool:
+        """Whether somebody is kept out by identity, so that the rights which are theirs still are of no use."""
+        request = members.BatchGetMembersRequest(workspace_id=workspace_id, member_ids=[member_id])
+        return bool((await ask(self._members.BatchGetMembers, request)).disabled_member_ids)
 
     async def is_active(self, *, workspace_id: str, member_id: str) -> bool:
         """Whether somebody is a member now, and not suspended."""

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Row, text
+from sqlalchemy import Row, TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.chassis.database import Database
@@ -36,12 +36,15 @@ HOLD = text("SELECT 1 FROM guest_policies WHERE workspace_id = :workspace_id FOR
 LOCK = text("""
     SELECT grace, maximum_stay, after_member_id FROM policy_changes WHERE workspace_id = :workspace_id FOR UPDATE
 """)
-NEXT = text("""
+# For the notices also those whose time is over: the change may have ended it, and the worker been late. A notice that
+# was planned for the same instant before is not planned again.
+NEXT = """
     SELECT CAST(member_id AS text) FROM guests
-    WHERE workspace_id = :workspace_id AND member_id > :after_member_id
-        AND ended_at IS NULL AND statement_timestamp() < grace_end_at
+    WHERE workspace_id = :workspace_id AND member_id > :after_member_id AND ended_at IS NULL {further}
     ORDER BY member_id LIMIT :batch FOR UPDATE
-""")
+"""
+NEXT_TO_TIGHTEN = text(NEXT.format(further="AND statement_timestamp() < grace_end_at"))
+NEXT_TO_PLAN = text(NEXT.format(further=""))
 # Downwards only. Whoever has stayed longer is locked at this instant, not in the past: the grace is still theirs.
 TIGHTEN = text("""
     UPDATE guests
@@ -101,7 +104,7 @@ async def tighten(tx: AsyncConnection, workspace_id: str, *, batch: int = BATCH)
     change = await _lock(tx, workspace_id)
     if change is None or change.grace is None:
         return None
-    member_ids = await _next(tx, workspace_id, change, batch)
+    member_ids = await _next(tx, NEXT_TO_TIGHTEN, workspace_id, change, batch)
     caps = {"grace": change.grace, "maximum_stay": change.maximum_stay or FOREVER}
     await tx.execute(TIGHTEN, {"workspace_id": workspace_id, "member_ids": list(member_ids), **caps})
     if len(member_ids) == batch:
@@ -118,7 +121,7 @@ async def plan(tx: AsyncConnection, workspace_id: str, *, batch: int = BATCH) ->
     change = await _lock(tx, workspace_id)
     if change is None:
         return False
-    member_ids = await _next(tx, workspace_id, change, batch)
+    member_ids = await _next(tx, NEXT_TO_PLAN, workspace_id, change, batch)
     await notices.plan(tx, member_ids)
     if len(member_ids) == batch:
         await tx.execute(MOVE_ON, {"workspace_id": workspace_id, "member_id": member_ids[-1]})
@@ -132,10 +135,12 @@ async def _lock(tx: AsyncConnection, workspace_id: str) -> Row[Any] | None:
     return (await tx.execute(LOCK, {"workspace_id": workspace_id})).one_or_none()
 
 
-async def _next(tx: AsyncConnection, workspace_id: str, change: Row[Any], batch: int) -> Sequence[str]:
+async def _next(
+    tx: AsyncConnection, statement: TextClause, workspace_id: str, change: Row[Any], batch: int
+) -> Sequence[str]:
     """The guests after those who were met, locked."""
     page = {"workspace_id": workspace_id, "after_member_id": change.after_member_id, "batch": batch}
-    return (await tx.execute(NEXT, page)).scalars().all()
+    return (await tx.execute(statement, page)).scalars().all()
 
 
 def applier(database: Database) -> Work:

@@ -180,6 +180,11 @@ async def confirmed(tx: AsyncConnection, *, workspace_id: str, member_id: str) -
     await tx.execute(CONFIRMED, {"workspace_id": workspace_id, "member_id": member_id})
 
 
+async def apply_confirmed(tx: AsyncConnection, payload: events.GuestConfirmed) -> None:
+    """The same, where the call did not live to hear it."""
+    await confirmed(tx, workspace_id=payload.workspace_id, member_id=payload.member_id)
+
+
 async def undo(tx: AsyncConnection, *, workspace_id: str, member_id: str, request: Repeatable) -> bool:
     """Ends a guest whom membership no longer has as a member; False if that was known already.
 

@@ -34,8 +34,12 @@ def guest(row: Row[Any]) -> guests.Guest:
         wired.conversation_ids.extend(map(str, row.conversation_ids))
     else:
         # An older release ended guests without saying why, and only removal could.
-        wired.end_reason = guests.GuestEndReason.Value(f"GUEST_END_REASON_{(row.end_reason or 'removed').upper()}")
+        wired.end_reason = _end_reason(row.end_reason or "removed")
     return wired
+
+
+def _end_reason(name: str) -> guests.GuestEndReason.ValueType:
+    return guests.GuestEndReason.Value(f"GUEST_END_REASON_{name.upper()}")
 
 
 def grants(row: Row[Any]) -> list[guests.GuestChannel]:
@@ -93,6 +97,7 @@ def verdict(row: Row[Any]) -> access.GuestVerdict:
         holds_for=duration(row.holds_for) if row.holds_for is not None else None,
         history_start_time=optional_timestamp(row.history_start_at),
         grant_expire_time=optional_timestamp(row.grant_expire_at),
+        end_reason=_end_reason(row.end_reason or "unspecified"),
     )
 
 

@@ -69,7 +69,6 @@ def build(settings: MembershipSettings) -> Frame:
     database, secret = frame.database, frame.secret
     served = (
         (group_member_service_pb2_grpc.add_GroupMemberServiceServicer_to_server, GroupMemberService),
-        (group_invite_service_pb2_grpc.add_GroupInviteServiceServicer_to_server, GroupInviteService),
         (group_ban_service_pb2_grpc.add_GroupBanServiceServicer_to_server, GroupBanService),
     )
     for add_to_server, servicer in served:
@@ -87,6 +86,7 @@ def build(settings: MembershipSettings) -> Frame:
     )
     served_with_sight = (
         (group_service_pb2_grpc.add_GroupServiceServicer_to_server, GroupService),
+        (group_invite_service_pb2_grpc.add_GroupInviteServiceServicer_to_server, GroupInviteService),
         (role_scheme_service_pb2_grpc.add_RoleSchemeServiceServicer_to_server, RoleSchemeService),
         (user_group_service_pb2_grpc.add_UserGroupServiceServicer_to_server, UserGroupService),
         (member_service_pb2_grpc.add_MemberServiceServicer_to_server, MemberService),

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.chassis.database import Database
 from services.chassis.errors import NotFound
-from services.chassis.outbox import enqueue
+from services.chassis.outbox import emit, enqueue
 from services.chassis.worker import Work, Worker
 from services.membership import activities, continuity, handles, members, openings, removals, workspaces
 from services.membership.activities import SUITE, Activity
@@ -160,13 +160,15 @@ async def erase(tx: AsyncConnection, member_id: str) -> None:
 async def disable(tx: AsyncConnection, member_id: str) -> None:
     """Takes the admin role and all owning roles from a disabled person, after others have them. Safe to do twice.
 
-    With the admin role goes the right to invite, and for good what they vouched for at identity. Who was enabled
-    meanwhile keeps all of it.
+    With the admin role goes the right to invite, and for good what they vouched for at identity; guest links, which a
+    policy may let any member make, go there as well. Who was enabled meanwhile keeps all of it.
     """
     member = await _locked(tx, member_id)
     if member is None or not await tx.scalar(IS_DISABLED, {"user_id": member.user_id}):
         return
     workspace_id = str(member.workspace_id)
+    kept_out = events.MemberDisabled(workspace_id=workspace_id, member_id=member_id)
+    await emit(tx, ["guest"], events.Event(member_disabled=kept_out))
     done = await _succeed(tx, member)
     if member.role == "admin":
         await tx.execute(DEMOTE, {"workspace_id": workspace_id, "member_id": member_id})

@@ -7,7 +7,7 @@ from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.chassis.errors import NotFound
-from services.membership import group_access, group_members, joining, members, openings, workspaces
+from services.membership import group_access, group_members, joining, members, openings, removals, workspaces
 from services.membership.activities import Activity, record
 from services.membership.capabilities import INVITE_MEMBERS, INVITE_TO_GROUP, allows
 from services.membership.errors import CodeInvalid
@@ -16,6 +16,7 @@ from services.membership.group_invites import OPEN, code_hash
 from services.membership.group_members import GROUP_MEMBER
 from services.membership.holders import ABLE
 from services.membership.invitations import Presenter
+from services.membership.revisions import raise_access_revision
 
 FIND = text("""
     SELECT i.id, i.workspace_id, i.group_id FROM group_invites i
@@ -36,7 +37,7 @@ FIND_OPEN = text(f"""
     WHERE i.code_hash = :code_hash AND {OPEN}
 """)
 FIND_REDEEMER = text("""
-    SELECT m.id, m.state, m.kind FROM members m
+    SELECT m.id, m.workspace_id, m.user_id, m.role, m.state, m.kind, m.version FROM members m
     WHERE m.workspace_id = :workspace_id AND m.user_id = :user_id AND m.state <> 'pending'
 """)
 FIND_INSIDE = text(f"""
@@ -65,6 +66,8 @@ class Redemption:
     """Their role in the group, where they have one already."""
     member: Row[Any] | None
     """The presenter, where they are a member of the workspace."""
+    ended: Row[Any] | None = None
+    """Their stay as a guest, where its time is over and the code lets them into the workspace."""
 
 
 async def find(tx: AsyncConnection, code: str) -> Row[Any]:
@@ -93,9 +96,12 @@ async def get_usable(tx: AsyncConnection, code: str) -> Row[Any]:
     return invite
 
 
-async def access_redemption(tx: AsyncConnection, presenter: Presenter, found: Row[Any], *, code: str) -> Redemption:
+async def access_redemption(
+    tx: AsyncConnection, presenter: Presenter, found: Row[Any], *, code: str, over: Row[Any] | None = None
+) -> Redemption:
     """What a code that was found gives to its presenter, with the workspace locked.
 
+    `over` is their stay as a guest, if its time was over: unless it has changed, a code into the workspace ends it.
     Errors: CodeInvalid, Banned, MemberSuspended, GuestsExcluded, LimitReached.
     """
     workspace_id = str(found.workspace_id)
@@ -108,9 +114,13 @@ async def access_redemption(tx: AsyncConnection, presenter: Presenter, found: Ro
     if inside is not None:
         return Redemption(found, inside, await members.find_active(tx, **named))
     invite, redeemer = await _usable_by(tx, code, named)
-    if redeemer is not None:
+    is_over = redeemer is not None and joining.is_unchanged(over, redeemer) and invite.workspace_role is not None
+    if redeemer is not None and not is_over:
         group_members.require_eligible(redeemer)
     await group_access.require_not_banned(tx, **named, path=[str(each) for each in invite.path])
+    if is_over:
+        await joining.require_not_banned(tx, **named, normalized_email=presenter.verified_email)
+        return Redemption(invite, None, None, ended=redeemer)
     if redeemer is not None:
         return Redemption(invite, None, await members.find_active(tx, **named))
     await joining.require_may_join(tx, **named, normalized_email=presenter.verified_email)
@@ -145,6 +155,7 @@ async def redeem(tx: AsyncConnection, redemption: Redemption, *, user_id: str) -
     spent = (await tx.execute(SPEND, {"workspace_id": workspace_id, "invite_id": invite_id})).one_or_none()
     if spent is None:
         raise CodeInvalid
+    ended = await removals.end_guest(tx, redemption.ended) if redemption.ended is not None else []
     member = redemption.member or await members.join(
         tx, workspace_id=workspace_id, user_id=user_id, role=invite.workspace_role, group_invite_id=invite_id
     )
@@ -161,7 +172,9 @@ async def redeem(tx: AsyncConnection, redemption: Redemption, *, user_id: str) -
     )
     if spent.used_up and spent.workspace_role is not None:
         await openings.closed(tx, [spent.code_hash])
-    await record(tx, workspace_id, _told(redemption, user_id))
+    await record(tx, workspace_id, [*ended, *_told(redemption, user_id)])
+    if ended:
+        await raise_access_revision(tx, workspace_id, "guest_removed")
     return added, member
 
 

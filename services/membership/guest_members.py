@@ -12,6 +12,7 @@ from sqlalchemy import Row, exc, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.chassis.errors import InvalidRequest, NotFound
+from services.chassis.outbox import emit
 from services.membership import activities, handles, joining, members, removals, revisions, workspaces
 from services.membership.activities import Activity, Origin
 from services.membership.revisions import raise_access_revision
@@ -27,10 +28,21 @@ ADD = text(f"""
     WHERE m.state = 'pending'
     RETURNING {members.COLUMNS}
 """)
+# Of a guest whose time was over, who is a member still: their next confirmation is that of a new beginning.
+BEGIN_ANEW = text("""
+    UPDATE members SET redemption_id = :redemption_id
+    WHERE workspace_id = :workspace_id AND user_id = :user_id AND kind = 'guest' AND state = 'active'
+""")
 CONFIRM = text(f"""
-    UPDATE members m SET state = 'active', joined_at = statement_timestamp()
+    UPDATE members m SET state = 'active', joined_at = statement_timestamp(), redemption_id = NULL
     WHERE m.workspace_id = :workspace_id AND m.id = :member_id AND m.state = 'pending'
     RETURNING {members.COLUMNS}
+""")
+# Raised once for each redemption: whoever was told before that the stay is over finds that it has changed.
+CONFIRM_ANEW = text("""
+    UPDATE members SET redemption_id = NULL, version = version + 1, updated_at = statement_timestamp()
+    WHERE workspace_id = :workspace_id AND id = :member_id AND kind = 'guest' AND state = 'active'
+        AND redemption_id IS NOT NULL
 """)
 ABANDON = text("""
     DELETE FROM members
@@ -60,12 +72,13 @@ async def add(
     stay = (await tx.execute(STAY_OF, person)).one_or_none()
     if stay is not None and stay.state == "suspended":
         raise NotFound
-    if stay is not None and stay.state == "active":
-        return stay
-    may_join = joining.require_may_join if stay is None else joining.require_not_banned
-    await may_join(tx, **person, normalized_email=normalized_email)
     row = {**person, "id": str(uuid_utils.uuid7()), "redemption_id": redemption_id}
     try:
+        if stay is not None and stay.state == "active":
+            await tx.execute(BEGIN_ANEW, row)
+            return stay
+        may_join = joining.require_may_join if stay is None else joining.require_not_banned
+        await may_join(tx, **person, normalized_email=normalized_email)
         return (await tx.execute(ADD, row)).one()
     except exc.IntegrityError as error:
         raise InvalidRequest(fields=[("redemption_id", "is another person's redemption")]) from error
@@ -77,6 +90,7 @@ async def confirm(tx: AsyncConnection, *, workspace_id: str, member_id: str) -> 
     named = {"workspace_id": workspace_id, "member_id": member_id}
     confirmed = (await tx.execute(CONFIRM, named)).one_or_none()
     if confirmed is None:
+        await tx.execute(CONFIRM_ANEW, named)
         present = (await tx.execute(members.ACTIVE_BY_ID, named)).one_or_none()
         if present is None:
             raise NotFound
@@ -135,11 +149,17 @@ async def _revision(tx: AsyncConnection, workspace_id: str) -> int:
 
 
 async def apply_redeemed(tx: AsyncConnection, payload: events.GuestRedeemed) -> None:
-    """The net below ConfirmGuestMember. A member who is gone by now was removed after the redemption."""
+    """The net below ConfirmGuestMember. A member who is gone by now was removed after the redemption.
+
+    guest is told, which may not have heard the answer of the call: else it would take whoever is removed one day for
+    somebody who was never let in, and give their link its use back.
+    """
+    named = {"workspace_id": payload.workspace_id, "member_id": payload.member_id}
     try:
-        await confirm(tx, workspace_id=payload.workspace_id, member_id=payload.member_id)
+        await confirm(tx, **named)
     except NotFound:
         return
+    await emit(tx, ["guest"], events.Event(guest_confirmed=events.GuestConfirmed(**named)))
 
 
 async def apply_abandoned(tx: AsyncConnection, payload: events.GuestRedemptionAbandoned) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from guildhall.guest.v1 import guest_access_service_pb2 as guests
 from guildhall.guest.v1 import guest_service_pb2
 from guildhall.membership.v1 import member_service_pb2 as pb
+from sqlalchemy import Row
 
 from services.chassis.errors import NotFound
 from services.membership.errors import GuestLocked
@@ -67,12 +68,20 @@ class Sight:
         verdicts = iter(await self._guests.check(asked))
         return [stay.kind == "full" or next(verdicts).state in ENTITLED for stay in callers]
 
-    async def is_over(self, caller: Caller) -> bool:
-        """Whether they were a guest whose time is over, by guest's word: not if it does not know them."""
-        if caller.kind == "full":
-            return False
-        (verdict,) = await self._guests.check([(str(caller.workspace_id), str(caller.id))])
-        return verdict.state == guest_service_pb2.GUEST_STATE_ENDED and verdict.HasField("grace_end_time")
+    async def find_over(self, stay: Row[Any] | None) -> Row[Any] | None:
+        """The stay, if it is that of a guest who has ended, by guest's word: not if it does not know them.
+
+        Who was promoted is not over, but a full member whom membership has not heard of yet.
+        """
+        if stay is None or stay.kind == "full":
+            return None
+        (verdict,) = await self._guests.check([(str(stay.workspace_id), str(stay.id))])
+        is_over = (
+            verdict.state == guest_service_pb2.GUEST_STATE_ENDED
+            and verdict.HasField("grace_end_time")
+            and verdict.end_reason != guest_service_pb2.GUEST_END_REASON_PROMOTED
+        )
+        return stay if is_over else None
 
     async def require_present(self, caller: Caller) -> None:
         """NotFound for a guest who has ended: they are nobody."""

@@ -1,9 +1,9 @@
 """Whose role counts where somebody must be left to run a workspace or own a group, and who may inherit it."""
 
-ABLE = """(
-    m.kind = 'full' AND m.state = 'active'
-    AND NOT EXISTS (SELECT FROM disabled_users d WHERE d.user_id = m.user_id AND d.is_disabled)
-)"""
+DISABLED = "EXISTS (SELECT FROM disabled_users d WHERE d.user_id = m.user_id AND d.is_disabled)"
+"""SQL: whether the person behind the member `m` is kept out by identity."""
+
+ABLE = f"(m.kind = 'full' AND m.state = 'active' AND NOT {DISABLED})"
 """SQL: whether the member `m` could use what they hold: who cannot sign in runs nothing."""
 
 

@@ -67,7 +67,7 @@ FIND_BY_TOKEN = text(f"""
     WHERE i.token_hash = :token_hash
 """)
 FIND_STAY = text("""
-    SELECT m.id, m.workspace_id, m.kind FROM invitations i
+    SELECT m.id, m.workspace_id, m.kind, m.version FROM invitations i
     JOIN members m ON m.workspace_id = i.workspace_id AND m.user_id = :user_id AND m.state = 'active'
     WHERE i.token_hash = :token_hash
 """)
@@ -134,16 +134,16 @@ async def find_stay(tx: AsyncConnection, presenter: Presenter, *, token: str) ->
     return (await tx.execute(FIND_STAY, named)).one_or_none()
 
 
-async def access_offer(tx: AsyncConnection, presenter: Presenter, *, token: str, ended_member_id: str = "") -> Offer:
+async def access_offer(tx: AsyncConnection, presenter: Presenter, *, token: str, over: Row[Any] | None = None) -> Offer:
     """What a token offers to its presenter, with the workspace locked; nothing is used up.
 
-    `ended_member_id` is their stay as a guest, if its time is over: it is no reason against another.
+    `over` is their stay as a guest, if its time was over: unless it has changed, it is no reason against another.
     Errors: InvitationInvalid; InvitationForAnother, but only for an invitation that somebody else could use.
     """
     found = await _find_locked(tx, presenter, token)
     if _is_for(found, presenter):
         member = await members.find_active(tx, workspace_id=str(found.workspace_id), user_id=presenter.user_id)
-        if member is not None and str(member.id) != ended_member_id:
+        if member is not None and not joining.is_unchanged(over, member):
             return Offer(found, member)
         _require_usable(found)
         return Offer(found, None, member)

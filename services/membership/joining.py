@@ -33,6 +33,15 @@ PROMOTE = text(f"""
 """)
 
 
+def is_unchanged(over: Row[Any] | None, present: Row[Any]) -> bool:
+    """Whether somebody's present stay is still that of which guest has said that it is over.
+
+    Guest is asked before the workspace is locked. Who has begun anew since was confirmed, which raises the version; who
+    was not confirmed yet finds no member to be confirmed, and guest undoes the redemption.
+    """
+    return over is not None and (str(over.id), over.version) == (str(present.id), present.version)
+
+
 async def require_may_join(
     tx: AsyncConnection, *, workspace_id: str, user_id: str, normalized_email: str | None
 ) -> None:

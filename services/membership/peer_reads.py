@@ -8,10 +8,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.membership import members
 from services.membership.group_access import HOLDS
+from services.membership.holders import DISABLED
 
 # From the workspace outwards: its name is there also if none of the members is.
 GET_MEMBERS = text(f"""
-    SELECT home.name AS workspace_name, {members.COLUMNS} FROM workspaces home
+    SELECT home.name AS workspace_name, {members.COLUMNS}, {DISABLED} AS is_disabled FROM workspaces home
     LEFT JOIN members m ON m.workspace_id = home.id AND m.id = ANY(CAST(:member_ids AS uuid[]))
         AND m.state IN ('active', 'suspended')
     WHERE home.id = :workspace_id AND home.deleted_at IS NULL

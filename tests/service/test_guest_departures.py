@@ -181,6 +181,7 @@ async def test_who_has_ended_or_is_suspended_is_not_promoted_and_a_locked_guest_
     house.move_times(guest.member_id, expire_in="-24 hours")
     refusal = await refused(promote(house, guest))
     assert (refusal.code, refusal.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "GUEST_ENDED")
+    assert "by an invitation" in refusal.text
     house.move_times(guest.member_id, expire_in="-23 hours")
     with house.suite.database("membership") as database:
         suspend = "UPDATE members SET state = %s, suspended_at = {} WHERE id = %s"

@@ -1,5 +1,8 @@
 """Guests whose time is over, as members: they may come back as full members, and do not count for ever."""
 
+import asyncio
+from typing import Any
+
 import pytest
 from guildhall.guest.v1 import guest_service_pb2 as pb
 from guildhall.membership.v1 import invitation_service_pb2 as invitations
@@ -7,11 +10,14 @@ from guildhall.membership.v1 import invitation_service_pb2_grpc as invitations_r
 from guildhall.membership.v1 import member_service_pb2 as members
 from guildhall.membership.v1 import member_service_pb2_grpc as members_rpc
 
-from services.guest import departures
+from services.guest import departures, guests, redemptions
+from services.membership import guest_members, workspaces
 from tests.service.test_guest_invites import House
+from tests.service.test_guest_recovery import add_pending, attempt
 from tests.service.test_guest_redemption import until
 from tests.support.accounts import service_account
-from tests.support.guest_calls import verdict
+from tests.support.guest_calls import call, verdict
+from tests.support.reflected import do
 from tests.support.suite import Person, Suite, refused
 
 FULL, GUEST = members.MEMBER_KIND_FULL, members.MEMBER_KIND_GUEST
@@ -125,6 +131,85 @@ async def test_an_ended_guest_who_is_added_becomes_a_full_member(house: House) -
     assert (await verdict(house, member_id=added.member_id, capability="conversations.create")).allowed
     await until_removed(house, guest.member_id)
     assert await add(house, person) == added
+
+
+async def promoted_unheard(house: House, guest: pb.Guest) -> None:
+    """guest has decided on a promotion, of which membership does not know yet."""
+    named = {"workspace_id": house.workspace_id, "member_id": guest.member_id}
+
+    async def decide(tx: Any) -> None:
+        await guests.lock(tx, **named)
+        await departures.promote(tx, **named, role="viewer", actor_user_id=house.admin.user_id, etag="")
+        await tx.exec_driver_sql("DELETE FROM outbox WHERE kind = 'guest_promoted' AND target = 'membership'")
+
+    await house.suite.frames["guest"].database.transaction(decide)
+
+
+async def test_who_was_just_promoted_is_not_begun_anew_by_another_way(house: House) -> None:
+    person, guest = await known_guest(house)
+    token = await mailed(house, person)
+    await promoted_unheard(house, guest)
+
+    for found in (await accept(house, person, token), await add(house, person)):
+        assert (found.kind, found.member_id) == (GUEST, guest.member_id)
+
+    # What the manager decided on is what they become, in the same stay.
+    await call(house, "PromoteGuest", member_id=guest.member_id, role=members.ROLE_VIEWER)
+    found = await add(house, person)
+    assert (found.kind, found.member_id, found.role) == (FULL, guest.member_id, members.ROLE_VIEWER)
+
+
+async def test_who_begins_anew_while_they_are_added_goes_on_as_the_guest_whom_they_were_told_of(house: House) -> None:
+    person, guest = await known_guest(house)
+    house.move_times(guest.member_id, expire_in="-25 hours")
+    made = await house.invite()
+    membership, database = (house.suite.frames[name].database for name in ("membership", "guest"))
+    link = attempt(house, made, person)
+    redemption_id = await database.transaction(lambda tx: redemptions.begin(tx, **link))
+    assert await add_pending(house, person, redemption_id) == guest.member_id
+    decided = {"redemption_id": redemption_id, "member_id": guest.member_id, **link}
+    query = "SELECT count(*) > 0 FROM pg_stat_activity WHERE usename = 'membership' AND wait_event_type = 'Lock'"
+
+    async def is_waited_for() -> bool:
+        return house.suite.rows("membership", query, {}) == [(True,)]
+
+    async def confirm(tx: Any) -> asyncio.Task[members.Member]:
+        await workspaces.lock(tx, house.workspace_id)
+        adding = asyncio.create_task(add(house, person))
+        await until(is_waited_for, "guest has said that their time is over, and the workspace is waited for")
+        await database.transaction(lambda tx: redemptions.decide(tx, **decided))
+        await guest_members.confirm(tx, workspace_id=house.workspace_id, member_id=guest.member_id)
+        return adding
+
+    added = await (await membership.transaction(confirm))
+
+    assert (added.kind, added.member_id) == (GUEST, guest.member_id)
+    assert (await house.get(person, guest.member_id)).state == pb.GUEST_STATE_ACTIVE
+
+
+async def test_an_ended_guest_comes_back_by_a_code_into_the_workspace_and_by_no_other(house: House) -> None:
+    person, guest = await known_guest(house)
+    place = {"workspace_id": house.workspace_id}
+    group = (await do(house.suite, house.admin, "membership.GroupService/CreateGroup", name="Choir", **place)).group
+    codes = {}
+    for role in (members.ROLE_UNSPECIFIED, members.ROLE_VIEWER):
+        terms = {"group_id": group.group_id, "workspace_role": role, "role": "member", "max_uses": 1}
+        made = await do(house.suite, house.admin, "membership.GroupInviteService/CreateGroupInvite", **place, **terms)
+        codes[role] = made.group_invite.code
+    redeem = "membership.GroupInviteService/RedeemGroupInvite"
+    into_group, into_both = codes.values()
+    assert (await refused(do(house.suite, person, redeem, code=into_both))).reason == "GUESTS_EXCLUDED"
+    house.move_times(guest.member_id, expire_in="-25 hours")
+    assert (await refused(do(house.suite, person, redeem, code=into_group))).reason == "GUESTS_EXCLUDED"
+    before = (await verdict(house, member_id=house.admin_member_id)).access_revision
+
+    came = await do(house.suite, person, redeem, code=into_both)
+
+    assert (came.member.kind, came.member.role) == (FULL, members.ROLE_VIEWER)
+    assert came.group_member.member_id == came.member.member_id != guest.member_id
+    assert (await verdict(house, member_id=guest.member_id)).member_id == ""
+    assert (await verdict(house, member_id=came.member.member_id)).access_revision > before
+    await until_removed(house, guest.member_id)
 
 
 async def test_a_guest_whose_grace_was_over_a_month_ago_is_no_member_any_more(house: House) -> None:

@@ -141,6 +141,29 @@ async def test_what_was_done_of_a_change_is_not_done_again_when_it_is_gone_on_wi
     await planned_anew(house)
 
 
+async def test_whose_time_is_over_before_the_notices_are_planned_is_told_so_all_the_same(house: House) -> None:
+    (member_id,) = await crowd(house, 1)
+    late = "UPDATE guests SET expire_at = expire_at - {}, grace_end_at = grace_end_at - {} WHERE workspace_id = '{}'"
+
+    async def change(tx: AsyncConnection) -> None:
+        await policies.update(tx, await policies.lock(tx, house.workspace_id), changes={"grace": HOUR}, etag="")
+        await policy_changes.tighten(tx, house.workspace_id)
+        # The worker looks as late as that.
+        shift = "interval '242 hours'"
+        await tx.exec_driver_sql(late.format(shift, shift, house.workspace_id))
+
+    await house.suite.frames["guest"].database.transaction(change)
+    await planned_anew(house)
+
+    query = "SELECT kind, recipient FROM guest_notices WHERE member_id = %(id)s ORDER BY 1, 2"
+    assert house.sql(query, id=member_id) == [
+        ("ended", "guest"),
+        ("ended", "sponsor"),
+        ("locked", "guest"),
+        ("locked", "sponsor"),
+    ]
+
+
 async def test_a_change_whose_workspace_was_purged_meanwhile_is_done_without_a_trace(house: House) -> None:
     await crowd(house, 2)
     await change_and_die(house, grace=HOUR)

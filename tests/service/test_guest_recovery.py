@@ -186,6 +186,22 @@ async def test_who_was_let_in_and_removed_has_had_their_use(house: House) -> Non
     assert house.uses(made.invite.invite_id) == 2
 
 
+async def test_who_was_let_in_by_the_event_and_removed_has_had_their_use(house: House) -> None:
+    made, person = await house.invite(max_uses=1), house.outsider()
+    member_id = await decided(house, made, person)
+
+    async def is_noted() -> bool:
+        return house.sql("SELECT unconfirmed FROM guests WHERE member_id = %(id)s", id=member_id) == [(False,)]
+
+    await until(is_noted, "guest has heard that they were let in")
+    assert (await verdict(house, person)).allowed
+    # Removed, of which guest has not heard yet.
+    with house.suite.database("membership") as database:
+        database.execute("DELETE FROM members WHERE id = %s", (member_id,))
+    assert (await redemption_refused(house, person, made.token)).reason == "GUEST_INVITE_INVALID"
+    assert house.uses(made.invite.invite_id) == 1
+
+
 async def test_without_membership_nothing_is_decided(house: House) -> None:
     made, person = await house.invite(), house.outsider()
     await house.suite.stop("membership")

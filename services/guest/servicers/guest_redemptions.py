@@ -97,7 +97,7 @@ class GuestRedemptionRpcs(invite_rpc.GuestInviteServiceServicer):
         return answer
 
     async def _is_backed(self, invite: Row[Any]) -> bool:
-        """Whether the link's creator may still invite guests and sees every channel of it."""
+        """Whether the link's creator may still invite guests, could sign in, and sees every channel of it."""
         workspace_id, member_id = str(invite.workspace_id), str(invite.created_by_member_id)
         creator, sees = await asyncio.gather(
             self._access.find_standing(workspace_id, member_id=member_id),

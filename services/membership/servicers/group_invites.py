@@ -12,10 +12,11 @@ from services.chassis.call import current_call
 from services.chassis.database import Database
 from services.chassis.idempotency import once
 from services.chassis.secret import SecretKey
-from services.membership import group_access, group_invites, group_redemptions, refusals, wire, wire_groups
+from services.membership import group_access, group_invites, group_redemptions, members, refusals, wire, wire_groups
 from services.membership.capabilities import INVITE_TO_GROUP
 from services.membership.group_access import Standing
 from services.membership.group_redemptions import Redemption
+from services.membership.guest_sight import Sight
 from services.membership.peers import Identity
 from services.membership.servicers.group_calls import change_group, one_spelling, read_page
 
@@ -23,10 +24,11 @@ from services.membership.servicers.group_calls import change_group, one_spelling
 class GroupInviteService(rpc.GroupInviteServiceServicer):
     """Makes and redeems the codes of groups."""
 
-    def __init__(self, database: Database, secret: SecretKey, identity: Identity) -> None:
+    def __init__(self, database: Database, secret: SecretKey, identity: Identity, sight: Sight) -> None:
         self._database = database
         self._secret = secret
         self._identity = identity
+        self._sight = sight
 
     async def CreateGroupInvite(
         self, request: pb.CreateGroupInviteRequest, context: Any
@@ -97,13 +99,20 @@ class GroupInviteService(rpc.GroupInviteServiceServicer):
     async def RedeemGroupInvite(
         self, request: pb.RedeemGroupInviteRequest, context: Any
     ) -> pb.RedeemGroupInviteResponse:
-        """The caller becomes a member of the group, and of the workspace if need be."""
+        """The caller becomes a member of the group, and of the workspace if need be, who was a guest once too."""
         user_id = current_call().user_id
         presenter, name = await self._identity.presenter(user_id)
-        found = await self._database.read(lambda tx: group_redemptions.find(tx, request.code))
+
+        async def find(tx: AsyncConnection) -> tuple[Row[Any], Row[Any] | None]:
+            found = await group_redemptions.find(tx, request.code)
+            return found, await members.find_active(tx, workspace_id=str(found.workspace_id), user_id=user_id)
+
+        found, stay = await self._database.read(find)
+        # Asked before the workspace is locked.
+        over = await self._sight.find_over(stay)
 
         async def access(tx: AsyncConnection) -> Redemption:
-            return await group_redemptions.access_redemption(tx, presenter, found, code=request.code)
+            return await group_redemptions.access_redemption(tx, presenter, found, code=request.code, over=over)
 
         async def redeem(tx: AsyncConnection, redemption: Redemption) -> pb.RedeemGroupInviteResponse:
             inside, member = await group_redemptions.redeem(tx, redemption, user_id=user_id)

@@ -79,4 +79,8 @@ class GuestMemberRpcs(rpc.MemberServiceServicer):
         workspace_name, rows = await self._database.read(
             lambda tx: peer_reads.get_members(tx, request.workspace_id, request.member_ids)
         )
-        return pb.BatchGetMembersResponse(members=[wire.member(row) for row in rows], workspace_name=workspace_name)
+        return pb.BatchGetMembersResponse(
+            members=[wire.member(row) for row in rows],
+            workspace_name=workspace_name,
+            disabled_member_ids=[str(row.id) for row in rows if row.is_disabled],
+        )

@@ -126,11 +126,11 @@ class InvitationService(rpc.InvitationServiceServicer):
         """The owner of the address becomes a member, who was a guest once too."""
         presenter, name = await self._identity.presenter(current_call().user_id)
         stay = await self._database.read(lambda tx: invitations.find_stay(tx, presenter, token=request.token))
-        # Asked before the workspace is locked; whoever has ended is not extended any more.
-        ended_member_id = str(stay.id) if stay is not None and await self._sight.is_over(stay) else ""
+        # Asked before the workspace is locked.
+        over = await self._sight.find_over(stay)
 
         async def access(tx: AsyncConnection) -> invitations.Offer:
-            return await invitations.access_offer(tx, presenter, token=request.token, ended_member_id=ended_member_id)
+            return await invitations.access_offer(tx, presenter, token=request.token, over=over)
 
         async def accept(tx: AsyncConnection, offer: invitations.Offer) -> pb.AcceptInvitationResponse:
             ended = await removals.end_guest(tx, offer.ended) if offer.ended is not None else []

@@ -40,7 +40,7 @@ class MemberService(GuestMemberRpcs, MemberReadRpcs, rpc.MemberServiceServicer):
         """A service account makes somebody a member."""
         found = await self._identity.find(str(UUID(request.user_id)))
         workspace_id = str(UUID(request.workspace_id))
-        ended_member_id = await self._find_ended(workspace_id, str(UUID(request.user_id)))
+        over = await self._find_over(workspace_id, str(UUID(request.user_id)))
 
         async def access(tx: AsyncConnection) -> None:
             await workspaces.lock(tx, workspace_id)
@@ -50,7 +50,7 @@ class MemberService(GuestMemberRpcs, MemberReadRpcs, rpc.MemberServiceServicer):
                 raise NotFound
             person, _name = found
             stay = await members.find_active(tx, workspace_id=workspace_id, user_id=person.user_id)
-            is_over = stay is not None and str(stay.id) == ended_member_id
+            is_over = stay is not None and joining.is_unchanged(over, stay)
             ended = await removals.end_guest(tx, stay) if stay is not None and is_over else []
             row = await joining.add(
                 tx,
@@ -67,10 +67,10 @@ class MemberService(GuestMemberRpcs, MemberReadRpcs, rpc.MemberServiceServicer):
         answer = await once(self._database, self._secret, request, pb.AddMemberResponse, access=access, work=add)
         return pb.AddMemberResponse(member=await self._named(answer.member))
 
-    async def _find_ended(self, workspace_id: str, user_id: str) -> str:
-        """The member id of somebody's stay as a guest whose time is over; empty if there is none."""
+    async def _find_over(self, workspace_id: str, user_id: str) -> Row[Any] | None:
+        """Somebody's stay as a guest whose time is over."""
         stay = await self._database.read(lambda tx: members.find_active(tx, workspace_id=workspace_id, user_id=user_id))
-        return str(stay.id) if stay is not None and await self._sight.is_over(stay) else ""
+        return await self._sight.find_over(stay)
 
     async def UpdateMember(self, request: pb.UpdateMemberRequest, context: Any) -> pb.UpdateMemberResponse:
         """Handle and title: one's own, or of somebody of lower rank."""
