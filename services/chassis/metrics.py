@@ -117,7 +117,7 @@ def serve(listen: str, loop: asyncio.AbstractEventLoop) -> Any:
     prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
     host, port = listen.rsplit(":", 1)
     server, _ = prometheus_client.start_http_server(int(port), addr=host)
-    shown = server.get_app()
+    shown: Any = server.get_app()
 
     def answer(environ: Any, start_response: Any) -> Any:
         if environ["PATH_INFO"] != ALIVE:
