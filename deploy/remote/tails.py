@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import aclosing
 from datetime import UTC
 from typing import Any
@@ -49,11 +49,10 @@ async def tail(
         tell(f"listening to {plain(what)}; Ctrl-C ends" if streams == 1 else "the stream goes on after a break")
 
     shown = 0
-    positions = {each.conversation_id: max(0, each.last_event_seq - last) for each in seen} if last else {}
-    if positions:
-        # Named as well, or they would be taken for gained just now.
-        old = await places.list_conversations(client, chosen.workspace_id, archived=True)
-        positions |= {each.conversation_id: each.last_event_seq for each in old}
+    positions: dict[str, int] = {}
+    if last and seen:
+        archived = await places.list_conversations(client, chosen.workspace_id, archived=True)
+        positions = begin_at(seen, archived, last=last)
     async with aclosing(client.events(chosen.workspace_id, positions=positions, opened=opened)) as stream:
         async for event in stream:
             if only and event.conversation_id != only:
@@ -64,6 +63,20 @@ async def tail(
                 shown += 1
             if shown == count:
                 return
+
+
+def begin_at(
+    live: Iterable[conversations.Conversation], archived: Iterable[conversations.Conversation], *, last: int
+) -> dict[str, int]:
+    """After which event of each conversation to begin, to have the `last` of each that is not archived.
+
+    The archived are named as well, or they would be taken for gained just now; but first, for of too many the client
+    asks for the last. One that was archived between the two lists is taken for live.
+    """
+    return {
+        **{each.conversation_id: each.last_event_seq for each in archived},
+        **{each.conversation_id: max(0, each.last_event_seq - last) for each in live},
+    }
 
 
 class _Lines:

@@ -55,6 +55,12 @@ _OF_SERVICES = (
 )
 """All that services read and `up` does not make for them. By their whole names, so that a misspelt one is found."""
 _OF_THE_COMMAND = ("GUILDHALL_GATEWAY", "GUILDHALL_GATEWAY_CA_FILE")  # what `deploy.remote` reads
+OF_OTHERS = (
+    *("GUILDHALL_PORT", "GUILDHALL_TLS_PORT", "GUILDHALL_IMAGE"),  # deploy/compose.yaml: docs/containers.md
+    *("GUILDHALL_URL", "GUILDHALL_SERVICE_KEY"),  # examples
+    *("GUILDHALL_FUZZ", "GUILDHALL_TEST_WORLDS", "GUILDHALL_TEST_ROUNDS"),  # the tests
+)
+"""What people are told to set for something that is not `up`: the same shell may have it."""
 _MOST_DRAIN_SECONDS = 60
 _ALIKE = 0.75  # of a misspelt name and the one that was meant; 1 is the same
 _LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -284,7 +290,7 @@ def _unknown(environment: Mapping[str, str]) -> list[str]:
     known = {
         name.removeprefix(_PREFIX) for name in ("GUILDHALL_PUBLIC_URL", *_OF_SERVICES, *_OF_THE_COMMAND, *VARIABLES)
     }
-    given = {name.removeprefix(_PREFIX) for name in environment if name.startswith(_PREFIX)}
+    given = {name.removeprefix(_PREFIX) for name in environment if name.startswith(_PREFIX) and name not in OF_OTHERS}
     problems = []
     for name in sorted(given - known):
         meant = difflib.get_close_matches(name, known, 1, _ALIKE)

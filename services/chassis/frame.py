@@ -169,7 +169,7 @@ class Frame:
 
     async def run(self) -> None:
         """Serves until SIGTERM or SIGINT."""
-        metrics_server = metrics.serve(self.settings.metrics_listen)
+        metrics_server = metrics.serve(self.settings.metrics_listen, asyncio.get_running_loop())
         stopping = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stopping.set)

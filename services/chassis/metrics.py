@@ -5,6 +5,7 @@ here is on the way of a single call.
 """
 
 import asyncio
+import threading
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,9 @@ REST_FACTOR = 100.0
 MOST_REST_SECONDS = 60.0
 """But never longer: one look that took 5 s would leave the alerts with what it saw for eight minutes."""
 LOOP_SECONDS = 0.5
+ALIVE = "/alive"
+ANSWER_SECONDS = 4.0
+"""Less than Kubernetes waits for a probe."""
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 IN_FLIGHT = Gauge("guildhall_calls_in_flight", "Unary calls being answered; at most 1 024, the rest is refused.")
@@ -104,12 +108,26 @@ OF_BACKLOGS = {
 }
 
 
-def serve(listen: str) -> Any:
-    """Answers Prometheus at HOST:PORT in a thread, until `shutdown()` of what it returns."""
+def serve(listen: str, loop: asyncio.AbstractEventLoop) -> Any:
+    """Answers Prometheus at HOST:PORT in a thread, until `shutdown()` of what it returns.
+
+    ALIVE is answered there by the loop, or with 503 after ANSWER_SECONDS: the thread goes on when the loop hangs.
+    """
     # The time at which each series began would be a second one for it.
     prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
     host, port = listen.rsplit(":", 1)
     server, _ = prometheus_client.start_http_server(int(port), addr=host)
+    shown: Any = server.get_app()
+
+    def answer(environ: Any, start_response: Any) -> Any:
+        if environ["PATH_INFO"] != ALIVE:
+            return shown(environ, start_response)
+        answered = threading.Event()
+        loop.call_soon_threadsafe(answered.set)
+        start_response("200 OK" if answered.wait(ANSWER_SECONDS) else "503 Service Unavailable", [])
+        return [b""]
+
+    server.set_app(answer)
     return server
 
 

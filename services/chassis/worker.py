@@ -67,7 +67,7 @@ class Worker:
         threading.Thread(target=self.loop.run_forever, name="worker-loop", daemon=True).start()
         self.database = self.run(self._open(service))
         if settings.worker_metrics_listen:
-            metrics.serve(settings.worker_metrics_listen)
+            metrics.serve(settings.worker_metrics_listen, self.loop)
             asyncio.run_coroutine_threadsafe(metrics.watch_loop(), self.loop)
 
     async def _open(self, service: str) -> Database:

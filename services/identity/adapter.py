@@ -49,7 +49,8 @@ UPDATE_USER = text("""
 """)
 # They were mailed to the address before, whose reader may be somebody else.
 DROP_MAILED_TOKENS = text("DELETE FROM verification_tokens WHERE user_id = :user_id AND used_at IS NULL")
-LOCK_ENABLED_USER = text("SELECT FROM users WHERE id = :user_id AND disabled_at IS NULL FOR SHARE")
+# Not FOR SHARE: two first sign-ins at once would wait for each other when they note that an app acts.
+LOCK_ENABLED_USER = text("SELECT FROM users WHERE id = :user_id AND disabled_at IS NULL FOR NO KEY UPDATE")
 CREATE_SESSION = text("""
     INSERT INTO sessions
         (id, user_id, device_label, client_address, user_agent, idle_expire_at, absolute_expire_at, from_adapter)
@@ -179,6 +180,7 @@ async def update_user(
     if normalized_email not in (None, before.normalized_email):
         await tx.execute(DROP_MAILED_TOKENS, {"user_id": user_id})
         await _record(tx, "email_changed", user_id=user_id)
+        await users.remember_an_app_acts(tx, user_id=user_id)
     if before.email_verified_at is None and user.email_verified_at is not None:
         await users.end_unproven(tx, user_id=user_id)
         await _record(tx, "email_verified", user_id=user_id)
@@ -202,6 +204,7 @@ async def create_session(tx: AsyncConnection, *, token: str, user_id: str, expir
     if added.rowcount == 0:
         raise InvalidRequest(fields=[("session.session_token", "is in use; a session needs a token of its own")])
     await _record(tx, "signed_in", user_id=user_id, session_id=str(session.id))
+    await users.remember_an_app_acts(tx, user_id=user_id)
     return session
 
 

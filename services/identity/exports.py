@@ -10,8 +10,8 @@ from services.chassis.errors import NotFound
 
 USER = text("""
     SELECT id AS user_id, email, normalized_email, name, image_url, password_hash IS NOT NULL AS has_password,
-        email_verified_at, disabled_at, administrator_since, is_claim, created_at, updated_at,
-        revision
+        email_verified_at, disabled_at, administrator_since, is_claim, app_acted_at, created_at,
+        updated_at, revision
     FROM users WHERE id = :user_id
 """)
 PARTS = {

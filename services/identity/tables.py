@@ -46,6 +46,7 @@ users = Table(
         server_default=text("false"),
         comment="signed up and never proven: nobody yet, as far as back ends can see",
     ),
+    Column("app_acted_at", DateTime(timezone=True), comment="an app's key could sign them in: since when"),
     PrimaryKeyConstraint("id", name="users_pkey"),
     UniqueConstraint("normalized_email", name="users_normalized_email_key"),
     Index("users_claims", "updated_at", postgresql_where=text("is_claim")),

@@ -41,6 +41,7 @@ VERIFY = text(f"""
     RETURNING {COLUMNS}
 """)
 DROP_PASSWORD = text("UPDATE users SET password_hash = NULL, is_claim = false WHERE id = :user_id")
+AN_APP_ACTS = text("UPDATE users SET app_acted_at = statement_timestamp() WHERE id = :user_id AND app_acted_at IS NULL")
 DROP_ACCOUNTS = text("DELETE FROM accounts WHERE user_id = :user_id")
 # Somebody who signed up and never came back to prove it: nothing hangs on such a user but their tokens.
 DROP_CLAIM = text("""
@@ -51,8 +52,10 @@ DROP_CLAIM = text("""
 # What an app does is in the user's log with the service account that did it (adapter.py, imports.py). What an import
 # brought is gone once their mailbox has proven the address or reset the password, but not by a change of the password,
 # which whoever knew it can make; nor if it may have been another's mailbox by then. It is the first of their entries.
+# The others are forgotten after a year, so the user's row has it too; the log knows what a replica of the version
+# before wrote while this one was rolled out.
 AN_APP_ACTED = text("""
-    SELECT EXISTS (
+    SELECT EXISTS (SELECT FROM users WHERE id = :user_id AND app_acted_at IS NOT NULL) OR EXISTS (
         SELECT FROM security_events
         WHERE user_id = :user_id AND service_account_id IS NOT NULL
             AND kind IN ('signed_in', 'email_changed', 'user_imported')
@@ -86,7 +89,10 @@ FIND_CHANGE = text("""
 TAKE_ADDRESS = text(f"""
     UPDATE users
     SET email = :email, normalized_email = :normalized_email, email_verified_at = statement_timestamp(),
-        updated_at = statement_timestamp(), revision = revision + 1
+        updated_at = statement_timestamp(), revision = revision + 1,
+        app_acted_at = coalesce(app_acted_at, (
+            SELECT statement_timestamp() FROM security_events WHERE user_id = :id AND kind = 'user_imported' LIMIT 1
+        ))
     WHERE id = :id
         AND NOT EXISTS (SELECT FROM users AS other WHERE other.normalized_email = :normalized_email AND other.id <> :id)
     RETURNING {COLUMNS}
@@ -201,6 +207,11 @@ async def end_unproven(tx: AsyncConnection, *, user_id: str) -> None:
     await sessions.end_all(tx, user_id=user_id, reason="revoked")
     await verification.retire(tx, user_id=user_id)
     await verification.drop(tx, user_id=user_id, purposes=CHANGE_EMAIL)
+
+
+async def remember_an_app_acts(tx: AsyncConnection, *, user_id: str) -> None:
+    """Notes for good that an app could sign in as a locked user, for `end_what_an_app_left`."""
+    await tx.execute(AN_APP_ACTS, {"user_id": user_id})
 
 
 async def end_what_an_app_left(tx: AsyncConnection, *, user_id: str) -> bool:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 
 from deploy.envoy.routes import UNARY_SECONDS
 from services.chassis.frame import STOP_SECONDS
+from services.chassis.metrics import ALIVE
 from services.chassis.worker import TASK_SECONDS
 from tests.kubernetes.objects import (
     POD_KINDS,
@@ -39,7 +40,7 @@ def unprobed(objects: Objects) -> list[str]:
                 found.append(f"{name(workload)}: its {probe} is not gRPC on the health port {port}")
     for workload in of_component(objects, "worker"):
         asked = container(workload, "guildhall").get("livenessProbe", {}).get("httpGet")
-        if asked != {"path": "/metrics", "port": "metrics"}:
+        if asked != {"path": ALIVE, "port": "metrics"}:
             found.append(f"{name(workload)}: nobody notices when it hangs")
     for workload in of_component(objects, "gateway"):
         for probe in PROBES:

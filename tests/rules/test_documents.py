@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from deploy import configuration
+from deploy.stack.settings import OF_OTHERS, SettingsError, load
 from tests.kubernetes.given import SETTINGS
 from tests.rules.sources import ROOT, everything, report
 
@@ -17,13 +18,7 @@ DOCUMENTS = (
     *sorted((ROOT / "examples").glob("*.md")),
     ROOT / "clients" / "python" / "README.md",
 )
-ELSEWHERE = {
-    *("GUILDHALL_PORT", "GUILDHALL_TLS_PORT", "GUILDHALL_IMAGE"),  # of deploy/compose.yaml: docs/containers.md
-    *("GUILDHALL_URL", "GUILDHALL_SERVICE_KEY"),  # of examples/authjs
-    "GUILDHALL_FUZZ",  # of tests/suite/test_fuzz.py
-    "GUILDHALL_TEST_WORLDS",  # of tests/service/test_guest_property.py
-}
-"""Variables that no process of ours reads as a setting."""
+VARIABLE = r"(?<![\w…])GUILDHALL_[A-Z0-9]+(?:_[A-Z0-9]+)*(?![\w*])"
 
 
 def prose(text: str) -> str:
@@ -157,7 +152,27 @@ def test_every_variable_that_anything_names_is_in_the_reference() -> None:
     reference = set(re.findall(r"`(GUILDHALL_[A-Z0-9_]+)`", configuration.render()))
     named: set[str] = set()
     for path in (*DOCUMENTS, *(ROOT / "deploy").rglob("*.py"), *(ROOT / "services").rglob("*.py")):
-        named |= set(re.findall(r"(?<![\w…])GUILDHALL_[A-Z0-9]+(?:_[A-Z0-9]+)*(?![\w*])", path.read_text()))
+        named |= set(re.findall(VARIABLE, path.read_text()))
 
-    unknown = {name for name in named - reference - ELSEWHERE if not any(each.startswith(name) for each in reference)}
+    unknown = {
+        name for name in named - reference - set(OF_OTHERS) if not any(each.startswith(name) for each in reference)
+    }
     assert unknown == set()
+
+
+def test_up_minds_no_variable_that_people_are_told_to_export_for_something_else() -> None:
+    told: set[str] = set()
+    for path in DOCUMENTS:
+        told |= set(re.findall(rf"export ({VARIABLE})", path.read_text()))
+    # What compose and the examples take from the shell.
+    told |= set(re.findall(rf"\$\{{({VARIABLE})", (ROOT / "deploy" / "compose.yaml").read_text()))
+    for path in (ROOT / "examples").glob("*/*.*"):
+        if path.suffix in (".md", ".py", ".sh", ".ts"):
+            told |= set(re.findall(VARIABLE, path.read_text()))
+    assert {"GUILDHALL_URL", "GUILDHALL_SERVICE_KEY", "GUILDHALL_PORT", "GUILDHALL_IMAGE"} <= told
+    problems: list[str] = []
+    try:
+        load(dict.fromkeys(told, ""), only_known=True)
+    except SettingsError as error:  # that empty values are wrong is another matter
+        problems = error.problems
+    assert [each for each in problems if "is no setting" in each] == []

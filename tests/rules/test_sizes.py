@@ -9,13 +9,14 @@ from tests.rules.sources import Source, everything, report, service_sources, sou
 
 FILE_LINES = 400
 FUNCTION_LINES = 60
-FRAME_LINES = 3350
+FRAME_LINES = 3360
 """The frame's lines that are not empty; 2 000 were meant to be enough.
 
 A tenth of them measures and traces; a hundred are for channels that follow a change of certificates: gRPC has none that
 do. Forty are for the outbox: a loop for each target, and batches cut by bytes. A dozen say what each setting is for:
 docs/configuration.md is made of them. Twenty look for a stored answer before something is spent on a new one. Fifty
-forget in batches, each kind of row by itself, what one statement could not after a long pause."""
+forget in batches, each kind of row by itself, what one statement could not after a long pause. Ten answer
+whether the event loop does: a probe that the metrics' own thread answers sees no worker that hangs."""
 EXPLAINED_FROM = 5
 BANNED = {"utils", "util", "helpers", "helper", "common", "manager", "managers", "base", "impl"}
 

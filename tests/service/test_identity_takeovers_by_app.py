@@ -166,6 +166,32 @@ async def test_what_an_app_prepared_before_somebody_became_an_administrator_is_g
     assert (await root.call(suite.stub(users_rpc.UserServiceStub).ListUsers, users.ListUsersRequest())).users
 
 
+async def forget_the_log(suite: Suite, person: Person) -> None:
+    """Three years later: what the security log had of them is gone."""
+    aged = "UPDATE security_events SET created_at = statement_timestamp() - interval '3 years' WHERE user_id = %s"
+    execute(suite, aged, person.user_id)
+    await suite.frames["identity"].database.transaction(security.forget)
+
+
+@pytest.mark.parametrize("by", ["a session", "an address"])
+async def test_what_an_app_prepared_is_good_for_nothing_even_years_later(suite: Suite, app: App, by: str) -> None:
+    person, mask = await suite.person("Ada"), FieldMask(paths=["email"])
+    if by == "a session":
+        drop_password(suite, person)
+        await choose_password(suite, await app_session(app, person.user_id))
+    else:
+        person.email = new_address("strange")
+        await app("UpdateUser", user_id=person.user_id, update_mask=mask, email=person.email)
+    password = STRANGE if by == "a session" else PASSWORD
+    await forget_the_log(suite, person)
+    assert execute(suite, "SELECT count(*) FROM security_events WHERE user_id = %s", person.user_id) == [(0,)]
+    await ask(suite, "SignIn", email=person.email, password=password)
+
+    await make_one(suite, person)
+
+    assert (await sign_in_refused(suite, person.email, password)).reason == "INVALID_CREDENTIALS"
+
+
 async def test_an_administrator_whom_no_app_has_acted_for_keeps_password_and_session(suite: Suite) -> None:
     person = await suite.person("Ada")
     await make_one(suite, person)
@@ -243,7 +269,10 @@ async def test_an_import_counts_no_more_once_the_mailbox_has_replaced_what_it_br
         assert (await ask(suite, "SignIn", email=address, password=PASSWORD)).user.user_id == owner.user_id
 
 
-async def test_a_reset_by_a_mailbox_of_the_importers_makes_up_for_nothing(suite: Suite, product: Backend) -> None:
+@pytest.mark.parametrize("years_later", [False, True])
+async def test_a_reset_by_a_mailbox_of_the_importers_makes_up_for_nothing(
+    suite: Suite, product: Backend, years_later: bool
+) -> None:
     address, strange = await imported(suite, product), new_address("strange")
     thief = as_person(await ask(suite, "SignIn", email=address, password=STRANGE))
     await change_address(suite, thief, strange)
@@ -254,6 +283,8 @@ async def test_a_reset_by_a_mailbox_of_the_importers_makes_up_for_nothing(suite:
     await change_address(suite, thief, address)
     await ask(suite, "VerifyEmail", token=await suite.mailed_token(address, count=2))
     thief.email = address
+    if years_later:  # a reset younger than that is left
+        execute(suite, "DELETE FROM security_events WHERE user_id = %s AND kind = 'email_changed'", thief.user_id)
     await make_one(suite, thief)
     assert (await sign_in_refused(suite, address, PASSWORD)).reason == "INVALID_CREDENTIALS"
 
@@ -262,9 +293,7 @@ async def test_an_import_is_in_the_log_with_the_account_that_did_it_as_long_as_t
     suite: Suite, product: Backend
 ) -> None:
     owner = await by_link(suite, await imported(suite, product), mails=1)
-    aged = "UPDATE security_events SET created_at = statement_timestamp() - interval '3 years' WHERE user_id = %s"
-    execute(suite, aged, owner.user_id)
-    await suite.frames["identity"].database.transaction(security.forget)
+    await forget_the_log(suite, owner)
     listed = suite.stub(sessions_rpc.SessionServiceStub).ListSecurityEvents
     [entry] = (await owner.call(listed, sessions.ListSecurityEventsRequest())).events
     assert entry.kind == sessions.SECURITY_EVENT_KIND_USER_IMPORTED

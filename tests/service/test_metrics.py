@@ -2,7 +2,10 @@
 
 import asyncio
 import math
+import threading
 import time
+import urllib.error
+import urllib.request
 import uuid
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -23,7 +26,7 @@ from tests.service.test_guest_invites import House
 from tests.service.test_messaging_streams import listening, replica
 from tests.support.chats import Chat
 from tests.support.deliveries import until
-from tests.support.metrics import own, sample, scraped
+from tests.support.metrics import answered, own, sample, scraped
 from tests.support.suite import Suite
 
 
@@ -195,6 +198,40 @@ async def test_a_loop_that_was_held_up_was_late() -> None:
         await until(lambda: own("guildhall_event_loop_lag_seconds_sum") > late + 0.25)
     finally:
         task.cancel()
+
+
+def alive(port: int) -> int:
+    """What a probe is answered."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{metrics.ALIVE}", timeout=10) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as refused:
+        refused.close()
+        return refused.code
+
+
+async def test_a_probe_sees_a_loop_that_hangs_while_prometheus_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop, let_go = asyncio.new_event_loop(), threading.Event()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    server = metrics.serve("127.0.0.1:0", loop)
+    port = server.server_port
+    try:
+        assert await asyncio.to_thread(alive, port) == 200
+        monkeypatch.setattr(metrics, "ANSWER_SECONDS", 0.2)
+        loop.call_soon_threadsafe(let_go.wait)
+        assert await asyncio.to_thread(alive, port) == 503
+        assert "guildhall_" in await asyncio.to_thread(answered, port)
+        monkeypatch.undo()
+        let_go.set()
+        assert await asyncio.to_thread(alive, port) == 200
+    finally:
+        let_go.set()
+        server.shutdown()
+        server.server_close()
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
 
 
 async def test_a_message_is_timed_to_its_live_subscriber_and_to_the_search(suite: Suite) -> None:

@@ -16,8 +16,11 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
-from guildhall.client import Client, Conflict, InvalidRequest, NotFound, NotSignedIn, Unavailable
+from guildhall.client import Client, Conflict, InvalidRequest, NotFound, NotSignedIn, Unavailable, uploads
+from guildhall.guest.v1 import guest_invite_service_pb2 as invites
+from guildhall.guest.v1 import guest_invite_service_pb2_grpc as invites_rpc
 from guildhall.identity.v1 import auth_service_pb2 as auth
 from guildhall.identity.v1 import auth_service_pb2_grpc as auth_rpc
 from guildhall.identity.v1 import user_service_pb2 as users
@@ -245,6 +248,37 @@ async def test_an_upload_is_gone_on_with_once_nobody_is_at_it_any_more(desk: Des
     (left,) = [file.file_id for file in listed.files if file.state != files.FILE_STATE_READY]
 
     assert (await desk.client.upload(desk.workspace_id, desk.conversation_id, path)).file_id == left
+
+
+async def test_a_begun_upload_is_found_behind_a_page_of_others(
+    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uploads, "_PAGE_FILES", 1)
+    path, others = tmp_path / "engine.txt", [tmp_path / "notes.txt", tmp_path / "cards.txt"]
+    for each in (path, *others):
+        each.write_text(each.name)
+    first, *_ = [await desk.client.upload(desk.workspace_id, desk.conversation_id, each) for each in (path, *others)]
+    again = await desk.client.upload(desk.workspace_id, desk.conversation_id, path, reuse=True)
+    assert again.file_id == first.file_id
+
+
+async def test_a_moderator_goes_on_with_no_upload_of_somebody_elses(desk: Desk, tmp_path: Path) -> None:
+    path, guest_email = tmp_path / "engine.txt", f"{uuid.uuid4().hex}@example.com"
+    path.write_text("It weaves algebraical patterns.")
+    stub = desk.client.stub(invites_rpc.GuestInviteServiceStub)
+    request = invites.CreateGuestInviteRequest(
+        workspace_id=desk.workspace_id, conversation_ids=[desk.conversation_id], guest_ttl=Duration(seconds=3600)
+    )
+    invite: Any = await desk.client.call(stub.CreateGuestInvite, request)
+    desk.running.token(guest_email)
+    password = secrets.development_password(desk.running.settings.layout.secrets, guest_email)
+    async with Client(desk.running.gateway) as guest:
+        await guest.sign_in(guest_email, password)
+        redeem = guest.stub(invites_rpc.GuestInviteServiceStub).RedeemGuestInvite
+        await guest.call(redeem, invites.RedeemGuestInviteRequest(token=invite.token))
+        theirs = await guest.upload(desk.workspace_id, desk.conversation_id, path)
+    own = await desk.client.upload(desk.workspace_id, desk.conversation_id, path, reuse=True)
+    assert own.file_id != theirs.file_id
 
 
 async def test_an_upload_that_is_refused_says_why(desk: Desk, tmp_path: Path) -> None:

@@ -5,9 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from guildhall.client.subscriptions import MOST_POSITIONS
+from guildhall.messaging.v1.conversation_service_pb2 import Conversation
 
 from deploy.remote.sessions import Session, Sessions
 from deploy.remote.settings import Gateway, given_gateway, parse_gateway, sessions_folder
+from deploy.remote.tails import begin_at
 from deploy.remote.texts import plain
 from deploy.stack.settings import SettingsError, StackError
 
@@ -130,3 +133,17 @@ def test_a_damaged_file_is_told_with_what_to_do(tmp_path: Path) -> None:
 )
 def test_a_terminal_shows_a_text_and_does_not_obey_it(text: str, shown: str) -> None:
     assert plain(text) == shown
+
+
+def test_of_too_many_conversations_the_live_ones_are_asked_for() -> None:
+    live = [Conversation(conversation_id=f"live {number}", last_event_seq=7) for number in range(900)]
+    archived = [Conversation(conversation_id=f"archived {number}", last_event_seq=7) for number in range(200)]
+    just_now = Conversation(conversation_id="live 0", last_event_seq=8)
+
+    positions = begin_at(live, [*archived, just_now], last=5)
+
+    assert len(positions) == 1_100
+    assert {each.conversation_id: 2 for each in live}.items() <= positions.items()
+    asked = list(positions)[-MOST_POSITIONS:]  # what a Subscription asks for
+    assert {each.conversation_id for each in live} <= set(asked)
+    assert positions["archived 199"] == 7

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import grpc
 from guildhall.client.credentials import Metadata, refused_token
 from guildhall.client.errors import GuildhallError, TooMuch, Unavailable, error_of
+from guildhall.identity.v1 import session_service_pb2 as sessions
+from guildhall.identity.v1 import session_service_pb2_grpc as sessions_rpc
 from guildhall.messaging.v1 import file_service_pb2 as pb
 from guildhall.messaging.v1 import file_service_pb2_grpc as rpc
 
@@ -26,6 +28,7 @@ STILL_SECONDS = 60.0
 """So long nothing may arrive before an upload is given up."""
 _GONE_ON_WITH = timedelta(hours=23)
 """How old a begun upload may be: the server deletes after 24 h what no message has taken up."""
+_PAGE_FILES = 200
 _PAUSE_SECONDS = 0.5
 
 Progress = Callable[[int, int], None]
@@ -140,21 +143,32 @@ def _read(path: Path, name: str, mime_type: str) -> _Content:
 
 
 async def _find_begun(client: "Client", place: Place, content: _Content, *, reuse: bool) -> pb.File | None:
-    """An earlier upload of the same content that no message holds. Only its uploader sees such a file.
+    """The caller's earlier upload of the same content that no message holds. A moderator is shown others' as well.
 
     One that is complete may be on its way into another message, so it is found only for who says `reuse`.
     """
     workspace_id, conversation_id = place
-    request = pb.ListFilesRequest(workspace_id=workspace_id, conversation_id=conversation_id, page_size=200)
-    page: Any = await client.call(client.stub(rpc.FileServiceStub).ListFiles, request)
-    oldest = datetime.now(UTC) - _GONE_ON_WITH
-    for file in page.files:
+    request = pb.ListFilesRequest(
+        workspace_id=workspace_id, conversation_id=conversation_id, page_size=_PAGE_FILES, unattached=True
+    )
+    list_files: Any = client.stub(rpc.FileServiceStub).ListFiles
+    oldest, user_id = datetime.now(UTC) - _GONE_ON_WITH, ""
+    file: pb.File
+    async for file in client.pages(list_files, request, lambda page: page.files):
         same = (file.name, file.mime_type, file.size_bytes, file.sha256) == content.facts
-        is_fresh = not file.message_id and file.create_time.ToDatetime(tzinfo=UTC) > oldest
+        is_fresh = file.create_time.ToDatetime(tzinfo=UTC) > oldest
         if same and is_fresh and (reuse or file.state != pb.FILE_STATE_READY):
-            found: pb.File = file
-            return found
+            user_id = user_id or await _own_user_id(client)
+            if file.uploader_user_id == user_id:
+                return file
     return None
+
+
+async def _own_user_id(client: "Client") -> str:
+    stub = client.stub(sessions_rpc.SessionServiceStub)
+    answer: Any = await client.call(stub.GetCurrentSession, sessions.GetCurrentSessionRequest())
+    user_id: str = answer.session.user_id
+    return user_id
 
 
 async def _send(
