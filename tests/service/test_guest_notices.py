@@ -143,7 +143,12 @@ async def test_each_notice_is_mailed_once_to_each_with_names_as_they_are_then(ho
     await replan(house, guest)
     assert ("locked", "guest") not in planned(house, guest)
     sent = "SELECT kind, recipient FROM guest_notices WHERE member_id = %(id)s AND sent_at IS NOT NULL ORDER BY 2"
-    assert house.sql(sent, id=guest.member_id) == [("locked", "guest"), ("locked", "sponsor")]
+
+    async def is_noted() -> bool:
+        return house.sql(sent, id=guest.member_id) == [("locked", "guest"), ("locked", "sponsor")]
+
+    # The mail is there a moment before that.
+    await until(is_noted, "both are noted as sent")
 
 
 async def test_a_notice_that_was_queued_before_an_extension_is_not_sent(house: House) -> None:
