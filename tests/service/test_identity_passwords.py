@@ -156,7 +156,7 @@ async def test_a_change_ends_the_streams_of_other_sessions(suite: Suite, auth: A
 
 async def test_a_reset_ends_all_streams(suite: Suite, auth: Any) -> None:
     room = await Room.make(suite)
-    token = await reset_token(suite, auth, room.admin.email)
+    token = await reset_token(suite, auth, room.admin.email, mails=1)
     async with listening(room, room.admin) as listener:
         await reset(auth, token)
         assert (await listener.finish(seconds=5)).reason == event_service_pb2.STREAM_END_REASON_SESSION_ENDED

@@ -26,7 +26,7 @@ class Listener:
 
     def __init__(self, call: Any) -> None:
         self.call = call
-        self.opened: dict[str, int] = {}
+        self.opened: dict[str, int] | None = None
         self.events: list[pb.Event] = []
         self.end: pb.StreamEnd | None = None
         self._changed = asyncio.Condition()
@@ -98,7 +98,7 @@ async def listening(
     stub = rpc.EventServiceStub(channel) if channel else room.suite.stub(rpc.EventServiceStub)
     listener = Listener(person.stream(stub.Subscribe, request))
     try:
-        await listener.until(lambda: listener.opened)
+        await listener.until(lambda: listener.opened is not None)
         yield listener
     finally:
         await listener.close()
@@ -260,7 +260,7 @@ async def test_a_guest_hears_only_what_was_granted_also_when_locked_until_the_gr
     other = await room.channel()
     person, guest = await room.guest()
     async with listening(room, person) as listener:
-        assert set(listener.opened) == {room.channel_id}
+        assert set(listener.opened or ()) == {room.channel_id}
         room.lock(guest)
         await room.sent(room.admin, "elsewhere", to=other)
         await room.sent(room.admin, "here")
