@@ -50,7 +50,7 @@ async def verdict(house: House, person: Person) -> access.AccessVerdict:
 
 async def until(condition: Callable[[], Awaitable[bool]], what: str) -> None:
     """Waits for an effect in another process."""
-    for _ in range(1500):
+    for _ in range(3000):
         if await condition():
             return
         await asyncio.sleep(0.02)
