@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from guildhall.events.v1 import event_sink_pb2 as events
@@ -11,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.chassis import outbox
 from services.chassis.database import Database
 from services.chassis.secret import SecretKey
-from services.chassis.worker import Work, forgetting
+from services.chassis.worker import Step, Work
 from services.identity import administrators, profiles, sessions
 from services.identity.errors import ReauthenticationRequired
 
@@ -55,6 +56,7 @@ FORGET_ANSWERS = text("""
 PART = 10_000
 # In the row of the work, which lasts as long as it does; work that gets on is not given up after so many tries.
 PLACE = text("SELECT payload FROM outbox WHERE id = :row_id")
+GET_ON = text("UPDATE outbox SET attempts = 0 WHERE id = :row_id")
 MOVE_ON = text("UPDATE outbox SET payload = :payload, attempts = 0 WHERE id = :row_id")
 
 
@@ -95,14 +97,20 @@ def _spellings(user: Row[Any]) -> Sequence[str]:
 
 
 def works(database: Database) -> Mapping[str, Work]:
-    """What the worker does about somebody who is gone. The sweeps delete their sessions too, only later."""
-    sweeps = forgetting(database, {"tokens": sessions.forget_tokens, "sessions": sessions.forget})
+    """What the worker does about somebody who is gone."""
 
-    async def erase_sessions(_user_id: str, _row_id: str) -> None:
-        for sweep in sweeps.values():
-            await sweep()
+    async def erase_sessions(_user_id: str, row_id: str) -> None:
+        for step in (sessions.forget_tokens, sessions.forget):
+            while await database.transaction(partial(_get_on, row_id=row_id, step=step)):
+                pass
 
     return {ERASE_ANSWERS: eraser(database), ERASE_SESSIONS: erase_sessions}
+
+
+async def _get_on(tx: AsyncConnection, *, row_id: str, step: Step) -> int:
+    if found := await step(tx):
+        await tx.execute(GET_ON, {"row_id": row_id})
+    return found
 
 
 def eraser(database: Database, *, size: int = PART) -> Work:
