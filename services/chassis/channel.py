@@ -80,7 +80,8 @@ def open_channel(settings: ServeSettings, peer: str) -> grpc.aio.Channel:
         ("grpc.keepalive_time_ms", 30_000),
         ("grpc.keepalive_timeout_ms", 10_000),
         ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.min_reconnect_backoff_ms", 100),
+        # Not a pause, but the least time that an attempt is given: a busy peer is slow to shake hands.
+        ("grpc.min_reconnect_backoff_ms", 1_000),
         ("grpc.max_reconnect_backoff_ms", 1_000),
     ]
     interceptors = traces.active.client_interceptors() if traces.active is not None else None

@@ -154,7 +154,7 @@ def open_channel(address: str) -> grpc.aio.Channel:
         ("grpc.enable_http_proxy", 0),
         ("grpc.use_local_subchannel_pool", 1),
         ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.min_reconnect_backoff_ms", 100),
+        ("grpc.min_reconnect_backoff_ms", 5_000),  # for an attempt: on a busy machine it may take long
         ("grpc.max_reconnect_backoff_ms", 500),
     ]
     return grpc.aio.insecure_channel(address, options=options)
