@@ -19,7 +19,7 @@ down: $(VENV)/ready ## stop the suite that runs in this folder
 	$(BIN)/guildhall down
 
 test: $(VENV)/ready ## run all tests, on real servers; or some: make test T=tests/unit
-	$(BIN)/python -m pytest -n auto --dist=loadfile --no-loadscope-reorder $(T)
+	$(BIN)/python -m pytest -n logical --maxprocesses=4 --dist=loadfile --no-loadscope-reorder $(T)
 
 lint: $(VENV)/ready ## fix what can be fixed, then check style, types and contracts
 	$(BIN)/ruff check --fix .

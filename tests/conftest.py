@@ -20,15 +20,6 @@ def forks() -> Iterator[Forks]:
     made.close()
 
 
-MOST_PROCESSES = 6
-"""Of tests, at a time: each has servers of its own."""
-
-
-def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Half as many again as there are processors: tests wait as well as work."""
-    return min(MOST_PROCESSES, max(2, (os.cpu_count() or 1) * 3 // 2))
-
-
 @pytest.fixture(scope="session")
 def processes(forks: Forks) -> Processes:
     """What runs beside the services of this session."""

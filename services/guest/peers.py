@@ -121,10 +121,15 @@ class Membership:
         return (await self._ask(question)).allowed
 
     async def workspace(self, workspace_id: str, *, member_ids: Collection[str]) -> Workspace:
-        """The name, and those of the members who are there and not suspended."""
+        """The name, and those of the members who are there, not suspended and not kept out by identity."""
         request = members.BatchGetMembersRequest(workspace_id=workspace_id, member_ids=member_ids)
         answer = await ask(self._members.BatchGetMembers, request)
-        active = (member for member in answer.members if member.state == members.MEMBER_STATE_ACTIVE)
+        disabled = set(answer.disabled_member_ids)
+        active = (
+            member
+            for member in answer.members
+            if member.state == members.MEMBER_STATE_ACTIVE and member.member_id not in disabled
+        )
         return Workspace(answer.workspace_name, {member.member_id: member.user_id for member in active})
 
     async def bump_access_revision(self, workspace_id: str, *, event_id: str) -> None:

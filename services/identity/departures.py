@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 from guildhall.events.v1 import event_sink_pb2 as events
@@ -12,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.chassis import outbox
 from services.chassis.database import Database
 from services.chassis.secret import SecretKey
-from services.chassis.worker import Step, Work
+from services.chassis.worker import Work, forgetting
 from services.identity import administrators, profiles, sessions
 from services.identity.errors import ReauthenticationRequired
 
@@ -56,7 +55,6 @@ FORGET_ANSWERS = text("""
 PART = 10_000
 # In the row of the work, which lasts as long as it does; work that gets on is not given up after so many tries.
 PLACE = text("SELECT payload FROM outbox WHERE id = :row_id")
-GET_ON = text("UPDATE outbox SET attempts = 0 WHERE id = :row_id")
 MOVE_ON = text("UPDATE outbox SET payload = :payload, attempts = 0 WHERE id = :row_id")
 
 
@@ -97,20 +95,19 @@ def _spellings(user: Row[Any]) -> Sequence[str]:
 
 
 def works(database: Database) -> Mapping[str, Work]:
-    """What the worker does about somebody who is gone."""
+    """What the worker does about somebody who is gone.
 
-    async def erase_sessions(_user_id: str, row_id: str) -> None:
-        for step in (sessions.forget_tokens, sessions.forget):
-            while await database.transaction(partial(_get_on, row_id=row_id, step=step)):
-                pass
+    `erase.sessions` does the sweeps' work, at once: nothing names a session's user any more. What there is no time for,
+    or is locked by another who deletes it, is left to its next turn and to the sweeps.
+    """
+    sweeps = forgetting(database, {"tokens": sessions.forget_tokens, "sessions": sessions.forget})
+
+    async def erase_sessions(user_id: str, _row_id: str) -> None:
+        is_done = [await sweep() for sweep in sweeps.values()]
+        if not all(is_done):
+            await database.transaction(lambda tx: outbox.enqueue(tx, ERASE_SESSIONS, user_id, delay_seconds=1))
 
     return {ERASE_ANSWERS: eraser(database), ERASE_SESSIONS: erase_sessions}
-
-
-async def _get_on(tx: AsyncConnection, *, row_id: str, step: Step) -> int:
-    if found := await step(tx):
-        await tx.execute(GET_ON, {"row_id": row_id})
-    return found
 
 
 def eraser(database: Database, *, size: int = PART) -> Work:

@@ -28,14 +28,29 @@ LIST = text("""
     WHERE users.id = :user_id
     ORDER BY listed.id DESC
 """)
-# That somebody was imported is asked when they become an administrator, however late (users.AN_APP_ACTED).
-FORGET = text("""
-    DELETE FROM security_events WHERE id IN (
-        SELECT id FROM security_events
-        WHERE created_at <= statement_timestamp() - interval '1 year' AND kind <> 'user_imported'
-        LIMIT 1000 FOR UPDATE SKIP LOCKED
-    )
+# What users.AN_APP_ACTED asks about, however late, is kept: an import here, the rest with the user before it goes. An
+# older replica, or one of before there was where to keep it, has written it here alone.
+OLD = text("""
+    SELECT id FROM security_events
+    WHERE created_at <= statement_timestamp() - interval '1 year' AND kind <> 'user_imported'
+    ORDER BY created_at LIMIT 1000
 """)
+REMEMBER = text("""
+    UPDATE users SET app_acted_at = acts.since
+    FROM (
+        SELECT user_id, min(created_at) AS since
+        FROM security_events entry
+        WHERE id = ANY(CAST(:ids AS uuid[])) AND (
+            service_account_id IS NOT NULL AND kind IN ('signed_in', 'email_changed')
+            OR kind = 'email_changed' AND EXISTS (
+                SELECT FROM security_events WHERE user_id = entry.user_id AND kind = 'user_imported'
+            )
+        )
+        GROUP BY user_id
+    ) acts
+    WHERE users.id = acts.user_id AND app_acted_at IS NULL
+""")
+FORGET = text("DELETE FROM security_events WHERE id = ANY(CAST(:ids AS uuid[]))")
 LAST = "ffffffff-ffff-ffff-ffff-ffffffffffff"
 
 
@@ -80,4 +95,9 @@ async def list_page(tx: AsyncConnection, *, user_id: str, before: str | None, si
 
 async def forget(tx: AsyncConnection) -> int:
     """Deletes entries that are older than a year, but of imports; says how many."""
-    return (await tx.execute(FORGET)).rowcount
+    ids = [str(entry_id) for entry_id in (await tx.execute(OLD)).scalars()]
+    if ids:
+        # The users first, as everywhere: who deletes one holds them, and then their entries.
+        await tx.execute(REMEMBER, {"ids": ids})
+        await tx.execute(FORGET, {"ids": ids})
+    return len(ids)

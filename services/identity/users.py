@@ -52,8 +52,7 @@ DROP_CLAIM = text("""
 # What an app does is in the user's log with the service account that did it (adapter.py, imports.py). What an import
 # brought is gone once their mailbox has proven the address or reset the password, but not by a change of the password,
 # which whoever knew it can make; nor if it may have been another's mailbox by then. It is the first of their entries.
-# The others are forgotten after a year, so the user's row has it too; the log knows what a replica of the version
-# before wrote while this one was rolled out.
+# The others are forgotten after a year, so the user's row has it too, at the latest when they go (security.REMEMBER).
 AN_APP_ACTED = text("""
     SELECT EXISTS (SELECT FROM users WHERE id = :user_id AND app_acted_at IS NOT NULL) OR EXISTS (
         SELECT FROM security_events

@@ -22,6 +22,7 @@ from services.membership.revisions import raise_access_revision
 
 log = structlog.get_logger()
 
+LATE_SECONDS = 60
 ERASE, DISABLE, FORGET_PERSON = "member.erase", "member.disable", "activity.forget"
 
 DEPART = text("INSERT INTO departed_users (user_id) VALUES (:user_id) ON CONFLICT DO NOTHING")
@@ -110,6 +111,8 @@ async def apply_disabled(tx: AsyncConnection, payload: events.UserDisabled) -> N
         return
     for member_id in (await tx.execute(FULL_STAYS_OF, {"user_id": payload.user_id})).scalars().all():
         await enqueue(tx, DISABLE, str(member_id))
+        # Once more for what was let in just before, and was written, or arrived at guest, just after.
+        await enqueue(tx, DISABLE, str(member_id), delay_seconds=LATE_SECONDS)
 
 
 async def apply_enabled(tx: AsyncConnection, payload: events.UserEnabled) -> None:

@@ -74,7 +74,7 @@ def _add_files(metadata: MetaData) -> None:
         Index("files_of_conversation", "conversation_id", "id"),
         Index("files_of_message", "conversation_id", "message_id", postgresql_where=text("message_id IS NOT NULL")),
         Index("files_unattached", "created_at", postgresql_where=text("message_id IS NULL")),
-        Index("files_unattached_of_member", "uploader_member_id", postgresql_where=text("message_id IS NULL")),
+        Index("files_unattached_by_member", "uploader_member_id", postgresql_where=text("message_id IS NULL")),
     )
 
 

@@ -6,6 +6,7 @@ from guildhall.guest.v1 import guest_invite_service_pb2_grpc as invite_rpc
 
 from tests.service.test_guest_invite_events import open_until
 from tests.service.test_guest_invites import House
+from tests.service.test_guest_notices import queue, replan, subjects
 from tests.service.test_guest_redemption import redemption_refused
 from tests.service.test_membership_disabled import disabled, enabled
 from tests.support.deliveries import until
@@ -52,6 +53,22 @@ async def test_nobody_signs_up_by_a_link_of_somebody_who_is_disabled(house: Hous
     assert open_until(house.suite, ours.token) == [(False, True)]
 
 
+async def test_a_link_that_was_being_made_while_its_member_was_disabled_is_closed_too(house: House) -> None:
+    mel, mel_id = await house.member()
+    await disabled(house.suite, mel)
+    # As if they had been asked about before: identity knows nothing of it here.
+    made = await house.invite(by=mel)
+    await until(lambda: open_until(house.suite, made.token) == [(False, True)])
+
+    late = "kind = 'member.disable' AND subject_id = %s"
+    with house.suite.database("membership") as database:
+        found = database.execute(f"UPDATE outbox SET due_at = statement_timestamp() WHERE {late}", [mel_id])
+        assert found.rowcount == 1
+    house.suite.frames["membership"].relay.wake()
+
+    await until(lambda: open_until(house.suite, made.token) == [(True, False)])
+
+
 async def test_guests_are_not_handed_over_to_somebody_who_is_disabled(house: House) -> None:
     mel, mel_id = await house.member()
     _, guest = await house.guest()
@@ -60,3 +77,19 @@ async def test_guests_are_not_handed_over_to_somebody_who_is_disabled(house: Hou
     assert (await refused(call(house, "TransferSponsor", **handing_over))).reason == "SPONSOR_UNFIT"
     await enabled(house.suite, mel)
     assert (await call(house, "TransferSponsor", **handing_over)).guest.sponsor_member_id == mel_id
+
+
+async def test_who_is_disabled_is_mailed_nothing_about_their_guests(house: House) -> None:
+    mel, _mel_id = await house.member()
+    person = await house.suite.known("Gus")
+    guest = await house.redeem(person, (await house.invite(by=mel)).token)
+    await disabled(house.suite, mel)
+
+    house.move_times(guest.member_id, expire_in="-1 second")
+    await replan(house, guest)
+    await queue(house)
+
+    sent = "SELECT count(*) FROM guest_notices WHERE member_id = %(id)s AND kind = 'locked' AND sent_at IS NOT NULL"
+    await until(lambda: house.sql(sent, id=guest.member_id) == [(2,)])
+    assert len(await subjects(house, person)) == 1
+    assert [text for text in await subjects(house, mel) if "Gus" in text] == []

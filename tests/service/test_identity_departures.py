@@ -22,6 +22,7 @@ from psycopg import sql
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from services.chassis import worker
 from services.identity import departures, sessions
 from services.identity.departures import ERASE_ANSWERS, eraser
 from services.identity.tables import METADATA
@@ -220,6 +221,24 @@ async def test_a_deletion_does_not_wait_for_the_tokens_of_many_exchanges(suite: 
     refusal = await refused(suite.stub(auth_rpc.AuthServiceStub).RefreshSession(refresh, timeout=10))
     assert refusal.reason == "SESSION_ENDED"
     await until_not(lambda: found_in(suite, "identity", METADATA.tables, person.session_id))
+
+
+async def test_what_there_was_no_time_to_erase_is_erased_in_another_turn(
+    suite: Suite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    person, database, user_id = await suite.person("Ada"), suite.frames["identity"].database, str(uuid.uuid4())
+    execute(
+        suite,
+        "UPDATE sessions SET idle_expire_at = statement_timestamp() - interval '31 days' WHERE id = %s",
+        person.session_id,
+    )
+    monkeypatch.setattr(worker, "FORGET_SECONDS", 0)
+    await departures.works(database)[departures.ERASE_SESSIONS](user_id, "")
+
+    later = "SELECT count(*) FROM outbox WHERE kind = %s AND subject_id = %s AND due_at > statement_timestamp()"
+    assert execute(suite, later, departures.ERASE_SESSIONS, user_id) == [(1,)]
+    # The suite's own worker has the turn.
+    await until_not(lambda: execute(suite, "SELECT id FROM sessions WHERE id = %s", person.session_id))
 
 
 async def test_the_answers_of_others_stay(suite: Suite, users: Any) -> None:

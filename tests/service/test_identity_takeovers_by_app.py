@@ -173,8 +173,11 @@ async def forget_the_log(suite: Suite, person: Person) -> None:
     await suite.frames["identity"].database.transaction(security.forget)
 
 
+@pytest.mark.parametrize("kept", ["with them", "in the log alone"])
 @pytest.mark.parametrize("by", ["a session", "an address"])
-async def test_what_an_app_prepared_is_good_for_nothing_even_years_later(suite: Suite, app: App, by: str) -> None:
+async def test_what_an_app_prepared_is_good_for_nothing_even_years_later(
+    suite: Suite, app: App, by: str, kept: str
+) -> None:
     person, mask = await suite.person("Ada"), FieldMask(paths=["email"])
     if by == "a session":
         drop_password(suite, person)
@@ -183,6 +186,8 @@ async def test_what_an_app_prepared_is_good_for_nothing_even_years_later(suite: 
         person.email = new_address("strange")
         await app("UpdateUser", user_id=person.user_id, update_mask=mask, email=person.email)
     password = STRANGE if by == "a session" else PASSWORD
+    if kept == "in the log alone":  # as a release wrote it that did not keep it with the user
+        execute(suite, "UPDATE users SET app_acted_at = NULL WHERE id = %s", person.user_id)
     await forget_the_log(suite, person)
     assert execute(suite, "SELECT count(*) FROM security_events WHERE user_id = %s", person.user_id) == [(0,)]
     await ask(suite, "SignIn", email=person.email, password=password)

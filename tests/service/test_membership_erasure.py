@@ -58,11 +58,14 @@ async def erased(suite: Suite, person: Person) -> None:
 
 
 async def worked_off(suite: Suite) -> None:
-    """Waits until the worker has nothing to do about people."""
+    """Waits until the worker has nothing to do about people, but what is to be done later."""
 
     def nothing_left() -> bool:
         with suite.database("membership") as database:
-            query = "SELECT count(*) FROM outbox WHERE target = 'worker' AND kind <> ALL(%s)"
+            query = (
+                "SELECT count(*) FROM outbox WHERE target = 'worker' AND kind <> ALL(%s)"
+                " AND created_at <= statement_timestamp()"
+            )
             return database.execute(query, (["mail.invitation", "group_ban.ended"],)).fetchone() == (0,)
 
     await until(nothing_left)

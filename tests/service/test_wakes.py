@@ -46,13 +46,13 @@ async def test_a_server_that_falls_silent_is_left_and_wakes_are_heard_again(back
 
 async def test_a_quiet_server_that_answers_is_kept(backends: Suite, way: Proxy) -> None:
     heard: asyncio.Queue[str] = asyncio.Queue()
-    listener = Wakes(f"redis://127.0.0.1:{way.port}", silence_seconds=0.05)
+    listener = Wakes(f"redis://127.0.0.1:{way.port}", silence_seconds=0.2)
     speaker = Wakes(backends.valkey.url)
     async with asyncio.timeout(20):
         listening = asyncio.create_task(listener.listen({"test.quiet": heard.put_nowait}))
         assert await heard.get() == ""
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(heard.get(), 1)  # twenty silences, and nobody was woken anew
+            await asyncio.wait_for(heard.get(), 2)  # ten silences, and nobody was woken anew
         speaker.publish("test.quiet", "still here")
         assert await heard.get() == "still here"
     assert way.accepted == 1

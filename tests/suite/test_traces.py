@@ -96,7 +96,11 @@ def collector() -> Iterator[tuple[Collector, int]]:
 @pytest.fixture(scope="module")
 def traced(collector: tuple[Collector, int]) -> Iterator[Running]:
     """A suite of its own that sends its traces there."""
-    environment = {"GUILDHALL_OTLP_ENDPOINT": f"http://127.0.0.1:{collector[1]}", "GUILDHALL_TRACES_RATIO": "0"}
+    environment = {
+        "GUILDHALL_OTLP_ENDPOINT": f"http://127.0.0.1:{collector[1]}",
+        "GUILDHALL_TRACES_RATIO": "0",
+        "OTEL_BSP_SCHEDULE_DELAY": "200",  # ms; by itself it is five seconds
+    }
     with new_folder("traces") as folder, booted(folder, **environment) as suite:
         yield suite
 
