@@ -29,7 +29,7 @@ def migrate(service: str, settings: DatabaseSettings, metadata: sa.MetaData) -> 
             with engine.begin() as connection:
                 upgrade(service, connection, metadata)
         except exc.OperationalError as error:
-            if sqlstate(error) == "55P03" and attempt < LOCK_TRIES:
+            if sqlstate(error) in ("55P03", "40P01") and attempt < LOCK_TRIES:
                 # A table is in use: give way to the running service, then try again.
                 time.sleep(0.5)
                 continue

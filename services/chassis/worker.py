@@ -41,7 +41,7 @@ BEGIN_WORK = text("""
 Work = Callable[[str, str], Awaitable[None]]
 """`work(subject_id, row_id)`: does what the row is about. It may be done twice, so its effect must bear that."""
 
-Sweep = Callable[[], Awaitable[object]]
+Sweep = Callable[[], Awaitable[None]]
 """Looks for what is due, and does it or has it done."""
 
 Step = Callable[[AsyncConnection], Awaitable[int]]
@@ -145,15 +145,13 @@ class Worker:
         await self.database.transaction(lambda tx: outbox.done(tx, [row_id]))
 
 
-def forgetting(database: Database, steps: Mapping[str, Step]) -> Mapping[str, Callable[[], Awaitable[bool]]]:
-    """A sweep for each step, again and again while it finds something; False if there was too much for one minute."""
+def forgetting(database: Database, steps: Mapping[str, Step]) -> Mapping[str, Sweep]:
+    """A sweep for each step: again and again while it finds something, and on in the next minute if there is much."""
 
-    async def forget(step: Step) -> bool:
+    async def forget(step: Step) -> None:
         until = time.monotonic() + FORGET_SECONDS
-        while await database.transaction(step):
-            if time.monotonic() >= until:
-                return False
-        return True
+        while await database.transaction(step) and time.monotonic() < until:
+            pass
 
     return {name: partial(forget, step) for name, step in steps.items()}
 
@@ -168,5 +166,5 @@ def sweep_task(service: str) -> str:
     return f"{service}.sweep"
 
 
-async def _as_coroutine(work: Sweep) -> None:
+async def _as_coroutine(work: Callable[[], Awaitable[None]]) -> None:
     await work()

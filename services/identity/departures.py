@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from guildhall.events.v1 import event_sink_pb2 as events
@@ -55,6 +56,12 @@ FORGET_ANSWERS = text("""
 PART = 10_000
 # In the row of the work, which lasts as long as it does; work that gets on is not given up after so many tries.
 PLACE = text("SELECT payload FROM outbox WHERE id = :row_id")
+IS_TO_GO_ON = text("""
+    SELECT EXISTS (SELECT FROM sessions WHERE idle_expire_at <= statement_timestamp() - interval '30 days')
+        AND NOT EXISTS (
+            SELECT FROM outbox WHERE target = 'worker' AND kind = :kind AND NOT dead AND id > CAST(:row_id AS uuid)
+        )
+""")
 MOVE_ON = text("UPDATE outbox SET payload = :payload, attempts = 0 WHERE id = :row_id")
 
 
@@ -97,17 +104,23 @@ def _spellings(user: Row[Any]) -> Sequence[str]:
 def works(database: Database) -> Mapping[str, Work]:
     """What the worker does about somebody who is gone.
 
-    `erase.sessions` does the sweeps' work, at once: nothing names a session's user any more. What there is no time for,
-    or is locked by another who deletes it, is left to its next turn and to the sweeps.
+    `erase.sessions` does the sweeps' work at once, in turns until nothing is left: nothing names a session's user any
+    more. There may be too much for one turn, and what somebody else has locked is passed over.
     """
     sweeps = forgetting(database, {"tokens": sessions.forget_tokens, "sessions": sessions.forget})
 
-    async def erase_sessions(user_id: str, _row_id: str) -> None:
-        is_done = [await sweep() for sweep in sweeps.values()]
-        if not all(is_done):
-            await database.transaction(lambda tx: outbox.enqueue(tx, ERASE_SESSIONS, user_id, delay_seconds=1))
+    async def erase_sessions(user_id: str, row_id: str) -> None:
+        for sweep in sweeps.values():
+            await sweep()
+        await database.transaction(partial(go_on, user_id=user_id, row_id=row_id))
 
     return {ERASE_ANSWERS: eraser(database), ERASE_SESSIONS: erase_sessions}
+
+
+async def go_on(tx: AsyncConnection, *, user_id: str, row_id: str) -> None:
+    """Has another turn follow that of a row if something is left, and none is to come already: one does for all."""
+    if await tx.scalar(IS_TO_GO_ON, {"kind": ERASE_SESSIONS, "row_id": row_id}):
+        await outbox.enqueue(tx, ERASE_SESSIONS, user_id, delay_seconds=1)
 
 
 def eraser(database: Database, *, size: int = PART) -> Work:

@@ -54,7 +54,10 @@ DROP_CLAIM = text("""
 # which whoever knew it can make; nor if it may have been another's mailbox by then. It is the first of their entries.
 # The others are forgotten after a year, so the user's row has it too, at the latest when they go (security.REMEMBER).
 AN_APP_ACTED = text("""
-    SELECT EXISTS (SELECT FROM users WHERE id = :user_id AND app_acted_at IS NOT NULL) OR EXISTS (
+    SELECT EXISTS (SELECT FROM users WHERE id = :user_id AND app_acted_at IS NOT NULL)
+    -- Which an app prolongs for as long as it likes, longer than a release that did not remember kept its log.
+    OR EXISTS (SELECT FROM sessions WHERE user_id = :user_id AND from_adapter)
+    OR EXISTS (
         SELECT FROM security_events
         WHERE user_id = :user_id AND service_account_id IS NOT NULL
             AND kind IN ('signed_in', 'email_changed', 'user_imported')

@@ -23,7 +23,7 @@ from services.membership.revisions import raise_access_revision
 log = structlog.get_logger()
 
 LATE_SECONDS = 60
-ERASE, DISABLE, FORGET_PERSON = "member.erase", "member.disable", "activity.forget"
+ERASE, DISABLE, DISABLE_STAYS, FORGET_PERSON = "member.erase", "member.disable", "user.disable", "activity.forget"
 
 DEPART = text("INSERT INTO departed_users (user_id) VALUES (:user_id) ON CONFLICT DO NOTHING")
 STAYS_OF = text("SELECT id FROM members WHERE user_id = :user_id ORDER BY id")
@@ -109,10 +109,15 @@ async def apply_disabled(tx: AsyncConnection, payload: events.UserDisabled) -> N
     """
     if not await _set_disabled(tx, payload, is_disabled=True):
         return
-    for member_id in (await tx.execute(FULL_STAYS_OF, {"user_id": payload.user_id})).scalars().all():
+    await disable_stays(tx, payload.user_id)
+    # Once more for what was let in just before, and was written, or arrived at guest, just after.
+    await enqueue(tx, DISABLE_STAYS, payload.user_id, delay_seconds=LATE_SECONDS)
+
+
+async def disable_stays(tx: AsyncConnection, user_id: str) -> None:
+    """Has the worker look at each stay of somebody who is disabled, in a transaction for each."""
+    for member_id in (await tx.execute(FULL_STAYS_OF, {"user_id": user_id})).scalars().all():
         await enqueue(tx, DISABLE, str(member_id))
-        # Once more for what was let in just before, and was written, or arrived at guest, just after.
-        await enqueue(tx, DISABLE, str(member_id), delay_seconds=LATE_SECONDS)
 
 
 async def apply_enabled(tx: AsyncConnection, payload: events.UserEnabled) -> None:
@@ -205,8 +210,8 @@ async def forget_person(tx: AsyncConnection, ref: str) -> None:
 
 
 def works(worker: Worker) -> dict[str, Work]:
-    """What the worker does about one stay, or one workspace's log, each in a transaction of its own."""
-    changes = {ERASE: erase, DISABLE: disable, FORGET_PERSON: forget_person}
+    """What the worker does about a person, a stay, or one workspace's log, each in a transaction of its own."""
+    changes = {ERASE: erase, DISABLE: disable, DISABLE_STAYS: disable_stays, FORGET_PERSON: forget_person}
     return {name: _work(worker, change) for name, change in changes.items()}
 
 

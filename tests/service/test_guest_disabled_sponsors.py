@@ -54,15 +54,15 @@ async def test_nobody_signs_up_by_a_link_of_somebody_who_is_disabled(house: Hous
 
 
 async def test_a_link_that_was_being_made_while_its_member_was_disabled_is_closed_too(house: House) -> None:
-    mel, mel_id = await house.member()
+    mel, _mel_id = await house.member()
     await disabled(house.suite, mel)
     # As if they had been asked about before: identity knows nothing of it here.
     made = await house.invite(by=mel)
     await until(lambda: open_until(house.suite, made.token) == [(False, True)])
 
-    late = "kind = 'member.disable' AND subject_id = %s"
+    late = "kind = 'user.disable' AND subject_id = %s"
     with house.suite.database("membership") as database:
-        found = database.execute(f"UPDATE outbox SET due_at = statement_timestamp() WHERE {late}", [mel_id])
+        found = database.execute(f"UPDATE outbox SET due_at = statement_timestamp() WHERE {late}", [mel.user_id])
         assert found.rowcount == 1
     house.suite.frames["membership"].relay.wake()
 

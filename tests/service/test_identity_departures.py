@@ -7,6 +7,7 @@ from typing import Any
 
 import grpc
 import pytest
+import uuid_utils
 from google.protobuf.field_mask_pb2 import FieldMask
 from guildhall.events.v1 import event_sink_pb2 as events
 from guildhall.guest.v1 import guest_service_pb2 as guests
@@ -223,21 +224,46 @@ async def test_a_deletion_does_not_wait_for_the_tokens_of_many_exchanges(suite: 
     await until_not(lambda: found_in(suite, "identity", METADATA.tables, person.session_id))
 
 
-async def test_what_there_was_no_time_to_erase_is_erased_in_another_turn(
-    suite: Suite, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    person, database, user_id = await suite.person("Ada"), suite.frames["identity"].database, str(uuid.uuid4())
-    execute(
-        suite,
-        "UPDATE sessions SET idle_expire_at = statement_timestamp() - interval '31 days' WHERE id = %s",
-        person.session_id,
-    )
-    monkeypatch.setattr(worker, "FORGET_SECONDS", 0)
-    await departures.works(database)[departures.ERASE_SESSIONS](user_id, "")
+OVER = "UPDATE sessions SET idle_expire_at = statement_timestamp() - interval '31 days' WHERE id = {}"
+"""No worker looks at it before it is due for being forgotten, but by a turn that is made for it."""
 
-    later = "SELECT count(*) FROM outbox WHERE kind = %s AND subject_id = %s AND due_at > statement_timestamp()"
-    assert execute(suite, later, departures.ERASE_SESSIONS, user_id) == [(1,)]
-    # The suite's own worker has the turn.
+
+@pytest.mark.parametrize("why", ["no time", "locked"])
+async def test_what_one_turn_leaves_is_erased_in_another(
+    suite: Suite, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    person, database = await suite.person("Ada"), suite.frames["identity"].database
+    token = (
+        "INSERT INTO session_tokens (token_hash, session_id, generation, claimed_at)"
+        " VALUES (sha256(gen_random_uuid()::text::bytea), %s, 2, statement_timestamp())"
+    )
+    execute(suite, token, person.session_id)
+    async with written(suite, "identity") as outbox:
+        with suite.database("identity") as other, other.transaction():
+            execute(suite, OVER.format("%s"), person.session_id)
+            if why == "locked":
+                other.execute("SELECT FROM sessions WHERE id = %s FOR UPDATE", [person.session_id])
+            else:
+                monkeypatch.setattr(worker, "FORGET_SECONDS", 0)
+                monkeypatch.setattr(sessions, "MOST_TOKENS", 1)
+            await departures.works(database)[departures.ERASE_SESSIONS](person.user_id, str(uuid_utils.uuid7()))
+        kinds = "SELECT kind FROM outbox_written WHERE subject_id = %s"
+        assert outbox.database.execute(kinds, [person.user_id]).fetchall() == [(departures.ERASE_SESSIONS,)]
+    await until_not(lambda: execute(suite, "SELECT id FROM sessions WHERE id = %s", person.session_id))
+
+
+async def test_however_many_are_deleted_one_turn_follows(suite: Suite) -> None:
+    person = await suite.person("Ada")
+    user_ids, rows = ([str(make()) for _ in range(3)] for make in (uuid.uuid4, uuid_utils.uuid7))
+    count = text("SELECT count(*) FROM outbox WHERE subject_id = ANY(CAST(:ids AS uuid[]))")
+
+    async def go_on(tx: AsyncConnection) -> int:
+        await tx.execute(text(OVER.format(":id")), {"id": person.session_id})
+        for user_id, row_id in zip(user_ids, rows, strict=True):
+            await departures.go_on(tx, user_id=user_id, row_id=row_id)
+        return int((await tx.execute(count, {"ids": user_ids})).scalar_one())
+
+    assert await suite.frames["identity"].database.transaction(go_on) == 1
     await until_not(lambda: execute(suite, "SELECT id FROM sessions WHERE id = %s", person.session_id))
 
 

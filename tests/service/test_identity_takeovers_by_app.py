@@ -274,9 +274,9 @@ async def test_an_import_counts_no_more_once_the_mailbox_has_replaced_what_it_br
         assert (await ask(suite, "SignIn", email=address, password=PASSWORD)).user.user_id == owner.user_id
 
 
-@pytest.mark.parametrize("years_later", [False, True])
+@pytest.mark.parametrize("when", ["now", "years later", "years later, from the log alone"])
 async def test_a_reset_by_a_mailbox_of_the_importers_makes_up_for_nothing(
-    suite: Suite, product: Backend, years_later: bool
+    suite: Suite, product: Backend, when: str
 ) -> None:
     address, strange = await imported(suite, product), new_address("strange")
     thief = as_person(await ask(suite, "SignIn", email=address, password=STRANGE))
@@ -288,8 +288,15 @@ async def test_a_reset_by_a_mailbox_of_the_importers_makes_up_for_nothing(
     await change_address(suite, thief, address)
     await ask(suite, "VerifyEmail", token=await suite.mailed_token(address, count=2))
     thief.email = address
-    if years_later:  # a reset younger than that is left
-        execute(suite, "DELETE FROM security_events WHERE user_id = %s AND kind = 'email_changed'", thief.user_id)
+    if when != "now":  # a reset younger than that is left
+        if when.endswith("alone"):
+            execute(suite, "UPDATE users SET app_acted_at = NULL WHERE id = %s", thief.user_id)
+        aged = (
+            "UPDATE security_events SET created_at = statement_timestamp() - interval '3 years'"
+            " WHERE user_id = %s AND kind = 'email_changed'"
+        )
+        execute(suite, aged, thief.user_id)
+        await suite.frames["identity"].database.transaction(security.forget)
     await make_one(suite, thief)
     assert (await sign_in_refused(suite, address, PASSWORD)).reason == "INVALID_CREDENTIALS"
 

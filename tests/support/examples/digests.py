@@ -41,7 +41,7 @@ WAITING = """
 
 WAITING_OF = {
     # Who takes part in a group's conversations is written down after the event about the group.
-    "messaging": f"{WAITING} UNION ALL SELECT CAST(group_id AS text) FROM group_syncs WHERE synced < generation"
+    "messaging": f"{WAITING} UNION ALL SELECT group_id || ' ' || generation FROM group_syncs WHERE synced < generation"
 }
 
 MOST_PATIENCE = 3
@@ -51,13 +51,13 @@ class Digests:
     """Of all four schemas. The workers must be stopped: what they do later has been decided before."""
 
     _left: ClassVar[set[str]] = set()
-    _patience: ClassVar[int] = MOST_PATIENCE
-    """What other tests have made that waits without being tried is waited for here, and nowhere again."""
+    """What other tests have made that waits without being tried: once it has been waited for, it is not again."""
 
     def __init__(self, suite: Suite, *, counting: str = ROWS) -> None:
         """CONTENTS does not count what was written again as it was."""
         self._suite = suite
         self._counting = counting
+        self._patience = MOST_PATIENCE
         self._statements = {service: self._statement(service) for service in SERVICES}
 
     def _statement(self, service: str) -> str:
@@ -83,9 +83,9 @@ class Digests:
             # Twice: what one service was found to have handed on may wait in one that was asked before it.
             await until(lambda: self._is_quiet() and self._is_quiet(), seconds=30)
         except TimeoutError:
-            if Digests._patience == 0:
+            if self._patience == 0:
                 raise
-            Digests._patience -= 1
+            self._patience -= 1
             Digests._left |= self._waiting()
         return {
             f"{service}.{name}": numbers
