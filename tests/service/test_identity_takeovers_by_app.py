@@ -197,6 +197,18 @@ async def test_what_an_app_prepared_is_good_for_nothing_even_years_later(
     assert (await sign_in_refused(suite, person.email, password)).reason == "INVALID_CREDENTIALS"
 
 
+async def test_a_session_that_an_app_still_holds_tells_of_it_without_the_log(suite: Suite, app: App) -> None:
+    person = await suite.person("Ada")
+    drop_password(suite, person)
+    await choose_password(suite, await app_session(app, person.user_id))
+    execute(suite, "UPDATE users SET app_acted_at = NULL WHERE id = %s", person.user_id)
+    execute(suite, "DELETE FROM security_events WHERE user_id = %s", person.user_id)
+
+    await make_one(suite, person)
+
+    assert (await sign_in_refused(suite, person.email, STRANGE)).reason == "INVALID_CREDENTIALS"
+
+
 async def test_an_administrator_whom_no_app_has_acted_for_keeps_password_and_session(suite: Suite) -> None:
     person = await suite.person("Ada")
     await make_one(suite, person)
