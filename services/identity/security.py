@@ -97,7 +97,7 @@ async def forget(tx: AsyncConnection) -> int:
     """Deletes entries that are older than a year, but of imports; says how many."""
     ids = [str(entry_id) for entry_id in (await tx.execute(OLD)).scalars()]
     if ids:
-        # The users first, as everywhere: who deletes one holds them, and then their entries.
+        # The users before their entries, as a deletion locks them. Of others two may still meet; both try again.
         await tx.execute(REMEMBER, {"ids": ids})
         await tx.execute(FORGET, {"ids": ids})
     return len(ids)

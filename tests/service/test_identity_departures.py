@@ -225,7 +225,7 @@ async def test_a_deletion_does_not_wait_for_the_tokens_of_many_exchanges(suite: 
 
 
 OVER = "UPDATE sessions SET idle_expire_at = statement_timestamp() - interval '31 days' WHERE id = {}"
-"""No worker looks at it before it is due for being forgotten, but by a turn that is made for it."""
+"""As a deletion leaves a session: due for being forgotten."""
 
 
 @pytest.mark.parametrize("why", ["no time", "locked"])
